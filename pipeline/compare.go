@@ -1,0 +1,270 @@
+package pipeline
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// CompareOptions say what Compare may conclude from absence.
+type CompareOptions struct {
+	// Complete lists globs of keys for which the measurements are all there
+	// is: a reference without measurement is then Extra, not Unchecked.
+	Complete []string
+	// Published lists globs of keys that the published side claims to list
+	// completely: a measurement without reference is then Missing.
+	Published []string
+}
+
+// SetResult tells how one set of references that must hold together fared.
+type SetResult struct {
+	Set       string `json:"set"`
+	Chosen    bool   `json:"chosen"` // the set whose findings are reported
+	Match     int    `json:"match"`
+	Differs   int    `json:"differs"`
+	Unchecked int    `json:"unchecked"`
+	// Differing names the members that do not hold.
+	Differing []Key `json:"differing,omitempty"`
+	// Alternatives is how many sets spoke of the same keys, itself included.
+	Alternatives int `json:"alternatives"`
+}
+
+// Compare judges measurements against references. Sets that share keys are
+// alternatives: one of them must hold as a whole; where none does, the nearest
+// one is reported, so that a member of one set and a member of another never
+// add up to a match.
+func Compare(ms []Measurement, refs []Reference, o CompareOptions) ([]Finding, []SetResult) {
+	byKey := make(map[Key]*Measurement, len(ms))
+	for i := range ms {
+		byKey[ms[i].Key] = &ms[i]
+	}
+	var findings []Finding
+	var results []SetResult
+	for _, alternatives := range groupSets(refs) {
+		fs, rs := judgeAlternatives(alternatives, byKey, o)
+		findings = append(findings, fs...)
+		results = append(results, rs...)
+	}
+	published := map[Key]bool{}
+	for _, r := range refs {
+		published[r.Key] = true
+	}
+	for i := range ms {
+		if m := &ms[i]; !published[m.Key] && matchAny(m.Key, o.Published) {
+			findings = append(findings, Finding{
+				Key: m.Key, Verdict: Missing, Class: ClassUnexplained, Relation: Equal, Got: m.Value,
+				Note: "computed here, absent from the published side",
+			})
+		}
+	}
+	slices.SortStableFunc(findings, func(a, b Finding) int { return cmp.Compare(a.Key, b.Key) })
+	return findings, results
+}
+
+func matchAny(k Key, globs []string) bool {
+	return slices.ContainsFunc(globs, k.Match)
+}
+
+// groupSets returns groups of alternative sets, in order of appearance. A
+// reference without a set is a set of its own.
+func groupSets(refs []Reference) [][][]Reference {
+	var sets [][]Reference
+	index := map[string]int{}
+	for _, r := range refs {
+		i, ok := index[r.Set]
+		if r.Set == "" || !ok {
+			i = len(sets)
+			sets = append(sets, nil)
+			if r.Set != "" {
+				index[r.Set] = i
+			}
+		}
+		sets[i] = append(sets[i], r)
+	}
+	// Union by shared key: parent[i] leads to the first set of the group.
+	parent := make([]int, len(sets))
+	for i := range parent {
+		parent[i] = i
+	}
+	root := func(i int) int {
+		for parent[i] != i {
+			i = parent[i]
+		}
+		return i
+	}
+	owner := map[Key]int{}
+	for i, set := range sets {
+		for _, r := range set {
+			if j, ok := owner[r.Key]; ok {
+				a, b := root(i), root(j)
+				parent[max(a, b)] = min(a, b)
+			} else {
+				owner[r.Key] = i
+			}
+		}
+	}
+	groups := make([][][]Reference, len(sets))
+	for i, set := range sets {
+		r := root(i)
+		groups[r] = append(groups[r], set)
+	}
+	return slices.DeleteFunc(groups, func(g [][]Reference) bool { return len(g) == 0 })
+}
+
+func judgeAlternatives(sets [][]Reference, byKey map[Key]*Measurement, o CompareOptions) ([]Finding, []SetResult) {
+	judged := make([][]Finding, len(sets))
+	results := make([]SetResult, len(sets))
+	best := 0
+	for i, set := range sets {
+		r := &results[i]
+		r.Set, r.Alternatives = set[0].Set, len(sets)
+		for _, ref := range set {
+			f := judge(ref, byKey[ref.Key], o)
+			judged[i] = append(judged[i], f)
+			switch {
+			case f.Verdict == Match || f.Class == ClassVolatile:
+				r.Match++
+			case f.Verdict == Unchecked:
+				r.Unchecked++
+			default:
+				r.Differs++
+				r.Differing = append(r.Differing, f.Key)
+			}
+		}
+		if cmp.Or(cmp.Compare(r.Differs, results[best].Differs), cmp.Compare(results[best].Match, r.Match)) < 0 {
+			best = i
+		}
+	}
+	results[best].Chosen = true
+	if len(sets) > 1 && results[best].Differs > 0 {
+		for i := range judged[best] {
+			if f := &judged[best][i]; f.Verdict == Differs {
+				f.Note = strings.TrimSpace(fmt.Sprintf("%s none of %d sets holds as a whole; %s is the nearest", f.Note, len(sets), orUnnamed(results[best].Set)))
+			}
+		}
+	}
+	results = slices.DeleteFunc(results, func(r SetResult) bool { return r.Set == "" })
+	return judged[best], results
+}
+
+func orUnnamed(set string) string {
+	if set == "" {
+		return "the first"
+	}
+	return set
+}
+
+// judge compares one reference with its measurement, nil if there is none.
+func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
+	f := Finding{Key: ref.Key, Set: ref.Set, Relation: ref.Relation, Want: ref.Want, Where: ref.Where}
+	if m == nil || m.Value.IsNone() {
+		f.Class = ClassUnexplained
+		switch {
+		case ref.Relation == Volatile:
+			f.Verdict, f.Class = Unchecked, ClassVolatile
+		case matchAny(ref.Key, o.Complete):
+			f.Verdict, f.Note = Extra, "published, but nothing of the kind was computed here"
+			if ref.Stricter != NoDirection {
+				f.Class = ClassLoosened
+			}
+		default:
+			f.Verdict, f.Note = Unchecked, "published, not recomputed"
+		}
+		return f
+	}
+	f.Got = m.Value
+	if holds(ref, m.Value) {
+		f.Verdict, f.Class = Match, ClassEqual
+		return f
+	}
+	f.Verdict, f.Class = Differs, direction(ref, m.Value)
+	if ref.Want.Kind() == ListKind && m.Value.Kind() == ListKind {
+		f.Why = listCauses(ref, m.Value)
+	}
+	return f
+}
+
+func holds(ref Reference, got Value) bool {
+	switch ref.Relation {
+	case AtLeast:
+		have, ok1 := got.Number()
+		want, ok2 := ref.Want.Number()
+		return ok1 && ok2 && have >= want
+	case Mask:
+		have, ok1 := got.Number()
+		want, ok2 := ref.Want.Number()
+		return ok1 && ok2 && have&ref.MaskBits == want&ref.MaskBits
+	default:
+		return got.Equal(ref.Want)
+	}
+}
+
+// direction classes a difference, seen from the published side: loosened means
+// that the published value refuses less than ours.
+func direction(ref Reference, got Value) Class {
+	if ref.Relation == Volatile {
+		return ClassVolatile
+	}
+	looser, known := false, false
+	switch ref.Stricter {
+	case StricterUp:
+		have, ok1 := got.Number()
+		want, ok2 := ref.Want.Number()
+		looser, known = want < have, ok1 && ok2
+	case StricterOff, StricterOn:
+		want, ok := ref.Want.Bool()
+		looser, known = want == (ref.Stricter == StricterOff), ok && got.Kind() == BoolKind
+	case StricterLess, StricterListed:
+		if got.Kind() != ListKind || ref.Want.Kind() != ListKind {
+			break
+		}
+		known = true
+		added, removed := setDiff(got.list, ref.Want.list)
+		if ref.Stricter == StricterListed && len(ref.Want.list) == 0 {
+			looser = true
+		} else if ref.Stricter == StricterListed && len(got.list) == 0 {
+			looser = false
+		} else {
+			looser = len(added) > 0 || len(removed) == 0
+		}
+	}
+	switch {
+	case !known:
+		return ClassUnexplained
+	case looser:
+		return ClassLoosened
+	default:
+		return ClassTightened
+	}
+}
+
+// setDiff returns what b has and a lacks, and what a has and b lacks.
+func setDiff(a, b []string) (added, removed []string) {
+	x, y := sortedSet(a), sortedSet(b)
+	for _, s := range y {
+		if _, ok := slices.BinarySearch(x, s); !ok {
+			added = append(added, s)
+		}
+	}
+	for _, s := range x {
+		if _, ok := slices.BinarySearch(y, s); !ok {
+			removed = append(removed, s)
+		}
+	}
+	return added, removed
+}
+
+// listCauses names each element that one side lacks. Each is proved: a list is
+// its elements, and giving or taking them makes the lists equal.
+func listCauses(ref Reference, got Value) []Cause {
+	added, removed := setDiff(got.list, ref.Want.list)
+	var causes []Cause
+	for _, s := range removed {
+		causes = append(causes, Cause{Path: []string{string(ref.Key), "missing"}, Expected: s, Note: "missing from the published side", Standing: Proved, Where: ref.Where})
+	}
+	for _, s := range added {
+		causes = append(causes, Cause{Path: []string{string(ref.Key), "extra"}, Actual: s, Note: "extra on the published side", Standing: Proved, Where: ref.Where})
+	}
+	return causes
+}

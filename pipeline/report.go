@@ -1,0 +1,310 @@
+package pipeline
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Schema names the form of a report. Fields may be added; none changes its
+// meaning.
+const Schema = "https://retally.dev/report/v1"
+
+// Tool says which program computed.
+type Tool struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// Report is everything a run has to say. Its bytes depend on the inputs and
+// the version of the program only: no time, no absolute path, no machine.
+type Report struct {
+	Schema       string        `json:"schema"`
+	Tool         Tool          `json:"tool"`
+	Subject      string        `json:"subject"` // what was recounted, against what
+	Outcome      Outcome       `json:"outcome"`
+	Summary      string        `json:"summary"` // one sentence
+	Bytes        BytesResult   `json:"bytes"`
+	Meaning      MeaningResult `json:"meaning"`
+	Provenance   Provenance    `json:"provenance"`
+	Coverage     Coverage      `json:"coverage"`
+	Next         string        `json:"next,omitempty"` // the command to run now
+	Findings     []Finding     `json:"findings"`
+	Sets         []SetResult   `json:"sets,omitempty"`
+	Problems     []Problem     `json:"problems,omitempty"`
+	Lacks        []Lack        `json:"lacks,omitempty"`
+	Inputs       []Input       `json:"inputs"`
+	Measurements []Measurement `json:"measurements"`
+}
+
+// Outcome is the one-word result; it decides the exit code.
+type Outcome string
+
+// The outcomes, with their exit codes 0, 1 and 3.
+const (
+	OutcomeMatch     Outcome = "match"
+	OutcomeDiffers   Outcome = "differs"
+	OutcomeUnchecked Outcome = "unchecked"
+)
+
+// BytesResult says whether the published file is byte for byte what was
+// expected: the only question that a Contrast Coordinator asks.
+type BytesResult struct {
+	Verdict Verdict `json:"verdict"` // match, differs, or unchecked where no bytes were compared
+	// Exempt names, before the comparison, the fields that cannot be equal by
+	// construction and were therefore taken from the published side.
+	Exempt    []string `json:"exempt,omitempty"`
+	Got       Value    `json:"got"`
+	Want      Value    `json:"want"`
+	FirstLine int      `json:"firstLine,omitempty"` // first differing line of the published file
+	Lines     int      `json:"lines,omitempty"`     // how many lines differ
+	Note      string   `json:"note,omitempty"`
+}
+
+// MeaningResult counts the findings by class.
+type MeaningResult struct {
+	Verdict     Verdict `json:"verdict"`
+	Equal       int     `json:"equal"`
+	Volatile    int     `json:"volatile"`
+	Tightened   int     `json:"tightened"`
+	Loosened    int     `json:"loosened"`
+	Unexplained int     `json:"unexplained"`
+	Unchecked   int     `json:"unchecked"`
+}
+
+// Provenance counts the compared values by their effective basis.
+type Provenance struct {
+	Verdict    Verdict `json:"verdict"` // match: all rest on what was checked; unchecked: some do not
+	Rebuilt    int     `json:"rebuilt"`
+	Recomputed int     `json:"recomputed"`
+	Replayed   int     `json:"replayed"`
+	Endorsed   int     `json:"endorsed"`
+	Assumed    int     `json:"assumed"`
+	Copied     int     `json:"copied"`
+	Unchecked  int     `json:"unchecked"`
+	Allowed    int     `json:"allowed"`
+}
+
+// Coverage is the part of the published values that was recounted, as a whole
+// and per kind of key.
+type Coverage struct {
+	Published int            `json:"published"`
+	Recounted int            `json:"recounted"`
+	Kinds     []KindCoverage `json:"kinds"`
+}
+
+// KindCoverage is the coverage of one kind of key (image, policy, ...).
+type KindCoverage struct {
+	Kind      string `json:"kind"`
+	Published int    `json:"published"`
+	Recounted int    `json:"recounted"`
+	RestingOn string `json:"restingOn,omitempty"` // "copied: 4"
+	Unchecked int    `json:"unchecked"`
+}
+
+// finish computes everything of the report that follows from its findings,
+// measurements and problems, and puts all lists into their one order.
+func (r *Report) finish(allow []string) {
+	standings := Standings(r.Measurements)
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		f.Standing = standings[f.Key]
+		f.Allowed = matchAny(f.Key, allow)
+	}
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortStableFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortFunc(r.Inputs, func(a, b Input) int { return cmp.Compare(a.File, b.File) })
+	r.Inputs = slices.Compact(r.Inputs)
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
+	})
+	r.count()
+	r.judge()
+}
+
+func levelOrder(level string) int {
+	return slices.Index([]string{LevelError, LevelWarning, LevelNote}, level)
+}
+
+// count fills Meaning, Provenance and Coverage.
+func (r *Report) count() {
+	r.Meaning, r.Provenance, r.Coverage = MeaningResult{}, Provenance{}, Coverage{Kinds: []KindCoverage{}}
+	kinds := map[string]*KindCoverage{}
+	weak := map[string]map[Basis]int{}
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		r.Meaning.add(f)
+		if f.Class == ClassVolatile {
+			continue
+		}
+		k := kinds[f.Key.Kind()]
+		if k == nil {
+			k = &KindCoverage{Kind: f.Key.Kind()}
+			kinds[k.Kind], weak[k.Kind] = k, map[Basis]int{}
+		}
+		if f.Verdict != Missing {
+			k.Published++
+			r.Coverage.Published++
+		}
+		r.Provenance.add(f)
+		switch {
+		case f.Verdict == Unchecked:
+			k.Unchecked++
+		case f.Verdict == Match || f.Verdict == Differs:
+			if f.Standing.Effective.Known() {
+				k.Recounted++
+				r.Coverage.Recounted++
+			} else {
+				weak[k.Kind][f.Standing.Effective]++
+			}
+		}
+	}
+	for name, k := range kinds {
+		for _, b := range []Basis{Copied, Assumed} {
+			if n := weak[name][b]; n > 0 && k.RestingOn == "" {
+				k.RestingOn = fmt.Sprintf("%s: %d", b, n)
+			}
+		}
+		r.Coverage.Kinds = append(r.Coverage.Kinds, *k)
+	}
+	slices.SortFunc(r.Coverage.Kinds, func(a, b KindCoverage) int { return cmp.Compare(a.Kind, b.Kind) })
+}
+
+func (m *MeaningResult) add(f *Finding) {
+	switch {
+	case f.Class == ClassVolatile:
+		m.Volatile++
+	case f.Verdict == Unchecked:
+		m.Unchecked++
+	case f.Class == ClassEqual:
+		m.Equal++
+	case f.Class == ClassTightened:
+		m.Tightened++
+	case f.Class == ClassLoosened:
+		m.Loosened++
+	default:
+		m.Unexplained++
+	}
+}
+
+func (p *Provenance) add(f *Finding) {
+	weak := f.Verdict == Unchecked
+	switch {
+	case f.Verdict == Unchecked:
+		p.Unchecked++
+	case f.Verdict == Extra:
+	default:
+		weak = !f.Standing.Effective.Known()
+		switch f.Standing.Effective {
+		case Rebuilt:
+			p.Rebuilt++
+		case Recomputed:
+			p.Recomputed++
+		case Replayed:
+			p.Replayed++
+		case Endorsed:
+			p.Endorsed++
+		case Assumed:
+			p.Assumed++
+		default:
+			p.Copied++
+		}
+	}
+	if weak && f.Allowed {
+		p.Allowed++
+	}
+}
+
+// Bad reports whether the finding alone makes the outcome "differs".
+func (f *Finding) Bad() bool {
+	return f.Class != ClassVolatile && (f.Verdict == Differs || f.Verdict == Missing || f.Verdict == Extra)
+}
+
+// Open reports whether the finding alone makes the outcome "unchecked".
+func (f *Finding) Open() bool {
+	if f.Allowed || f.Class == ClassVolatile || f.Verdict == Extra {
+		return false
+	}
+	return f.Verdict == Unchecked || !f.Standing.Effective.Known()
+}
+
+// judge sets the verdicts and the outcome.
+func (r *Report) judge() {
+	bad, open := r.Bytes.Verdict == Differs, false
+	r.Meaning.Verdict, r.Provenance.Verdict = Match, Match
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Bad() {
+			bad = true
+			r.Meaning.Verdict = Differs
+		}
+		if f.Open() {
+			open = true
+			r.Provenance.Verdict = Unchecked
+		}
+	}
+	if len(r.Findings) == 0 {
+		r.Meaning.Verdict, r.Provenance.Verdict = Unchecked, Unchecked
+		open = true
+	}
+	for _, p := range r.Problems {
+		bad = bad || p.Level == LevelError
+	}
+	switch {
+	case bad:
+		r.Outcome = OutcomeDiffers
+	case open:
+		r.Outcome = OutcomeUnchecked
+	default:
+		r.Outcome = OutcomeMatch
+	}
+	if r.Bytes.Verdict == "" {
+		r.Bytes.Verdict = Unchecked
+	}
+	r.Summary = r.sentence()
+}
+
+// sentence is the first line of every rendering.
+func (r *Report) sentence() string {
+	bad, open := 0, 0
+	for i := range r.Findings {
+		if r.Findings[i].Bad() {
+			bad++
+		}
+		if r.Findings[i].Open() {
+			open++
+		}
+	}
+	errors := 0
+	for _, p := range r.Problems {
+		if p.Level == LevelError {
+			errors++
+		}
+	}
+	checked := r.Coverage.Recounted
+	switch {
+	case bad > 0 && errors > 0:
+		return fmt.Sprintf("%s and %s.", plural(bad, "value differs", "values differ"), plural(errors, "input has a defect", "inputs have defects"))
+	case bad > 0:
+		return plural(bad, "value differs", "values differ") + "."
+	case errors > 0:
+		return plural(errors, "defect was found in the inputs", "defects were found in the inputs") + "."
+	case r.Outcome == OutcomeDiffers:
+		return "The published file is not byte for byte the expected one."
+	case len(r.Findings) == 0:
+		return "Nothing published was given to compare with."
+	case open > 0:
+		return fmt.Sprintf("Nothing differs, but %s not been checked here.", plural(open, "value has", "values have"))
+	case r.Provenance.Allowed > 0:
+		return fmt.Sprintf("Nothing differs: %s, %s left unchecked with your leave.", plural(checked, "value recounted", "values recounted"), plural(r.Provenance.Allowed, "value", "values"))
+	default:
+		return fmt.Sprintf("Everything published was recounted and agrees: %s.", plural(checked, "value", "values"))
+	}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
