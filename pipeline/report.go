@@ -104,8 +104,7 @@ type KindCoverage struct {
 
 // finish computes everything of the report that follows from its findings,
 // measurements and problems, and puts all lists into their one order.
-func (r *Report) finish(allow []string) {
-	standings := Standings(r.Measurements)
+func (r *Report) finish(standings map[Key]Standing, allow []string) {
 	for i := range r.Findings {
 		f := &r.Findings[i]
 		f.Standing = standings[f.Key]

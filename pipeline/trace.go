@@ -26,7 +26,7 @@ const (
 // Trace is the labelled list of events that a value is folded from.
 type Trace struct {
 	Fold      Fold             `json:"fold"`
-	Algorithm digest.Algorithm `json:"-"`
+	Algorithm digest.Algorithm `json:"algorithm"`
 	Events    []Event          `json:"events"`
 }
 

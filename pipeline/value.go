@@ -142,7 +142,7 @@ func (v *Value) UnmarshalJSON(data []byte) error {
 	case bool:
 		*v = OfBool(x)
 	case string:
-		if d, err := digest.Parse(x); err == nil {
+		if d, err := digest.Parse(x); err == nil && d.String() == x {
 			*v = OfDigest(d)
 		} else {
 			*v = OfText(x)

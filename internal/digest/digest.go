@@ -71,6 +71,23 @@ func (a Algorithm) Sum(data []byte) Digest {
 	return FromHash(a, h)
 }
 
+// MarshalText writes the name; the zero value writes nothing.
+func (a Algorithm) MarshalText() ([]byte, error) {
+	if !a.Valid() {
+		return []byte{}, nil
+	}
+	return []byte(a.String()), nil
+}
+
+// UnmarshalText reads the name; nothing gives the zero value.
+func (a *Algorithm) UnmarshalText(text []byte) (err error) {
+	*a = 0
+	if len(text) > 0 {
+		*a, err = ParseAlgorithm(string(text))
+	}
+	return err
+}
+
 // ParseAlgorithm reads a name as String prints it.
 func ParseAlgorithm(s string) (Algorithm, error) {
 	for a := SHA1; a.Valid(); a++ {

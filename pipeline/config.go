@@ -1,0 +1,109 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/internal/yamldoc"
+)
+
+// ConfigFile is the name that `run` and `plan` look for.
+const ConfigFile = "retally.yaml"
+
+// Config is retally.yaml: what to recount, from which inputs, against what.
+// docs/config.md describes every field; `retally plan` prints it with all
+// defaults written out.
+type Config struct {
+	Version int `yaml:"version" json:"version"`
+	// Deployment is the Kubernetes YAML that pins images and disks.
+	Deployment string `yaml:"deployment" json:"deployment,omitempty"`
+	// Models is Privatemode's models.yaml, the published root hashes.
+	Models string `yaml:"models" json:"models,omitempty"`
+	// Hashes is a hashes-<host>.json of a rebuild.
+	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
+	// Manifest says how the deployment's manifest comes about.
+	Manifest *ManifestConfig `yaml:"manifest" json:"manifest,omitempty"`
+	// Against is the published file to compare with.
+	Against string `yaml:"against" json:"against,omitempty"`
+	// AllowUnchecked names keys that may stay unchecked or rest on copied
+	// values without changing the exit code.
+	AllowUnchecked []string `yaml:"allow_unchecked" json:"allow_unchecked,omitempty"`
+}
+
+// ManifestConfig says how manifest.json is made.
+type ManifestConfig struct {
+	Format string `yaml:"format" json:"format"` // "contrast", the default
+	// Base is the manifest as `contrast generate` wrote it; what nothing here
+	// recomputes is taken over from it and labelled as copied.
+	Base string `yaml:"base" json:"base,omitempty"`
+	// Adjust is the plan of the edits after generate.
+	Adjust string `yaml:"adjust" json:"adjust,omitempty"`
+	// Variables set or override the plan's variables.
+	Variables map[string]string `yaml:"variables" json:"variables,omitempty"`
+}
+
+// ParseConfig reads retally.yaml strictly. Every error has file, line and
+// column.
+func ParseConfig(file string, data []byte) (*Config, error) {
+	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{Bytes: 1 << 20, Docs: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(docs) == 0 || docs[0] == nil {
+		return nil, &yamldoc.Error{File: file, Line: 1, Column: 1, Msg: "the file is empty", Hint: "retally init writes one"}
+	}
+	var c Config
+	if err := yamldoc.DecodeStrict(file, docs[0], &c); err != nil {
+		return nil, err
+	}
+	bad := func(msg, hint string, path ...string) error {
+		n := yamldoc.Path(docs[0], path...)
+		if n == nil {
+			n = docs[0]
+		}
+		e := yamldoc.Errorf(file, n, strings.Join(path, "."), "%s", msg)
+		e.Hint = hint
+		return e
+	}
+	if c.Version != 1 {
+		return nil, bad(fmt.Sprintf("configuration version %d is not known", c.Version), "write version: 1", "version")
+	}
+	for i, g := range c.AllowUnchecked {
+		if err := ValidGlob(g); err != nil {
+			n := yamldoc.Elems(yamldoc.Get(docs[0], "allow_unchecked"))[i]
+			return nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
+		}
+	}
+	if c.Manifest != nil {
+		if c.Manifest.Format != "" && c.Manifest.Format != "contrast" {
+			return nil, bad(fmt.Sprintf("unknown manifest format %q", c.Manifest.Format), "known: contrast", "manifest", "format")
+		}
+		if c.Manifest.Base == "" {
+			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
+		}
+	}
+	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" {
+		return nil, bad("nothing to recount: none of deployment, models, hashes, manifest is given", "retally init writes a commented example")
+	}
+	c.fillDefaults()
+	return &c, nil
+}
+
+func (c *Config) fillDefaults() {
+	c.Version = 1
+	if c.Manifest != nil && c.Manifest.Format == "" {
+		c.Manifest.Format = "contrast"
+	}
+	c.AllowUnchecked = slices.Clone(c.AllowUnchecked)
+}
+
+// identity is the configuration as part of cache keys.
+func (c *Config) identity() string {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return "unencodable: " + err.Error()
+	}
+	return string(data)
+}

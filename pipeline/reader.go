@@ -1,0 +1,187 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/retally/retally/internal/digest"
+)
+
+// Counter counts what a run read. It may be polled while the run goes on.
+type Counter struct {
+	FilesRead   atomic.Int64
+	BytesRead   atomic.Int64
+	BytesHashed atomic.Int64
+}
+
+// Reader opens inputs. The identity of an input is a result of the one time it
+// is read, so that nothing is read that the report does not list, and nothing
+// is read twice: small files stay in memory for the run.
+type Reader struct {
+	root  string
+	count *Counter
+
+	mu   sync.Mutex
+	memo map[string]*readFile
+}
+
+type readFile struct {
+	data  []byte
+	input Input
+	stamp stamp
+}
+
+// NewReader returns a reader whose relative names start at root.
+func NewReader(root string, count *Counter) *Reader {
+	if count == nil {
+		count = new(Counter)
+	}
+	return &Reader{root: root, count: count, memo: map[string]*readFile{}}
+}
+
+// Path returns where a name leads on this machine.
+func (r *Reader) Path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(r.root, filepath.FromSlash(name))
+}
+
+// InputError is a failure to read an input.
+type InputError struct {
+	Op, File string
+	Err      error
+	Hint     string
+}
+
+func (e *InputError) Error() string {
+	s := fmt.Sprintf("%s %s: %v", e.Op, e.File, e.Err)
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+func (e *InputError) Unwrap() error { return e.Err }
+
+func inputError(op, name string, err error) error {
+	// The path of this machine says nothing more than the name; the reason does.
+	var pe *os.PathError
+	if p, ok := err.(*os.PathError); ok {
+		pe = p
+		err = pe.Err
+	}
+	return &InputError{Op: op, File: name, Err: err}
+}
+
+// ReadFile returns the whole content of a file of at most limit bytes.
+func (r *Reader) ReadFile(ctx context.Context, name string, limit int64) ([]byte, Input, error) {
+	f, err := r.read(ctx, name, limit)
+	if err != nil {
+		return nil, Input{}, err
+	}
+	return f.data, f.input, nil
+}
+
+func (r *Reader) read(ctx context.Context, name string, limit int64) (*readFile, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.memo[name]; f != nil {
+		return f, nil
+	}
+	f, err := r.readOnce(name, limit)
+	if err != nil {
+		return nil, err
+	}
+	r.memo[name] = f
+	return f, nil
+}
+
+// settle is how old a file's last change must be before its stat identity is
+// trusted: a change within one tick of the clock that stamps files would leave
+// the stamp as it is.
+const settle = 20 * time.Millisecond
+
+func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
+	// O_NONBLOCK: a fifo in place of a file must not hang the run.
+	f, err := os.OpenFile(r.Path(name), os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return nil, inputError("read", name, err)
+	}
+	defer f.Close()
+	before, err := f.Stat()
+	if err != nil {
+		return nil, inputError("read", name, err)
+	}
+	if !before.Mode().IsRegular() {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but %s", kindOf(before.Mode()))}
+	}
+	if before.Size() > limit {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("has %d bytes, the limit for this kind of file is %d", before.Size(), limit)}
+	}
+	if wait := settle - time.Since(before.ModTime()); wait > 0 && wait <= settle {
+		time.Sleep(wait)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, inputError("read", name, err)
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return nil, inputError("read", name, err)
+	}
+	if int64(len(data)) != before.Size() || stampOf(before) != stampOf(after) {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
+	}
+	r.count.FilesRead.Add(1)
+	r.count.BytesRead.Add(int64(len(data)))
+	r.count.BytesHashed.Add(int64(len(data)))
+	return &readFile{
+		data:  data,
+		input: Input{File: filepath.ToSlash(name), Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
+		stamp: stampOf(after),
+	}, nil
+}
+
+func kindOf(m os.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a folder"
+	case m&os.ModeNamedPipe != 0:
+		return "a named pipe"
+	case m&os.ModeSocket != 0:
+		return "a socket"
+	case m&os.ModeDevice != 0:
+		return "a device"
+	default:
+		return "something else"
+	}
+}
+
+// stamp is what a file's stat says of its identity. The zero stamp never
+// matches: where the system does not tell, nothing is cached.
+type stamp struct {
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	Size  int64  `json:"size"`
+	MTime int64  `json:"mtime"` // ns
+	CTime int64  `json:"ctime"` // ns
+}
+
+func (r *Reader) stampNow(name string) (stamp, bool) {
+	info, err := os.Stat(r.Path(name))
+	if err != nil || !info.Mode().IsRegular() {
+		return stamp{}, false
+	}
+	s := stampOf(info)
+	return s, s != stamp{}
+}

@@ -1,0 +1,195 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/retally/retally/internal/cache"
+)
+
+// Options of a run.
+type Options struct {
+	Root     string   // folder that the configuration's names start from
+	Subject  string   // what is recounted, for the report's first line
+	Only     []string // globs: compare and report these keys only
+	Allow    []string // globs of --allow-unchecked
+	Tool     Tool
+	Build    string       // identity of this very program, part of cache keys
+	Cache    *cache.Store // nil: no result is reused or kept
+	Fresh    bool         // reread everything; results are still kept
+	Progress *Progress
+	Counter  *Counter
+	// ConfigInput is the configuration file as it was read, if it was a file.
+	ConfigInput *Input
+}
+
+// Result is a report with what a run made and the circumstances that the
+// report, which depends on the inputs only, does not tell.
+type Result struct {
+	Report    *Report
+	Artifacts []Artifact
+	Reused    []string // stages whose result was taken from the cache
+	Trusted   []string // inputs that were not reread, trusted by their stat identity
+	Warnings  []string // trouble that changes no result, such as an unwritable cache
+}
+
+// StageError says which stage could not compute.
+type StageError struct {
+	Stage string
+	Err   error
+}
+
+func (e *StageError) Error() string { return e.Stage + ": " + e.Err.Error() }
+func (e *StageError) Unwrap() error { return e.Err }
+
+// Run executes every stage in order, compares, and reports.
+func Run(ctx context.Context, cfg *Config, o Options) (*Result, error) {
+	if o.Progress == nil {
+		o.Progress = new(Progress)
+	}
+	cfg.fillDefaults()
+	r := &runner{
+		cfg: cfg, o: o, reader: NewReader(o.Root, o.Counter),
+		ms: map[Key]Measurement{}, inputs: map[string]Input{}, result: new(Result),
+	}
+	if o.Cache != nil {
+		r.cached = &cached{store: o.Cache, salt: fmt.Sprintf("%s %s %q %s", o.Tool.Version, o.Build, o.Root, cfg.identity())}
+	}
+	for i := range stages {
+		if err := r.stage(ctx, &stages[i]); err != nil {
+			if errors.Is(err, context.Canceled) {
+				return nil, err
+			}
+			return nil, &StageError{stages[i].Name, err}
+		}
+	}
+	return r.finish(), nil
+}
+
+type runner struct {
+	cfg    *Config
+	o      Options
+	reader *Reader
+	cached *cached
+	ms     map[Key]Measurement
+	outs   []*Out
+	inputs map[string]Input
+	result *Result
+}
+
+func (r *runner) stage(ctx context.Context, s *Stage) error {
+	r.o.Progress.begin(s.Name)
+	if r.cached != nil && !r.o.Fresh {
+		if rec, ok := r.cached.lookup(s, r.reader, r.ms); ok {
+			for _, f := range rec.Files {
+				r.inputs[f.Input.File] = f.Input
+				r.result.Trusted = append(r.result.Trusted, f.Input.File)
+			}
+			if len(rec.Files) > 0 {
+				r.result.Reused = append(r.result.Reused, s.Name)
+			}
+			return r.take(s, &rec.Out)
+		}
+	}
+	in := &In{Config: r.cfg, Progress: r.o.Progress, reader: r.reader, ms: r.ms}
+	out, err := s.Run(ctx, in)
+	if err != nil {
+		return err
+	}
+	out.Lacks = append(out.Lacks, in.lacks...)
+	for _, f := range in.files {
+		r.inputs[f.input.File] = f.input
+	}
+	if r.cached != nil {
+		if err := r.cached.save(s, in, out); err != nil {
+			r.result.Warnings = append(r.result.Warnings, err.Error())
+		}
+	}
+	return r.take(s, out)
+}
+
+// take checks a stage's output against the rules that every value keeps and
+// adds it to the run.
+func (r *runner) take(s *Stage, out *Out) error {
+	for _, m := range out.Measurements {
+		if _, dup := r.ms[m.Key]; dup {
+			return fmt.Errorf("key %s was measured twice", m.Key)
+		}
+		if m.Basis == 0 || m.Value.IsNone() {
+			return fmt.Errorf("measurement %s has no basis or no value", m.Key)
+		}
+		if m.Trace != nil {
+			d, err := m.Trace.Compute()
+			if err != nil {
+				return fmt.Errorf("%s: %w", m.Key, err)
+			}
+			if !OfDigest(d).Equal(m.Value) {
+				return fmt.Errorf("%s is not the fold of its trace: value %s, fold %s", m.Key, m.Value, d)
+			}
+		}
+		r.ms[m.Key] = m
+	}
+	r.outs = append(r.outs, out)
+	return nil
+}
+
+func (r *runner) finish() *Result {
+	rep := &Report{
+		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject,
+		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
+	}
+	var refs []Reference
+	var opts CompareOptions
+	causes := map[Key][]Cause{}
+	notes := map[Key]string{}
+	for _, out := range r.outs {
+		refs = append(refs, out.References...)
+		opts.Complete = append(opts.Complete, out.Complete...)
+		opts.Published = append(opts.Published, out.Published...)
+		rep.Problems = append(rep.Problems, out.Problems...)
+		rep.Lacks = append(rep.Lacks, out.Lacks...)
+		for k, cs := range out.Causes {
+			causes[k] = append(causes[k], cs...)
+		}
+		maps.Copy(notes, out.Notes)
+		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
+		if out.Bytes != nil {
+			rep.Bytes = *out.Bytes
+		}
+	}
+	for _, m := range r.ms {
+		rep.Measurements = append(rep.Measurements, m)
+	}
+	slices.SortFunc(rep.Measurements, func(a, b Measurement) int { return compareKeys(a.Key, b.Key) })
+	rep.Findings, rep.Sets = Compare(rep.Measurements, refs, opts)
+	standings := Standings(rep.Measurements)
+	if len(r.o.Only) > 0 {
+		rep.Findings = slices.DeleteFunc(rep.Findings, func(f Finding) bool { return !matchAny(f.Key, r.o.Only) })
+		rep.Measurements = slices.DeleteFunc(rep.Measurements, func(m Measurement) bool { return !matchAny(m.Key, r.o.Only) })
+		rep.Lacks = slices.DeleteFunc(rep.Lacks, func(l Lack) bool { return !matchAny(Key(l.For), r.o.Only) })
+	}
+	for i := range rep.Findings {
+		f := &rep.Findings[i]
+		if f.Bad() {
+			f.Why = append(f.Why, causes[f.Key]...)
+		}
+		if n := notes[f.Key]; n != "" && f.Note == "" {
+			f.Note = n
+		}
+	}
+	explainSwaps(rep.Findings)
+	for _, in := range r.inputs {
+		rep.Inputs = append(rep.Inputs, in)
+	}
+	if r.o.ConfigInput != nil {
+		rep.Inputs = append(rep.Inputs, *r.o.ConfigInput)
+	}
+	rep.finish(standings, slices.Concat(r.cfg.AllowUnchecked, r.o.Allow))
+	slices.Sort(r.result.Trusted)
+	r.result.Trusted = slices.Compact(r.result.Trusted)
+	r.result.Report = rep
+	return r.result
+}

@@ -1,0 +1,133 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+)
+
+// A Stage turns named inputs into measurements. It is pure: same inputs and
+// Version, same output; the runner may cache, skip or repeat it.
+type Stage struct {
+	Name    string // shown to users, part of cache keys
+	Version int    // raise when the meaning of the output changes
+	Run     func(context.Context, *In) (*Out, error)
+	// Plan says without reading anything large what would be measured from
+	// which input, and what is missing.
+	Plan func(*Config) []PlanLine
+}
+
+// PlanLine is one row of `retally plan`.
+type PlanLine struct {
+	Key     string `json:"key"`               // a key or a glob
+	From    string `json:"from,omitempty"`    // the input
+	Missing string `json:"missing,omitempty"` // what is missing, "" if it can be measured
+	How     string `json:"how,omitempty"`
+}
+
+// In gives a stage its configuration, its inputs and the measurements of the
+// stages before it, and records what it asked for: the same edges serve the
+// cache, the blame and the trust graph.
+type In struct {
+	Config   *Config
+	Progress *Progress
+
+	reader *Reader
+	ms     map[Key]Measurement
+	files  []*readFile
+	edges  []edge
+	lacks  []Lack
+}
+
+// edge is a question to earlier stages with the hash of its answer.
+type edge struct {
+	Ask    string `json:"ask"`
+	Glob   bool   `json:"glob,omitempty"` // Ask is a glob, not one key
+	Answer string `json:"answer"`
+}
+
+// ReadFile reads a file of at most limit bytes and records it.
+func (in *In) ReadFile(ctx context.Context, name string, limit int64) ([]byte, error) {
+	f, err := in.reader.read(ctx, name, limit)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(in.files, f) {
+		in.files = append(in.files, f)
+	}
+	return f.data, nil
+}
+
+// Get returns an earlier stage's measurement.
+func (in *In) Get(k Key) (Measurement, bool) {
+	m, ok := in.ms[k]
+	in.edges = append(in.edges, edge{string(k), false, answerHash([]Measurement{m})})
+	return m, ok
+}
+
+// All returns the earlier measurements that match a glob, sorted by key.
+func (in *In) All(glob string) []Measurement {
+	out := selectKeys(in.ms, glob)
+	in.edges = append(in.edges, edge{glob, true, answerHash(out)})
+	return out
+}
+
+func selectKeys(ms map[Key]Measurement, glob string) []Measurement {
+	var out []Measurement
+	for k, m := range ms {
+		if k.Match(glob) {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b Measurement) int { return compareKeys(a.Key, b.Key) })
+	return out
+}
+
+func compareKeys(a, b Key) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// Lack records an input that would be needed: a finding, never a default.
+func (in *In) Lack(what, purpose, how string) {
+	in.lacks = append(in.lacks, Lack{What: what, For: purpose, How: how})
+}
+
+// answerHash identifies an answer; it hashes a few names and values, never
+// the content of an input.
+func answerHash(ms []Measurement) string {
+	data, err := json.Marshal(ms)
+	if err != nil {
+		return "unencodable: " + err.Error()
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Out is what a stage found.
+type Out struct {
+	Measurements []Measurement   `json:"measurements,omitempty"`
+	References   []Reference     `json:"references,omitempty"`
+	Problems     []Problem       `json:"problems,omitempty"`
+	Lacks        []Lack          `json:"lacks,omitempty"`
+	Complete     []string        `json:"complete,omitempty"`  // see CompareOptions
+	Published    []string        `json:"published,omitempty"` // see CompareOptions
+	Causes       map[Key][]Cause `json:"causes,omitempty"`    // used where the key's finding is bad
+	Notes        map[Key]string  `json:"notes,omitempty"`     // shown with the key's finding
+	Artifacts    []Artifact      `json:"artifacts,omitempty"` // files the run writes
+	Bytes        *BytesResult    `json:"bytes,omitempty"`
+}
+
+// Artifact is a file that a run produces, such as manifest.json.
+type Artifact struct {
+	Name string `json:"name"`
+	Data []byte `json:"data"`
+}
