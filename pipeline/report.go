@@ -8,7 +8,7 @@ import (
 
 // Schema names the form of a report. Fields may be added; none changes its
 // meaning.
-const Schema = "https://retally.dev/report/v1"
+const Schema = "urn:retally:report:v1"
 
 // Tool says which program computed.
 type Tool struct {
@@ -19,9 +19,13 @@ type Tool struct {
 // Report is everything a run has to say. Its bytes depend on the inputs and
 // the version of the program only: no time, no absolute path, no machine.
 type Report struct {
-	Schema       string        `json:"schema"`
-	Tool         Tool          `json:"tool"`
-	Subject      string        `json:"subject"` // what was recounted, against what
+	Schema  string `json:"schema"`
+	Tool    Tool   `json:"tool"`
+	Subject string `json:"subject"` // what was recounted, against what
+	// GotName and WantName are the two sides' names in words; empty means
+	// "here" and "published".
+	GotName      string        `json:"gotName,omitempty"`
+	WantName     string        `json:"wantName,omitempty"`
 	Outcome      Outcome       `json:"outcome"`
 	Summary      string        `json:"summary"` // one sentence
 	Bytes        BytesResult   `json:"bytes"`

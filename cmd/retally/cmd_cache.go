@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) cacheCommand() *cobra.Command {
+	var output string
+	show := &cobra.Command{
+		Use:   "cache",
+		Short: "Show where results of earlier runs are kept, and how much that is",
+		Long: `Results of stages are kept and used again while the inputs they read have the
+same device, inode, size and times. The folder is RETALLY_CACHE, or retally's
+among the user's caches. Two runs may use it at once.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.openCache()
+			if err != nil {
+				return err
+			}
+			n, bytes, err := s.Usage()
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "entries": n, "bytes": bytes, "limit": s.Limit()})
+			}
+			fmt.Fprintf(a.stdout, "%s: %s, %s of at most %s\n", s.Dir(), plural(n, "result", "results"), size(bytes), size(s.Limit()))
+			return nil
+		},
+	}
+	outputFlag(show, &output)
+	var cleanOutput string
+	clean := &cobra.Command{
+		Use:   "clean",
+		Short: "Remove every kept result",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := a.openCache()
+			if err != nil {
+				return err
+			}
+			n, bytes, err := s.Clean()
+			if err != nil {
+				return err
+			}
+			if cleanOutput == "json" {
+				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "removed": n, "bytes": bytes})
+			}
+			fmt.Fprintf(a.stdout, "removed %s, %s\n", plural(n, "result", "results"), size(bytes))
+			return nil
+		},
+	}
+	outputFlag(clean, &cleanOutput)
+	show.AddCommand(clean)
+	return show
+}

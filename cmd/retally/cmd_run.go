@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/cache"
+	"github.com/retally/retally/internal/report"
+	"github.com/retally/retally/pipeline"
+)
+
+// runFlags are the flags of verbs that execute the pipeline.
+type runFlags struct {
+	comparison
+	only    []string
+	fresh   bool
+	noCache bool
+}
+
+func (r *runFlags) flags(cmd *cobra.Command) {
+	r.comparison.flags(cmd)
+	cmd.Flags().StringArrayVar(&r.only, "only", nil, "glob of keys to compare and report; may be given several times")
+	cmd.Flags().BoolVar(&r.fresh, "fresh", false, "reread every input instead of trusting the stat identity of earlier reads")
+	cmd.Flags().BoolVar(&r.noCache, "no-cache", false, "neither use nor keep results of other runs")
+}
+
+func (r *runFlags) check() error {
+	for _, g := range r.only {
+		if err := pipeline.ValidGlob(g); err != nil {
+			return &userError{op: "retally", msg: "--only: " + err.Error()}
+		}
+	}
+	return nil
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var (
+		flags   runFlags
+		file    string
+		out     string
+		against string
+	)
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Recount everything that retally.yaml describes, write manifest.json and report.json, compare",
+		Long: `Run every stage that retally.yaml describes. DIR/manifest.json is the manifest
+as recounted, DIR/report.json the whole report, DIR/run.json the circumstances
+of this run (what was reread, what was trusted). The reports depend on the
+inputs only; run.json does not.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			targets, err := flags.targets()
+			if err != nil {
+				return err
+			}
+			if err := flags.check(); err != nil {
+				return err
+			}
+			cfg, input, root, err := a.loadConfig(file)
+			if err != nil {
+				return err
+			}
+			if against != "" {
+				if cfg.Against, err = relativeTo(root, against); err != nil {
+					return err
+				}
+			}
+			res, err := a.execute(cmd.Context(), cfg, root, "the deployment of "+filepath.ToSlash(file), input, &flags)
+			if err != nil {
+				return err
+			}
+			if err := a.writeOut(out, res); err != nil {
+				return err
+			}
+			return a.finish(&flags.comparison, targets, res.Report)
+		},
+	}
+	flags.flags(cmd)
+	cmd.Flags().StringVarP(&file, "file", "f", pipeline.ConfigFile, "configuration file, - for stdin")
+	cmd.Flags().StringVar(&out, "out", "retally-out", "folder for manifest.json, report.json and run.json")
+	cmd.Flags().StringVar(&against, "against", "", "published manifest to compare with, in place of the configuration's")
+	return cmd
+}
+
+// relativeTo turns a path given on the command line, which starts at the
+// working folder, into one that starts at the configuration's folder.
+func relativeTo(root, path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", &userError{op: "find", path: path, err: err}
+	}
+	absRoot, err := filepath.Abs(root)
+	if err != nil {
+		return "", &userError{op: "find", path: root, err: err}
+	}
+	rel, err := filepath.Rel(absRoot, abs)
+	if err != nil {
+		return abs, nil
+	}
+	return filepath.ToSlash(rel), nil
+}
+
+// loadConfig reads retally.yaml. Its names start from its own folder.
+func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Input, root string, err error) {
+	if file == "-" {
+		data, err := a.readInput("read", "-", 1<<20)
+		if err != nil {
+			return nil, nil, "", err
+		}
+		cfg, err := pipeline.ParseConfig("stdin", data)
+		return cfg, nil, ".", err
+	}
+	root = filepath.Dir(file)
+	data, in, err := pipeline.NewReader(root, nil).ReadFile(context.Background(), filepath.Base(file), 1<<20)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return nil, nil, "", &userError{
+				op: "read", path: file, msg: "no such file",
+				hint: "retally init writes one; retally check PATH needs none",
+			}
+		}
+		return nil, nil, "", err
+	}
+	cfg, err = pipeline.ParseConfig(file, data)
+	return cfg, &in, root, err
+}
+
+// execute runs the pipeline with the program's identity, cache and progress.
+func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject string, input *pipeline.Input, f *runFlags) (*pipeline.Result, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, &userError{op: "find", path: root, err: err}
+	}
+	o := pipeline.Options{
+		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, Tool: tool(), Build: buildIdentity(),
+		Fresh: f.fresh, Progress: new(pipeline.Progress), Counter: new(pipeline.Counter), ConfigInput: input,
+	}
+	if !f.noCache {
+		if store, err := a.openCache(); err != nil {
+			a.talk("retally: without cache: %v", err)
+		} else {
+			o.Cache = store
+		}
+	}
+	stop := a.showProgress(o.Progress)
+	res, err := pipeline.Run(ctx, cfg, o)
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range res.Warnings {
+		a.talk("retally: %s", w)
+	}
+	if n := len(res.Trusted); n > 0 {
+		a.talk("retally: %s not reread: cached by stat (size, times, inode unchanged); --fresh rereads", plural(n, "input was", "inputs were"))
+	}
+	return res, nil
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// circumstances is run.json: what the report leaves out because it is not a
+// matter of the inputs.
+type circumstances struct {
+	Tool    pipeline.Tool `json:"tool"`
+	Reused  []string      `json:"stagesReused"`
+	Trusted []string      `json:"inputsCachedByStat"`
+}
+
+// writeOut writes what a run made, each file whole.
+func (a *app) writeOut(dir string, res *pipeline.Result) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return &userError{op: "make folder", path: dir, err: reason(err)}
+	}
+	for _, art := range res.Artifacts {
+		if err := atomicfile.Write(filepath.Join(dir, art.Name), art.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	var b strings.Builder
+	if err := report.JSON(&b, res.Report); err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(dir, "report.json"), []byte(b.String()), 0o644); err != nil {
+		return err
+	}
+	b.Reset()
+	if err := writeJSON(&b, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(dir, "run.json"), []byte(b.String()), 0o644)
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+// openCache opens the cache where the environment says: RETALLY_CACHE, or
+// retally's folder among the user's caches.
+func (a *app) openCache() (*cache.Store, error) {
+	dir, err := a.cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	return cache.Open(dir, cache.DefaultLimit)
+}
+
+func (a *app) cacheDir() (string, error) {
+	if dir := a.env("RETALLY_CACHE"); dir != "" {
+		return dir, nil
+	}
+	if dir := a.env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "retally"), nil
+	}
+	if home := a.env("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "retally"), nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the cache: neither RETALLY_CACHE, XDG_CACHE_HOME nor HOME is set")
+	}
+	return filepath.Join(dir, "retally"), nil
+}
+
+// version is set by the linker for releases; VERSION holds the same.
+var version = "0.1.0-dev"
+
+func tool() pipeline.Tool { return pipeline.Tool{Name: "retally", Version: version} }
+
+// buildIdentity tells this program from any other build, so that a changed
+// program never uses a result that an older one cached.
+func buildIdentity() string {
+	exe, err := os.Executable()
+	if err != nil {
+		return "unknown"
+	}
+	info, err := os.Stat(exe)
+	if err != nil {
+		return "unknown"
+	}
+	build := ""
+	if bi, ok := debug.ReadBuildInfo(); ok {
+		build = bi.GoVersion
+	}
+	return fmt.Sprintf("%s %d %d", build, info.Size(), info.ModTime().UnixNano())
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/internal/yamldoc"
+	"github.com/retally/retally/pipeline"
+)
+
+// exitCodes is the contract with scripts; docs/exit-codes.md and the man page
+// are made from it.
+var exitCodes = []struct {
+	code int
+	what string
+}{
+	{0, "all compared values match"},
+	{1, "something differs, or an input is invalid where validity was the question"},
+	{2, "could not run: usage, I/O or bad input; nothing was concluded"},
+	{3, "nothing differs, but something published was not recomputed or an input is missing"},
+	{130, "interrupted"},
+}
+
+const (
+	exitMatch       = 0
+	exitDiffers     = 1
+	exitTrouble     = 2
+	exitUnchecked   = 3
+	exitInterrupted = 130
+)
+
+// outcomeError carries an exit code that is a result, not a failure. It
+// travels up like an error so that only main exits.
+type outcomeError struct{ code int }
+
+func (e outcomeError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+func outcome(o pipeline.Outcome) error {
+	switch o {
+	case pipeline.OutcomeMatch:
+		return nil
+	case pipeline.OutcomeDiffers:
+		return outcomeError{exitDiffers}
+	default:
+		return outcomeError{exitUnchecked}
+	}
+}
+
+// userError is a failure with what would mend it.
+type userError struct {
+	op, path, msg, hint string
+	err                 error
+}
+
+func (e *userError) Error() string {
+	s := e.op
+	if e.path != "" {
+		s += " " + e.path
+	}
+	if e.msg != "" {
+		s += ": " + e.msg
+	}
+	if e.err != nil {
+		s += ": " + e.err.Error()
+	}
+	return s
+}
+
+func (e *userError) Unwrap() error { return e.err }
+
+// describe takes an error apart for the JSON form.
+func describe(err error) (op, path, msg, hint string) {
+	msg = err.Error()
+	var u *userError
+	if errors.As(err, &u) {
+		op, path, hint = u.op, u.path, u.hint
+	}
+	var s *pipeline.StageError
+	if errors.As(err, &s) {
+		op = s.Stage
+	}
+	var in *pipeline.InputError
+	if errors.As(err, &in) {
+		op, path, hint = in.Op, in.File, in.Hint
+	}
+	var y *yamldoc.Error
+	if errors.As(err, &y) {
+		path, hint = y.File, y.Hint
+	}
+	var p *os.PathError
+	if errors.As(err, &p) && path == "" {
+		op, path = p.Op, p.Path
+	}
+	return op, path, msg, hint
+}
+
+// report prints an error and returns the exit code.
+func (a *app) exit(err error, asJSON bool) int {
+	var o outcomeError
+	switch {
+	case err == nil:
+		return exitMatch
+	case errors.As(err, &o):
+		return o.code
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(a.stderr, "retally: interrupted")
+		return exitInterrupted
+	}
+	op, path, msg, hint := describe(err)
+	if asJSON {
+		writeJSON(a.stdout, map[string]any{"error": map[string]any{
+			"code": exitTrouble, "op": op, "path": path, "message": msg, "hint": hint,
+		}})
+		return exitTrouble
+	}
+	// An error may join several; each is a line of its own.
+	for _, line := range strings.Split(msg, "\n") {
+		fmt.Fprintln(a.stderr, "retally: "+show.Text(line))
+	}
+	if hint != "" && !strings.Contains(msg, hint) {
+		fmt.Fprintln(a.stderr, "retally: hint: "+show.Text(hint))
+	}
+	return exitTrouble
+}
+
+// writeJSON prints a value as the JSON forms of all verbs do.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+var _ error = (*jsondoc.Error)(nil)

@@ -1,0 +1,58 @@
+package report
+
+import (
+	"bytes"
+	_ "embed"
+	"html/template"
+	"io"
+	"strings"
+
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+)
+
+//go:embed report.gohtml
+var htmlSource string
+
+// HTML writes one self-contained page: no script, no font, no request.
+func HTML(w io.Writer, r *pipeline.Report) error {
+	t, err := template.New("report").Funcs(template.FuncMap{
+		// html/template escapes for HTML; what it lets through may still hide
+		// or reorder text, which show.Text makes visible.
+		"text":    show.Text,
+		"cause":   func(c pipeline.Cause) string { return show.Text(causeWords(c)) },
+		"problem": func(p pipeline.Problem) string { return show.Text(problemWords(p)) },
+		"where":   func(w pipeline.Where) string { return show.Text(whereWords(w)) },
+		"path":    func(p []string) string { return show.Text(strings.Join(p, " > ")) },
+		"value":   func(v pipeline.Value) string { return show.Text(short(v, true)) },
+		"mark":    func(l Line) string { return l.mark() },
+		"tone":    tone,
+		"class":   func(c pipeline.Class) string { return classWords[c] },
+	}).Parse(htmlSource)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, struct {
+		*View
+		Report *pipeline.Report
+	}{NewView(r, false), r}); err != nil {
+		return err
+	}
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// tone is the CSS class of a verdict, an outcome or a level.
+func tone(v any) string {
+	switch v {
+	case pipeline.Match, pipeline.OutcomeMatch:
+		return "good"
+	case pipeline.Differs, pipeline.OutcomeDiffers, pipeline.Missing, pipeline.Extra, pipeline.LevelError:
+		return "bad"
+	case pipeline.LevelNote:
+		return "plain"
+	default:
+		return "open"
+	}
+}

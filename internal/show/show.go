@@ -1,0 +1,104 @@
+// Package show makes foreign text safe for the place where it is shown. A file
+// name, a label or an error can hold anything; none of it may move a cursor,
+// color a line, reverse its direction or open a tag.
+package show
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Text makes s one harmless line for a terminal or a log: control characters,
+// line breaks, direction marks, invisible characters and broken UTF-8 become
+// visible escapes.
+func Text(s string) string {
+	if harmless(s) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, size := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case visible(r):
+			b.WriteRune(r)
+		case r < 0x100:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			fmt.Fprintf(&b, `\u{%x}`, r)
+		}
+		i += size
+	}
+	return b.String()
+}
+
+func harmless(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// visible reports whether a rune shows as itself and nothing else. Marks that
+// combine with their neighbor are not, private and unassigned characters are
+// not; the plain space is.
+func visible(r rune) bool {
+	return r == ' ' || unicode.IsGraphic(r) && !unicode.IsSpace(r) && !unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Co)
+}
+
+// Markdown makes s one harmless run of text in Markdown, inside a table too.
+func Markdown(s string) string {
+	var b strings.Builder
+	for _, r := range Text(s) {
+		switch {
+		case r == '<':
+			b.WriteString("&lt;")
+		case r == '>':
+			b.WriteString("&gt;")
+		case r == '&':
+			b.WriteString("&amp;")
+		case strings.ContainsRune("\\`*_{}[]()#+-!|~$:@", r):
+			// Escaping ":" and "@" keeps bare addresses from becoming links.
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// Code makes s a code span in Markdown, inside a table too.
+func Code(s string) string {
+	s = Text(s)
+	if s == "" {
+		return ""
+	}
+	fence := "`"
+	for strings.Contains(s, fence) {
+		fence += "`"
+	}
+	pad := ""
+	if strings.HasPrefix(s, "`") || strings.HasSuffix(s, "`") {
+		pad = " "
+	}
+	return fence + pad + strings.ReplaceAll(s, "|", `\|`) + pad + fence
+}
+
+// Clip shortens s to at most n characters, the last one being an ellipsis.
+func Clip(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n || n < 2 {
+		return s
+	}
+	r := []rune(s)
+	return string(r[:n-1]) + "…"
+}
