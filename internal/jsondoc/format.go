@@ -18,15 +18,15 @@ type Style struct {
 	// EscapeDEL writes U+007F as an escape: jq does.
 	EscapeDEL bool
 	// LongControls writes \b and \f as \u0008 and \u000c, as Go did before
-	// 1.22 and yq does through it.
+	// 1.22 and yq does (v4.45.1, run).
 	LongControls bool
 }
 
 // The writers that manifests go through.
 var (
-	Go = Style{Indent: "  ", EscapeHTML: true, EscapeLineSep: true} // json.MarshalIndent(v, "", "  ")
-	YQ = Style{Indent: "  ", EscapeLineSep: true}                   // yq -i -p json -o json
-	JQ = Style{Indent: "  ", EscapeDEL: true}                       // jq .
+	Go = Style{Indent: "  ", EscapeHTML: true, EscapeLineSep: true}   // json.MarshalIndent(v, "", "  ")
+	YQ = Style{Indent: "  ", EscapeLineSep: true, LongControls: true} // yq -i -p json -o json
+	JQ = Style{Indent: "  ", EscapeDEL: true}                         // jq .
 )
 
 // Format prints the tree with a final line feed.
