@@ -157,19 +157,19 @@ func orUnnamed(set string) string {
 
 // judge compares one reference with its measurement, nil if there is none.
 func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
-	f := Finding{Key: ref.Key, Set: ref.Set, Relation: ref.Relation, Want: ref.Want, Where: ref.Where}
+	f := Finding{Key: ref.Key, Set: ref.Set, Relation: ref.Relation, Want: ref.Want, Where: ref.Where, Words: ref.Words}
 	if m == nil || m.Value.IsNone() {
 		f.Class = ClassUnexplained
 		switch {
 		case ref.Relation == Volatile:
 			f.Verdict, f.Class = Unchecked, ClassVolatile
 		case matchAny(ref.Key, o.Complete):
-			f.Verdict, f.Note = Extra, "published, but nothing of the kind was computed here"
+			f.Verdict, f.Note = Extra, cmp.Or(ref.Note, "published, but nothing of the kind was computed here")
 			if ref.Stricter != NoDirection {
 				f.Class = ClassLoosened
 			}
 		default:
-			f.Verdict, f.Note = Unchecked, "published, not recomputed"
+			f.Verdict, f.Note = Unchecked, cmp.Or(ref.Note, "published, not recomputed")
 		}
 		return f
 	}
@@ -178,7 +178,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		f.Verdict, f.Class = Match, ClassEqual
 		return f
 	}
-	f.Verdict, f.Class = Differs, direction(ref, m.Value)
+	f.Verdict, f.Class, f.Note = Differs, direction(ref, m.Value), ref.Note
 	if ref.Want.Kind() == ListKind && m.Value.Kind() == ListKind {
 		f.Why = listCauses(ref, m.Value)
 	}

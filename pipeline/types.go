@@ -65,6 +65,8 @@ const (
 	StricterListed Stricter = "listed"
 	StricterOff    Stricter = "off" // a permission: false refuses more
 	StricterOn     Stricter = "on"  // a demand: true refuses more
+	// StricterAbsent is a value that widens what is trusted by being there.
+	StricterAbsent Stricter = "absent"
 )
 
 // Where is a place in a published file.
@@ -86,6 +88,8 @@ type Reference struct {
 	MaskBits uint64   `json:"maskBits,omitempty"`
 	Stricter Stricter `json:"stricter,omitempty"`
 	Where    Where    `json:"where"`
+	Words    string   `json:"words,omitempty"` // what the value is, for people
+	Note     string   `json:"note,omitempty"`  // shown with the finding unless it matches
 }
 
 // Verdict is the outcome of comparing one key.
@@ -150,6 +154,7 @@ type Finding struct {
 	Standing Standing `json:"standing,omitzero"`
 	Where    Where    `json:"where,omitzero"`
 	Why      []Cause  `json:"why,omitempty"`
+	Words    string   `json:"words,omitempty"` // what the value is, for people
 	Note     string   `json:"note,omitempty"`
 	// Allowed is set where --allow-unchecked or allow_unchecked named the key.
 	Allowed bool `json:"allowed,omitempty"`

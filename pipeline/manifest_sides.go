@@ -1,0 +1,327 @@
+package pipeline
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/manifest"
+)
+
+// manifestKeys lists the kinds of key that a manifest's fields have: a
+// manifest is complete, what it does not list is not trusted.
+var manifestKeys = []string{"policy/**", "snp/**", "tdx/**", "keys/**", "manifest/field/**"}
+
+// manifestSide is one of two manifests that are compared field by field.
+type manifestSide struct {
+	m      *manifest.Manifest
+	fields map[string]manifest.Field // by join path
+	order  []string
+}
+
+func newSide(m *manifest.Manifest) *manifestSide {
+	s := &manifestSide{m: m, fields: map[string]manifest.Field{}}
+	for _, f := range m.Fields() {
+		s.fields[f.Path] = f
+		s.order = append(s.order, f.Path)
+	}
+	return s
+}
+
+// manifestSides joins two manifests by what their fields mean: policies by
+// kind and name, reference values by platform and product. Ours gives
+// measurements with the basis that basis returns for a key, the published one
+// gives references. Keys carry our side's names where the two differ.
+func manifestSides(ours, published *manifest.Manifest, basis func(Key) (Basis, []InputRef)) ([]Measurement, []Reference) {
+	a, b := newSide(ours), newSide(published)
+	alignPlatforms(a, b)
+	otherNamespace := !slices.Equal(ours.Namespaces(), published.Namespaces())
+	j := &joiner{a: a, b: b, otherNamespace: otherNamespace, basis: basis}
+	paths := slices.Clone(a.order)
+	for _, p := range b.order {
+		if _, ok := a.fields[p]; !ok {
+			paths = append(paths, p)
+		}
+	}
+	for _, p := range paths {
+		j.join(p)
+	}
+	return j.ms, j.refs
+}
+
+// alignPlatforms renames the entries of a side that does not name platforms
+// (before Contrast 1.16) after the other side's entry of the same product, if
+// there is exactly one.
+func alignPlatforms(a, b *manifestSide) {
+	for _, pair := range [][2]*manifestSide{{a, b}, {b, a}} {
+		from, to := pair[0], pair[1]
+		for _, e := range entryNames(from) {
+			kind, rest, _ := strings.Cut(e, "/")
+			suffix, ok := strings.CutPrefix(rest, "-")
+			if !ok || slices.Contains(entryNames(to), e) {
+				continue
+			}
+			var candidates []string
+			for _, o := range entryNames(to) {
+				parts := strings.SplitN(o, "/", 3)
+				if parts[0] == kind && (suffix == "" || len(parts) == 3 && "/"+parts[2] == suffix) {
+					candidates = append(candidates, o)
+				}
+			}
+			if len(candidates) == 1 {
+				from.rename(e, candidates[0])
+			}
+		}
+	}
+}
+
+// entryNames lists the reference value entries of a side: "snp/P/Genoa".
+func entryNames(s *manifestSide) []string {
+	var out []string
+	for _, p := range s.order {
+		if e := entryOf(p); e != "" && !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// entryOf returns the part of a join path that names its entry.
+func entryOf(path string) string {
+	parts := strings.Split(path, "/")
+	n := 0
+	switch parts[0] {
+	case "policy", "snp":
+		n = 3
+		if parts[0] == "policy" && len(parts) > 1 && (parts[1] == "id" || parts[1] == "sans") {
+			n = 3
+		}
+		if len(parts) > 3 && strings.HasPrefix(parts[3], "cpus=") {
+			n = 4
+		}
+	case "tdx":
+		n = 2
+	default:
+		return ""
+	}
+	if len(parts) <= n {
+		return ""
+	}
+	return strings.Join(parts[:n], "/")
+}
+
+func (s *manifestSide) rename(from, to string) {
+	for i, p := range s.order {
+		if rest, ok := strings.CutPrefix(p, from+"/"); ok {
+			f := s.fields[p]
+			delete(s.fields, p)
+			f.Path = to + "/" + rest
+			s.fields[f.Path], s.order[i] = f, f.Path
+		}
+	}
+}
+
+// has reports whether the side has any field of an entry.
+func (s *manifestSide) has(entry string) bool {
+	return slices.ContainsFunc(s.order, func(p string) bool { return strings.HasPrefix(p, entry+"/") })
+}
+
+type joiner struct {
+	a, b           *manifestSide
+	otherNamespace bool
+	basis          func(Key) (Basis, []InputRef)
+	ms             []Measurement
+	refs           []Reference
+}
+
+// anchors are the fields that stand for their whole entry where only one side
+// has it.
+var anchors = []string{"hash", "TrustedMeasurement", "MrTd"}
+
+func (j *joiner) join(path string) {
+	fa, inA := j.a.fields[path]
+	fb, inB := j.b.fields[path]
+	entry := entryOf(path)
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	if entry != "" && (j.a.has(entry) != j.b.has(entry)) && !slices.Contains(anchors, name) {
+		return // the anchor says it for the whole entry
+	}
+	if strings.HasSuffix(path, "/CommonName") && !j.commonNameCounts(entry) {
+		return
+	}
+	either := fa
+	if !inA {
+		either = fb
+	}
+	key := j.key(path, either)
+	if !inA && either.Meaning.Default != "" && j.a.has(entry) {
+		fa, inA = manifest.Field{Path: path, Value: defaultValue(fb), Meaning: fb.Meaning}, true
+	}
+	if !inB && either.Meaning.Default != "" && j.b.has(entry) {
+		fb, inB = manifest.Field{Path: path, Value: defaultValue(fa), Meaning: fa.Meaning}, true
+	}
+	got, want, relation, note := j.values(path, fa, inA, fb, inB)
+	if inA {
+		basis, inputs := j.basis(key)
+		j.ms = append(j.ms, Measurement{Key: key, Value: got, Basis: basis, Inputs: inputs})
+	}
+	if inB {
+		j.refs = append(j.refs, Reference{
+			Key: key, Relation: relation, Want: want, Stricter: stricter(either.Meaning),
+			Where: Where{File: j.b.m.File(), Pointer: fb.Pointer, Line: fb.Line}, Words: either.Meaning.Words, Note: note,
+		})
+	}
+}
+
+// commonNameCounts reports whether the first SAN says something that the set
+// of SANs does not: the sets are equal and their first elements differ.
+func (j *joiner) commonNameCounts(entry string) bool {
+	a, okA := j.a.fields[entry+"/SANs"]
+	b, okB := j.b.fields[entry+"/SANs"]
+	return okA && okB && a.Neutral() == b.Neutral()
+}
+
+// values returns both sides' values in the form in which they are compared.
+func (j *joiner) values(path string, fa manifest.Field, inA bool, fb manifest.Field, inB bool) (got, want Value, r Relation, note string) {
+	got, want, r = fieldValue(fa), fieldValue(fb), Equal
+	if !inA || !inB {
+		return got, want, r, ""
+	}
+	if fa.Meaning.Origin == manifest.PerRun {
+		x, y := got.List(), want.List()
+		if len(x) == len(y) && len(x) > 0 {
+			return got, want, Volatile, "made anew by each contrast generate"
+		}
+	}
+	if !j.otherNamespace || fa.Meaning.Origin != manifest.PerDeployment {
+		return got, want, r, ""
+	}
+	if strings.HasSuffix(path, "/hash") {
+		return got, want, r, "the namespace differs, which alone changes every policy hash; whether anything else changed, two hashes cannot tell"
+	}
+	if fa.Neutral() == fb.Neutral() {
+		return got, want, Volatile, "differs by the namespace only"
+	}
+	// What differs beyond the namespace is clearer with the namespace out.
+	return neutralValue(fa), neutralValue(fb), r, ""
+}
+
+func neutralValue(f manifest.Field) Value {
+	if set, ok := f.Set(); ok {
+		return OfList(manifest.NeutralSet(set, f.Namespace()))
+	}
+	return OfText(f.Neutral())
+}
+
+// fieldValue gives a field its type: digests of 32 and 48 bytes, numbers,
+// flags, sets; everything else is text.
+func fieldValue(f manifest.Field) Value {
+	if set, ok := f.Set(); ok {
+		return OfList(set)
+	}
+	switch v := f.Value; {
+	case v == nil:
+		return Value{}
+	case v.Kind == jsondoc.Bool:
+		return OfBool(v.Bool)
+	case v.Kind == jsondoc.Number:
+		if n, ok := f.Uint64(); ok {
+			return OfNumber(n)
+		}
+	case v.Kind == jsondoc.String:
+		for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384} {
+			if d, err := digest.ParseHex(alg, v.Text); err == nil {
+				return OfDigest(d)
+			}
+		}
+	}
+	text := f.Normalized()
+	switch text {
+	case "true", "false":
+		return OfBool(text == "true")
+	case "0":
+		return OfNumber(0)
+	}
+	return OfText(text)
+}
+
+// defaultValue is what an absent field is equal to.
+func defaultValue(like manifest.Field) *jsondoc.Value {
+	switch d := like.Meaning.Default; d {
+	case "true", "false":
+		return jsondoc.NewBool(d == "true")
+	case "[]":
+		return jsondoc.NewArray()
+	default:
+		return jsondoc.NewNumber(d)
+	}
+}
+
+func stricter(m manifest.Meaning) Stricter {
+	switch m.Order {
+	case manifest.HigherTighter:
+		return StricterUp
+	case manifest.FewerTighter:
+		if m.EmptyIsAny {
+			return StricterListed
+		}
+		return StricterLess
+	case manifest.OnLoosens:
+		return StricterOff
+	case manifest.OnTightens:
+		return StricterOn
+	}
+	if m.PresenceLoosens {
+		return StricterAbsent
+	}
+	return NoDirection
+}
+
+// registerNames are the fields whose keys are the registers' own names.
+var registerNames = map[string]string{
+	"TrustedMeasurement": "launch", "MrTd": "mrtd", "MrSeam": "mrseam", "Xfam": "xfam", "APEIP": "apeip",
+	"Rtmrs/0": "rtmr0", "Rtmrs/1": "rtmr1", "Rtmrs/2": "rtmr2", "Rtmrs/3": "rtmr3",
+}
+
+// key makes the key of a joined field:
+//
+//	policy/<kind>/<namespace>/<name>       the policy hash
+//	policy/<kind>/<namespace>/<name>/SANs  and its other fields
+//	snp/<platform>/<product>/launch        and the other reference values
+//	tdx/<platform>/mrtd
+//	keys/SeedshareOwnerPubKeys
+func (j *joiner) key(path string, f manifest.Field) Key {
+	entry := entryOf(path)
+	parts := strings.Split(entry, "/")
+	rest := strings.TrimPrefix(strings.TrimPrefix(path, entry), "/")
+	switch {
+	case strings.HasSuffix(path, "PubKeys") || strings.HasSuffix(path, "KeyDigests"):
+		return NewKey("keys", path)
+	case entry == "":
+		return NewKey(append([]string{"manifest", "field"}, strings.Split(path, "/")...)...)
+	case parts[0] == "policy":
+		parts = []string{"policy", parts[1], f.Namespace(), parts[2]}
+		if ns := f.Namespace(); ns == "" {
+			parts[2] = "-"
+		}
+		if rest == "hash" {
+			rest = ""
+		}
+	}
+	if r, ok := registerNames[rest]; ok {
+		rest = r
+	}
+	for i, p := range parts {
+		parts[i] = unescapePart(p)
+	}
+	if rest != "" {
+		parts = append(parts, strings.Split(rest, "/")...)
+	}
+	return NewKey(parts...)
+}
+
+// unescapePart undoes the escaping of a join path's part; NewKey escapes anew.
+func unescapePart(s string) string {
+	return strings.NewReplacer("%2F", "/", "%25", "%").Replace(s)
+}

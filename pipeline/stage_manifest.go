@@ -1,0 +1,331 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/manifest"
+)
+
+// manifestStage makes manifest.json as the vendor's scripts do, from what was
+// recounted and, where nothing was, from the base manifest; and holds it
+// against the published one.
+var manifestStage = Stage{Name: "manifest", Version: 1, Run: runManifest, Plan: planManifest}
+
+func planManifest(c *Config) []PlanLine {
+	if c.Manifest == nil {
+		return []PlanLine{{Key: "manifest/bytes", Missing: "manifest", How: "manifest: {base: manifest.json, adjust: adjustments.yaml}"}}
+	}
+	lines := []PlanLine{{Key: "policy/** snp/** tdx/**", From: c.Manifest.Base}}
+	if c.Manifest.Adjust != "" {
+		lines = append(lines, PlanLine{Key: "manifest/bytes", From: c.Manifest.Base + ", " + c.Manifest.Adjust})
+	} else {
+		lines = append(lines, PlanLine{Key: "manifest/bytes", From: c.Manifest.Base})
+	}
+	if c.Against == "" {
+		lines = append(lines, PlanLine{Key: "the published manifest", Missing: "against", How: "against: manifest.published.json"})
+	}
+	return lines
+}
+
+func runManifest(ctx context.Context, in *In) (*Out, error) {
+	out := &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}
+	var published *manifest.Manifest
+	if in.Config.Against != "" {
+		data, err := in.ReadFile(ctx, in.Config.Against, jsonLimit)
+		if err != nil {
+			return nil, err
+		}
+		if published, err = manifest.Parse(in.Config.Against, data); err != nil {
+			return nil, err
+		}
+		out.addProblems(in.Config.Against, published, false)
+	}
+	if in.Config.Manifest == nil {
+		if published != nil {
+			in.Lack("the manifest as generated", "manifest/bytes", "add manifest: {base: FILE}, the output of contrast generate, and adjust: FILE, the edits after it")
+			_, refs := manifestSides(published, published, nil2basis)
+			out.References = refs
+		}
+		return out, nil
+	}
+	m, err := buildManifest(ctx, in, out)
+	if err != nil {
+		return nil, err
+	}
+	out.Artifacts = append(out.Artifacts, Artifact{Name: "manifest.json", Data: m.bytes})
+	ours, err := manifest.Parse("manifest.json", m.bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the manifest as recounted: %w", err)
+	}
+	out.addProblems("manifest.json", ours, true)
+	against := published
+	if against == nil {
+		against = ours
+	}
+	ms, refs := manifestSides(ours, against, m.basis)
+	out.Measurements = append(out.Measurements, ms...)
+	whole := Measurement{Key: "manifest/bytes", Value: OfDigest(digest.SHA256.Sum(m.bytes)), Basis: Recomputed, Inputs: m.inputs}
+	for _, m := range ms {
+		whole.Inputs = append(whole.Inputs, FromKey(m.Key))
+	}
+	out.Measurements = append(out.Measurements, whole)
+	if published == nil {
+		in.Lack("the published manifest", "manifest/**", "add against: FILE or --against FILE, for instance the manifest that retally proxy-log names")
+		return out, nil
+	}
+	out.References = append(out.References, refs...)
+	out.Complete = append(out.Complete, manifestKeys...)
+	out.Published = append(out.Published, manifestKeys...)
+	out.Bytes = compareBytes(m.bytes, ours, published)
+	return out, nil
+}
+
+func nil2basis(Key) (Basis, []InputRef) { return Copied, nil }
+
+// addProblems takes over a manifest's own defects. One in our manifest comes
+// from its inputs; one in the published manifest is the vendor's.
+func (out *Out) addProblems(file string, m *manifest.Manifest, ours bool) {
+	for _, p := range m.Validate() {
+		level := LevelWarning
+		if p.Severity == manifest.SeverityError && !ours {
+			level = LevelError
+		}
+		out.Problems = append(out.Problems, Problem{
+			Level: level, Code: "manifest-" + p.Code, Where: Where{File: file, Pointer: p.Pointer, Line: p.Line}, Msg: p.Msg, Hint: p.Hint,
+		})
+	}
+}
+
+// built is the manifest as recounted, with where its values come from.
+type built struct {
+	bytes  []byte
+	inputs []InputRef
+	basis  func(Key) (Basis, []InputRef)
+}
+
+func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
+	c := in.Config.Manifest
+	baseData, err := in.ReadFile(ctx, c.Base, jsonLimit)
+	if err != nil {
+		return nil, err
+	}
+	base, err := manifest.Parse(c.Base, baseData)
+	if err != nil {
+		return nil, err
+	}
+	b := &built{bytes: baseData, inputs: []InputRef{FromFile(c.Base)}}
+	var plan *manifest.Plan
+	if c.Adjust != "" {
+		data, err := in.ReadFile(ctx, c.Adjust, yamlLimit)
+		if err != nil {
+			return nil, err
+		}
+		if plan, err = manifest.ParsePlan(c.Adjust, data); err != nil {
+			return nil, err
+		}
+		vars, err := planVariables(ctx, in, plan)
+		if err != nil {
+			return nil, err
+		}
+		res, err := plan.Apply(baseData, vars)
+		if err != nil {
+			return nil, err
+		}
+		b.bytes = res.Bytes
+		b.inputs = append(b.inputs, FromFile(c.Adjust))
+		for _, s := range res.Steps {
+			if s.Warning != "" {
+				out.Problems = append(out.Problems, Problem{Level: LevelWarning, Code: "adjust-step", Where: Where{File: c.Adjust, Line: s.Line}, Msg: fmt.Sprintf("step %d (%s %s): %s", s.Index+1, s.Op, s.Path, s.Warning)})
+			}
+		}
+		for _, w := range plan.Warnings() {
+			out.Problems = append(out.Problems, Problem{Level: LevelWarning, Code: "adjust-plan", Where: Where{File: c.Adjust}, Msg: w})
+		}
+	}
+	if err := workloadsAgree(ctx, in, base, out); err != nil {
+		return nil, err
+	}
+	derived := derivedKeys(base, in)
+	edited := editedKeys(base, b.bytes)
+	b.basis = func(k Key) (Basis, []InputRef) {
+		switch {
+		case edited[k] && plan != nil:
+			return Recomputed, []InputRef{FromFile(c.Adjust)}
+		case derived[k]:
+			return Recomputed, []InputRef{FromFile(in.Config.Deployment)}
+		default:
+			return Copied, []InputRef{FromFile(c.Base)}
+		}
+	}
+	return b, nil
+}
+
+// planVariables takes a plan's variables from the deployment and from the
+// configuration, which wins.
+func planVariables(ctx context.Context, in *In, plan *manifest.Plan) (map[string]string, error) {
+	vars := map[string]string{}
+	given := in.Config.Manifest.Variables
+	for _, name := range plan.VariableNames() {
+		if v, ok := given[name]; ok {
+			vars[name] = v
+			continue
+		}
+		v := plan.Variables()[name]
+		if in.Config.Deployment == "" {
+			return nil, &InputError{
+				Op: "find variable", File: in.Config.Manifest.Adjust, Err: fmt.Errorf("${%s} comes from the deployment, and none is given", name),
+				Hint: "add deployment: FILE, or manifest.variables." + name,
+			}
+		}
+		d, err := readDeployment(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
+		if err != nil {
+			return nil, err
+		}
+		vars[name] = text
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if _, ok := plan.Variables()[name]; !ok {
+			return nil, &InputError{Op: "set variable", File: in.Config.Manifest.Adjust, Err: fmt.Errorf("the plan has no variable %q", name), Hint: "known: " + strings.Join(plan.VariableNames(), ", ")}
+		}
+	}
+	return vars, nil
+}
+
+// workloadsAgree checks that the base manifest is one of this deployment:
+// same workloads, names, secret identities and roles.
+func workloadsAgree(ctx context.Context, in *In, base *manifest.Manifest, out *Out) error {
+	if in.Config.Deployment == "" {
+		return nil
+	}
+	d, err := readDeployment(ctx, in)
+	if err != nil {
+		return err
+	}
+	inBase := map[string]manifest.Policy{}
+	for _, p := range base.Policies() {
+		inBase[p.WorkloadSecretID] = p
+	}
+	problem := func(line int, msg string) {
+		out.Problems = append(out.Problems, Problem{Level: LevelError, Code: "base-manifest", Where: Where{File: in.Config.Manifest.Base, Line: line}, Msg: msg, Hint: "generate the base manifest from this deployment"})
+	}
+	// Before about 1.8 the coordinator was no entry of the manifest.
+	hasRoles := slices.ContainsFunc(base.Policies(), func(p manifest.Policy) bool { return p.Role != "" })
+	for _, w := range d.Workloads {
+		if !w.Confidential || w.Coordinator && !hasRoles {
+			continue
+		}
+		p, ok := inBase[w.SecretID]
+		if !ok {
+			problem(0, fmt.Sprintf("has no policy for %s of %s:%d", w.ID(), d.File, w.Line))
+			continue
+		}
+		delete(inBase, w.SecretID)
+		if !slices.Equal(p.SANs, w.SANs) {
+			problem(p.Line, fmt.Sprintf("policy of %s has the certificate names %s, the deployment gives %s", w.ID(), strings.Join(p.SANs, ", "), strings.Join(w.SANs, ", ")))
+		}
+		if w.Coordinator != (p.Role == "coordinator") {
+			problem(p.Line, fmt.Sprintf("policy of %s has role %q", w.ID(), p.Role))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(inBase)) {
+		problem(inBase[id].Line, fmt.Sprintf("has a policy for %q, which the deployment does not have", id))
+	}
+	return nil
+}
+
+// derivedKeys are the fields that follow from the deployment alone.
+func derivedKeys(base *manifest.Manifest, in *In) map[Key]bool {
+	keys := map[Key]bool{}
+	if in.Config.Deployment == "" {
+		return keys
+	}
+	for _, p := range base.Policies() {
+		if w, ok := manifest.ParseWorkloadID(p.WorkloadSecretID); ok {
+			for _, f := range []string{"SANs", "WorkloadSecretID", "Role", "CommonName"} {
+				keys[NewKey("policy", w.Kind, w.Namespace, w.Name, f)] = true
+			}
+		}
+	}
+	return keys
+}
+
+// editedKeys are the fields whose value the adjustments made.
+func editedKeys(base *manifest.Manifest, after []byte) map[Key]bool {
+	keys := map[Key]bool{}
+	m, err := manifest.Parse("manifest.json", after)
+	if err != nil {
+		return keys
+	}
+	was := map[string]string{}
+	for _, f := range base.Fields() {
+		was[f.Path] = f.Normalized()
+	}
+	j := &joiner{}
+	for _, f := range m.Fields() {
+		if old, ok := was[f.Path]; !ok || old != f.Normalized() {
+			keys[j.key(f.Path, f)] = true
+		}
+	}
+	return keys
+}
+
+// exempt names the fields that cannot be equal by construction: contrast
+// generate makes a fresh key where none is given.
+var exempt = []string{"SeedshareOwnerPubKeys"}
+
+// compareBytes compares two manifests as files. Exempt fields are named first
+// and then taken from the published side.
+func compareBytes(got []byte, ours, published *manifest.Manifest) *BytesResult {
+	r := &BytesResult{Verdict: Match, Got: OfDigest(digest.SHA256.Sum(got)), Want: OfDigest(digest.SHA256.Sum(published.Raw()))}
+	if bytes.Equal(got, published.Raw()) {
+		return r
+	}
+	expected := got
+	if tree, names := withExempt(ours, published); len(names) > 0 {
+		r.Exempt = names
+		if style, ok := ours.Style(); ok {
+			expected = style.Format(tree)
+		}
+		if bytes.Equal(expected, published.Raw()) {
+			r.Note = "identical in everything else"
+			return r
+		}
+	}
+	r.Verdict = Differs
+	r.FirstLine, r.Lines = lineDiff(expected, published.Raw())
+	if style, ok := ours.Style(); ok && bytes.Equal(style.Format(published.Tree()), expected) {
+		r.Note = "the contents are the same, only the layout of the text differs"
+	}
+	return r
+}
+
+// withExempt returns our tree with the exempt fields' values of the published
+// side, and which fields those are.
+func withExempt(ours, published *manifest.Manifest) (*jsondoc.Value, []string) {
+	tree := ours.Tree().Clone()
+	var names []string
+	for _, name := range exempt {
+		a, b := tree.Get(name), published.Tree().Get(name)
+		if a == nil || b == nil || bytes.Equal(jsondoc.Go.Compact(a), jsondoc.Go.Compact(b)) {
+			continue
+		}
+		if len(a.Elems) != len(b.Elems) {
+			continue // another number of keys is not chance
+		}
+		tree.Set(name, b.Clone())
+		names = append(names, name)
+	}
+	return tree, names
+}
+
