@@ -21,6 +21,13 @@ func (d *Deployment) collectFileChecks() {
 	for _, w := range d.Workloads {
 		for _, c := range w.Containers {
 			argv := c.argv()
+			size := len(argv) + len(c.Env)
+			for _, a := range argv {
+				size += len(a.Text) / 8
+			}
+			if !d.spend(size) {
+				return
+			}
 			if !slices.ContainsFunc(argv, func(a Arg) bool { return sums.MatchString(a.Text) }) {
 				continue
 			}
@@ -41,6 +48,9 @@ func (d *Deployment) collectFileChecks() {
 // for each check with that one not matching.
 func (d *Deployment) scriptChecks(w Workload, c Container, sh shellCall, doubt string) {
 	script := sh.script.node
+	if !d.spend(4 * len(sh.script.Text)) {
+		return
+	}
 	list, err := parseScript(sh.script.Text)
 	if err != nil {
 		if hex := constants(sh.script.Text); len(hex) > 0 {
@@ -50,6 +60,7 @@ func (d *Deployment) scriptChecks(w Workload, c Container, sh shellCall, doubt s
 	}
 	good := newShellRun(sh, c.Env, -1)
 	_, goodEnd := good.list(list)
+	d.spend(good.steps)
 	accounted := map[string]bool{}
 	for _, m := range good.mounts {
 		for _, a := range m.args {
@@ -65,8 +76,8 @@ func (d *Deployment) scriptChecks(w Workload, c Container, sh shellCall, doubt s
 	for i, e := range good.events {
 		accounted[e.wantText] = true
 		verdict, reason := Unknown, doubt
-		if i >= maxChecks {
-			reason = fmt.Sprintf("more than %d checks in a script", maxChecks)
+		if i >= maxChecks || !d.spend(len(c.Env)+good.steps) {
+			reason = "too many checks to follow each"
 		} else if doubt == "" {
 			bad := newShellRun(sh, c.Env, i)
 			_, badEnd := bad.list(list)

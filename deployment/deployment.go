@@ -32,6 +32,22 @@ type Deployment struct {
 	disks      []DiskPin
 	checks     []FileCheck
 	problems   []Problem
+	budget     int // what is left for following scripts, in rough steps
+}
+
+// maxWork bounds the following of scripts in one file. One script may stand in
+// many containers through YAML aliases, so a bound per script is not enough.
+const maxWork = 20_000_000
+
+// spend takes from the budget; the first time that there is none left, it
+// says so in the problems.
+func (d *Deployment) spend(n int) bool {
+	before := d.budget
+	d.budget -= n
+	if d.budget < 0 && before >= 0 {
+		d.report(Problem{Code: TooMany, Msg: "the start scripts of this file are too much work to follow all of them"})
+	}
+	return d.budget >= 0
 }
 
 // Object is one Kubernetes object.
@@ -217,7 +233,7 @@ func Parse(file string, data []byte) (*Deployment, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Deployment{File: file, src: newSource(data)}
+	d := &Deployment{File: file, src: newSource(data), budget: maxWork}
 	for _, doc := range docs {
 		if doc != nil {
 			d.addObject(doc, "", "", 0)

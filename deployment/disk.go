@@ -87,12 +87,16 @@ func (d *Deployment) diskPins(w Workload, c Container) []DiskPin {
 		}
 		return unused("the command does not visibly run disk-mounter, so the args may go elsewhere")
 	}
+	if !d.spend(4*len(sh.script.Text) + len(c.Env)) {
+		return unused("the command's script is not followed, so the args may go elsewhere")
+	}
 	list, err := parseScript(sh.script.Text)
 	if err != nil {
 		return unused("the command's script is not understood, so the args may go elsewhere: %v", err)
 	}
 	run := newShellRun(sh, c.Env, -1)
 	run.list(list)
+	d.spend(run.steps)
 	if len(run.mounts) == 0 {
 		return unused("the command's script does not run disk-mounter, so the args are not used")
 	}
@@ -281,5 +285,6 @@ func (d *Deployment) resolveDevice(w Workload, c Container, pin *DiskPin) {
 				pin.Claim, pin.StorageClass = v.Claim, v.StorageClass
 			}
 		}
+		return
 	}
 }

@@ -24,9 +24,8 @@ func (r *shellRun) expand(words []shWord) (out []shValue, ok bool) {
 		if len(w.parts) == 1 || len(w.parts) == 2 && w.parts[0].kind == partLit && w.parts[0].text == "" {
 			p := w.parts[len(w.parts)-1]
 			if p.kind == partParam && (p.text == "@" || p.text == "*") {
-				for _, v := range r.params {
-					out = append(out, v)
-				}
+				r.steps += len(r.params)
+				out = append(out, r.params...)
 				continue
 			}
 		}
@@ -76,6 +75,7 @@ func (r *shellRun) value(w shWord) shValue {
 			return shValue{off: w.off}
 		}
 		out.text += v.text
+		r.steps += len(out.text) / 64
 	}
 	return out
 }

@@ -106,6 +106,10 @@ func newShellRun(sh shellCall, env []EnvVar, mismatch int) *shellRun {
 func (r *shellRun) list(l shList) (status, end) {
 	st := statusOK
 	for _, ao := range l {
+		if r.steps > maxSteps {
+			r.cut = true
+			return statusUnknown, endNone
+		}
 		var e end
 		if st, e = r.andOr(ao); e != endNone {
 			return st, e

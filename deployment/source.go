@@ -64,6 +64,10 @@ func (s source) find(n *yaml.Node, off int, token string) (line, column int) {
 	return n.Line, n.Column
 }
 
+// maxSearched is the longest line that is searched: many scalars may stand on
+// one line, and each search starts at its beginning.
+const maxSearched = 4 << 10
+
 // nth looks for the occurrence number skip (from 0) of token on count lines
 // from line first on, whose first from characters do not count.
 func (s source) nth(first, count, from int, token string, skip int) (line, column int, ok bool) {
@@ -72,6 +76,9 @@ func (s source) nth(first, count, from int, token string, skip int) (line, colum
 	}
 	for l := first; l < first+count && l <= len(s.starts); l++ {
 		text, pos := s.line(l), 0
+		if len(text) > maxSearched {
+			return 0, 0, false
+		}
 		if l == first {
 			pos = byteOffset(text, from)
 		}
