@@ -22,6 +22,10 @@ type Options struct {
 	Fresh    bool         // reread everything; results are still kept
 	Progress *Progress
 	Counter  *Counter
+	// Reader, if set, holds files that were read while recognizing them.
+	Reader *Reader
+	// Problems were found before the run and belong in its report.
+	Problems []Problem
 	// ConfigInput is the configuration file as it was read, if it was a file.
 	ConfigInput *Input
 }
@@ -51,8 +55,12 @@ func Run(ctx context.Context, cfg *Config, o Options) (*Result, error) {
 		o.Progress = new(Progress)
 	}
 	cfg.fillDefaults()
+	reader := o.Reader
+	if reader == nil {
+		reader = NewReader(o.Root, o.Counter)
+	}
 	r := &runner{
-		cfg: cfg, o: o, reader: NewReader(o.Root, o.Counter),
+		cfg: cfg, o: o, reader: reader,
 		ms: map[Key]Measurement{}, inputs: map[string]Input{}, result: new(Result),
 	}
 	if o.Cache != nil {
@@ -140,6 +148,7 @@ func (r *runner) finish() *Result {
 	rep := &Report{
 		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject,
 		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
+		Problems: slices.Clone(r.o.Problems),
 	}
 	var refs []Reference
 	var opts CompareOptions

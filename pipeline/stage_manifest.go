@@ -328,4 +328,3 @@ func withExempt(ours, published *manifest.Manifest) (*jsondoc.Value, []string) {
 	}
 	return tree, names
 }
-

@@ -1,0 +1,294 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/yamldoc"
+	"github.com/retally/retally/privatemode"
+)
+
+// FileKind is what a file was recognized as.
+type FileKind string
+
+// The kinds of file that check knows.
+const (
+	KindDeployment FileKind = "deployment"
+	KindModels     FileKind = "models file"
+	KindHashes     FileKind = "image hashes"
+	KindManifest   FileKind = "manifest"
+	KindPlan       FileKind = "adjustment plan"
+	KindConfig     FileKind = "retally.yaml"
+	KindInspect    FileKind = "docker inspect output"
+	KindReport     FileKind = "retally report"
+	KindUnknown    FileKind = ""
+)
+
+// Recognize says what a file is by its content, not its name.
+func Recognize(file string, data []byte) FileKind {
+	trimmed := strings.TrimLeft(string(data[:min(len(data), 512)]), " \t\r\n\ufeff")
+	if strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "[") {
+		if v, err := jsondoc.Parse(data, jsondoc.Limits{}); err == nil {
+			return recognizeJSON(v)
+		}
+		// A broken manifest should be reported as such, not passed over.
+		if strings.Contains(string(data), `"Policies"`) && strings.Contains(string(data), `"ReferenceValues"`) {
+			return KindManifest
+		}
+	}
+	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{})
+	if err != nil {
+		if strings.Contains(string(data), "\nkind:") && strings.Contains(string(data), "apiVersion:") {
+			return KindDeployment
+		}
+		return KindUnknown
+	}
+	return recognizeYAML(docs)
+}
+
+func recognizeJSON(v *jsondoc.Value) FileKind {
+	switch v.Kind {
+	case jsondoc.Array:
+		if len(v.Elems) > 0 && (v.Elems[0].Get("RepoDigests") != nil || v.Elems[0].Get("RootFS") != nil) {
+			return KindInspect
+		}
+	case jsondoc.Object:
+		if s := v.Get("schema"); s != nil && s.Text == Schema {
+			return KindReport
+		}
+		if v.Get("Policies") != nil && v.Get("ReferenceValues") != nil {
+			return KindManifest
+		}
+		digests := 0
+		for _, m := range v.Members {
+			if m.Value.Kind != jsondoc.String {
+				return KindUnknown
+			}
+			if _, err := digest.Parse(m.Value.Text); err == nil {
+				digests++
+			}
+		}
+		if digests > 0 {
+			return KindHashes
+		}
+	}
+	return KindUnknown
+}
+
+func recognizeYAML(docs []*yaml.Node) FileKind {
+	for _, d := range docs {
+		kind, _ := yamldoc.Text(yamldoc.Get(d, "kind"))
+		name, _ := yamldoc.Text(yamldoc.Path(d, "metadata", "name"))
+		switch {
+		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "steps") != nil:
+			return KindPlan
+		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && (yamldoc.Get(d, "deployment") != nil || yamldoc.Get(d, "manifest") != nil || yamldoc.Get(d, "models") != nil):
+			return KindConfig
+		case kind == "ConfigMap" && name == "model-disks":
+			return KindModels
+		case slices.Contains([]string{"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "ReplicationController", "StatefulSet", "List"}, kind):
+			return KindDeployment
+		}
+	}
+	return KindUnknown
+}
+
+// Subject is what was found at the paths given to check.
+type Subject struct {
+	Root      string // folder that all names start from
+	Config    *Config
+	Title     string
+	Found     []FoundFile
+	Checkout  *privatemode.CheckoutInfo
+	Workspace *privatemode.Workspace
+	Inspect   string // a docker inspect file
+	Problems  []Problem
+	Reader    *Reader // holds what was read while recognizing
+}
+
+// FoundFile is a recognized file.
+type FoundFile struct {
+	Name string   `json:"name"`
+	Kind FileKind `json:"kind"`
+}
+
+// foldersAtMost bounds what a scan of a folder looks at.
+const foldersAtMost = 2000
+
+// Look finds out what the given paths are and which configuration follows from
+// them. Folders are looked at one level deep.
+func Look(ctx context.Context, paths []string, count *Counter) (*Subject, error) {
+	root, names, err := commonRoot(paths)
+	if err != nil {
+		return nil, err
+	}
+	s := &Subject{Root: root, Config: &Config{Version: 1}, Reader: NewReader(root, count)}
+	for _, name := range names {
+		if err := s.look(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.configure()
+}
+
+// commonRoot splits paths into a folder and names below it: a single folder is
+// its own root.
+func commonRoot(paths []string) (root string, names []string, err error) {
+	if len(paths) == 1 {
+		if info, err := os.Stat(paths[0]); err == nil && info.IsDir() {
+			return paths[0], []string{"."}, nil
+		}
+		return filepath.Dir(paths[0]), []string{filepath.Base(paths[0])}, nil
+	}
+	for _, p := range paths {
+		names = append(names, filepath.ToSlash(p))
+	}
+	return ".", names, nil
+}
+
+func (s *Subject) look(ctx context.Context, name string) error {
+	path := s.Reader.Path(name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return inputError("read", name, err)
+	}
+	if !info.IsDir() {
+		return s.lookFile(ctx, name, true)
+	}
+	if isWorkspace(path) {
+		w, err := privatemode.OpenWorkspace(path)
+		if err != nil {
+			return err
+		}
+		s.Workspace = w
+		return nil
+	}
+	if c, err := privatemode.Checkout(os.DirFS(path)); err == nil && c != nil {
+		s.Checkout = c
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return inputError("list", name, err)
+	}
+	if len(entries) > foldersAtMost {
+		return &InputError{Op: "check", File: name, Err: fmt.Errorf("the folder has %d entries, at most %d are looked at", len(entries), foldersAtMost), Hint: "name the files"}
+	}
+	for _, e := range entries {
+		ext := strings.ToLower(filepath.Ext(e.Name()))
+		if !e.Type().IsRegular() || !slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
+			continue
+		}
+		if err := s.lookFile(ctx, filepath.ToSlash(filepath.Join(name, e.Name())), false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isWorkspace reports whether a folder is a Privatemode proxy's workspace or
+// its manifests folder.
+func isWorkspace(path string) bool {
+	for _, log := range []string{"log.txt", filepath.Join("manifests", "log.txt")} {
+		if info, err := os.Stat(filepath.Join(path, log)); err == nil && info.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
+}
+
+// lookFile recognizes a file. One that was named must be something; one that
+// lies in a folder may be anything.
+func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
+	data, _, err := s.Reader.ReadFile(ctx, name, yamlLimit)
+	if err != nil {
+		if named || ctx.Err() != nil {
+			return err
+		}
+		return nil
+	}
+	kind := Recognize(name, data)
+	if kind == KindUnknown {
+		if named {
+			return &InputError{
+				Op: "check", File: name, Err: fmt.Errorf("is nothing that retally knows"),
+				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, a manifest, hashes-*.json, docker inspect output, a proxy workspace, retally.yaml",
+			}
+		}
+		return nil
+	}
+	s.Found = append(s.Found, FoundFile{name, kind})
+	return nil
+}
+
+// configure turns what was found into a configuration.
+func (s *Subject) configure() error {
+	byKind := map[FileKind][]string{}
+	for _, f := range s.Found {
+		byKind[f.Kind] = append(byKind[f.Kind], f.Name)
+	}
+	if c := s.Checkout; c != nil {
+		// A checkout's own files win over look-alikes beside them.
+		for kind, name := range map[FileKind]string{KindDeployment: c.Deployment, KindModels: c.Models} {
+			if name != "" {
+				byKind[kind] = []string{name}
+			}
+		}
+	}
+	for _, kind := range []FileKind{KindDeployment, KindModels, KindHashes} {
+		if names := byKind[kind]; len(names) > 1 {
+			return &InputError{
+				Op: "check", File: s.Root, Err: fmt.Errorf("holds %d files that are each a %s: %s", len(names), kind, strings.Join(names[:min(4, len(names))], ", ")),
+				Hint: "name the ones that belong together: retally check " + s.Reader.Path(names[0]) + " …",
+			}
+		}
+	}
+	first := func(k FileKind) string {
+		if len(byKind[k]) > 0 {
+			return byKind[k][0]
+		}
+		return ""
+	}
+	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
+	s.Inspect = first(KindInspect)
+	switch manifests := byKind[KindManifest]; {
+	case len(manifests) == 1:
+		s.Config.Against = manifests[0]
+	case len(manifests) > 1 && (s.Config.Deployment != "" || len(s.Found) == len(manifests)):
+		return &InputError{
+			Op: "check", File: s.Root, Err: fmt.Errorf("holds %d manifests: %s", len(manifests), strings.Join(manifests[:min(4, len(manifests))], ", ")),
+			Hint: fmt.Sprintf("compare two with: retally compare %s %s", s.Reader.Path(manifests[0]), s.Reader.Path(manifests[1])),
+		}
+	}
+	if s.Workspace == nil && len(s.Found) == 0 {
+		return &InputError{Op: "check", File: s.Root, Err: fmt.Errorf("holds nothing that retally knows"), Hint: "give a Privatemode checkout, a deployment YAML, a manifest, hashes-*.json or a proxy workspace"}
+	}
+	s.Title = s.title()
+	return nil
+}
+
+func (s *Subject) title() string {
+	var parts []string
+	if s.Checkout != nil {
+		parts = append(parts, strings.TrimSpace("Privatemode checkout "+s.Checkout.Version))
+	}
+	if s.Workspace != nil {
+		parts = append(parts, "Privatemode proxy workspace")
+	}
+	found := slices.Clone(s.Found)
+	slices.SortFunc(found, func(a, b FoundFile) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	for _, f := range found {
+		if f.Kind != KindConfig && f.Kind != KindReport {
+			parts = append(parts, string(f.Kind)+" "+f.Name)
+		}
+	}
+	return "Recognized: " + strings.Join(parts, ", ")
+}
