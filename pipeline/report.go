@@ -87,6 +87,7 @@ type Provenance struct {
 	Copied     int     `json:"copied"`
 	Unchecked  int     `json:"unchecked"`
 	Allowed    int     `json:"allowed"`
+	Note       string  `json:"note,omitempty"`
 }
 
 // Coverage is the part of the published values that was recounted, as a whole

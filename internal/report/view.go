@@ -158,6 +158,9 @@ func provenanceWords(r *pipeline.Report) string {
 	if len(words) == 0 {
 		words = append(words, "no value was compared")
 	}
+	if p.Note != "" {
+		return p.Note
+	}
 	if p.Allowed > 0 {
 		words = append(words, fmt.Sprintf("%d of them allowed by you", p.Allowed))
 	}

@@ -1,0 +1,337 @@
+package pipeline
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/privatemode"
+)
+
+// File is a file with its content, as compare gets it.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// CompareFiles compares two published files of the same kind without
+// recomputing anything: manifests of any version, hashes files, or reports.
+func CompareFiles(a, b File, tool Tool) (*Report, error) {
+	ka, kb := Recognize(a.Name, a.Data), Recognize(b.Name, b.Data)
+	for _, f := range []struct {
+		File
+		kind FileKind
+	}{{a, ka}, {b, kb}} {
+		if !slices.Contains([]FileKind{KindManifest, KindHashes, KindReport}, f.kind) {
+			return nil, &InputError{
+				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file or a retally report but %s", orNothing(f.kind)),
+				Hint: "deployments and checkouts are compared with --release",
+			}
+		}
+	}
+	if ka != kb {
+		return nil, &InputError{Op: "compare", File: b.Name, Err: fmt.Errorf("is a %s, but %s is a %s", kb, a.Name, ka), Hint: "compare two files of the same kind"}
+	}
+	r := newComparison(a.Name, b.Name, tool)
+	var side func(File) ([]Measurement, error)
+	switch ka {
+	case KindManifest:
+		return r.manifests(a, b)
+	case KindHashes:
+		side = hashesSide
+	default:
+		side = reportSide
+	}
+	ma, err := side(a)
+	if err != nil {
+		return nil, err
+	}
+	mb, err := side(b)
+	if err != nil {
+		return nil, err
+	}
+	r.compare(ma, referencesOf(mb, b.Name))
+	r.rep.Bytes = rawBytes(a.Data, b.Data)
+	return r.finish(a, b), nil
+}
+
+func orNothing(k FileKind) string {
+	if k == KindUnknown {
+		return "nothing that retally knows"
+	}
+	return "a " + string(k)
+}
+
+// comparison builds the report of a comparison in which nothing is recomputed.
+type comparison struct {
+	rep *Report
+}
+
+func newComparison(a, b string, tool Tool) *comparison {
+	shortA, shortB := shortNames(a, b)
+	return &comparison{rep: &Report{
+		Schema: Schema, Tool: tool, Subject: fmt.Sprintf("%s compared with %s", a, b), GotName: shortA, WantName: shortB,
+		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
+	}}
+}
+
+// shortNames gives the shortest names that tell two files apart.
+func shortNames(a, b string) (string, string) {
+	x, y := path.Base(filepath.ToSlash(a)), path.Base(filepath.ToSlash(b))
+	if x == y {
+		return a, b
+	}
+	return x, y
+}
+
+func (c *comparison) compare(ms []Measurement, refs []Reference) {
+	c.rep.Measurements = ms
+	c.rep.Findings, c.rep.Sets = Compare(ms, refs, CompareOptions{Complete: []string{"**"}, Published: []string{"**"}})
+	for i := range c.rep.Findings {
+		f := &c.rep.Findings[i]
+		switch f.Verdict {
+		case Missing:
+			f.Note = ""
+		case Extra:
+			f.Note = ""
+		}
+	}
+	explainSwaps(c.rep.Findings)
+}
+
+// finish counts. Both sides are copied by definition, which is said as the
+// provenance and does not make the comparison incomplete.
+func (c *comparison) finish(files ...File) *Report {
+	for _, f := range files {
+		c.rep.Inputs = append(c.rep.Inputs, Input{File: f.Name, Digest: digest.SHA256.Sum(f.Data), Size: int64(len(f.Data))})
+	}
+	c.rep.finish(Standings(c.rep.Measurements), []string{"**"})
+	c.rep.Provenance.Verdict = Unchecked
+	c.rep.Provenance.Note = "both sides are taken as they are, nothing was recomputed"
+	c.rep.Coverage = Coverage{Kinds: []KindCoverage{}}
+	c.rep.Summary = c.sentence()
+	return c.rep
+}
+
+func (c *comparison) sentence() string {
+	m := &c.rep.Meaning
+	bad := m.Loosened + m.Tightened + m.Unexplained
+	switch {
+	case bad == 0 && c.rep.Bytes.Verdict == Match:
+		return "The two are identical."
+	case bad == 0 && m.Volatile == 0:
+		return "The two mean the same, but are not byte for byte identical."
+	case bad == 0:
+		return "The two differ only in what is expected to change."
+	}
+	s := plural(bad, "value differs", "values differ")
+	if m.Loosened > 0 {
+		s += fmt.Sprintf("; in %d of them %s accepts more than %s", m.Loosened, c.rep.WantName, c.rep.GotName)
+	}
+	return s + "."
+}
+
+func (c *comparison) manifests(a, b File) (*Report, error) {
+	ma, err := manifest.Parse(a.Name, a.Data)
+	if err != nil {
+		return nil, err
+	}
+	mb, err := manifest.Parse(b.Name, b.Data)
+	if err != nil {
+		return nil, err
+	}
+	ms, refs := manifestSides(ma, mb, func(Key) (Basis, []InputRef) { return Copied, []InputRef{FromFile(a.Name)} })
+	c.compare(ms, refs)
+	c.rep.Bytes = rawBytes(a.Data, b.Data)
+	out := new(Out)
+	out.addProblems(a.Name, ma, false)
+	out.addProblems(b.Name, mb, false)
+	c.rep.Problems = out.Problems
+	sa, sb := ma.Shape().String(), mb.Shape().String()
+	if sa != sb {
+		c.rep.Problems = append(c.rep.Problems, Problem{Level: LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("the two were written by different versions: %s is of %s; %s of %s", c.rep.GotName, sa, c.rep.WantName, sb)})
+	}
+	return c.finish(a, b), nil
+}
+
+func rawBytes(a, b []byte) BytesResult {
+	r := BytesResult{Verdict: Match, Got: OfDigest(digest.SHA256.Sum(a)), Want: OfDigest(digest.SHA256.Sum(b))}
+	if !bytes.Equal(a, b) {
+		r.Verdict = Differs
+		r.FirstLine, r.Lines = lineDiff(a, b)
+	}
+	return r
+}
+
+func hashesSide(f File) ([]Measurement, error) {
+	hashes, err := privatemode.ParseHashes(f.Name, f.Data)
+	if err != nil {
+		return nil, err
+	}
+	var ms []Measurement
+	for _, h := range hashes {
+		ms = append(ms, Measurement{Key: NewKey("image", h.Name, "manifest"), Value: OfDigest(h.Digest), Basis: Copied, Inputs: []InputRef{FromFile(f.Name)}})
+	}
+	return ms, nil
+}
+
+func reportSide(f File) ([]Measurement, error) {
+	r, err := ReadReport(f.Name, f.Data)
+	if err != nil {
+		return nil, err
+	}
+	return r.Measurements, nil
+}
+
+// ReadReport reads a report that retally wrote.
+func ReadReport(name string, data []byte) (*Report, error) {
+	const limit = 256 << 20
+	if len(data) > limit {
+		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has %d bytes, the limit is %d", len(data), limit)}
+	}
+	var r Report
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&r); err != nil {
+		return nil, &InputError{Op: "read report", File: name, Err: err, Hint: "give a report.json that retally run wrote"}
+	}
+	if r.Schema != Schema {
+		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has schema %q, want %q", r.Schema, Schema), Hint: "give a report.json that retally run wrote"}
+	}
+	seen := map[Key]bool{}
+	for _, m := range r.Measurements {
+		if seen[m.Key] || m.Key == "" {
+			return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("measurement %q appears twice or has no key", m.Key)}
+		}
+		seen[m.Key] = true
+	}
+	return &r, nil
+}
+
+// referencesOf turns measurements of the other side into references.
+func referencesOf(ms []Measurement, file string) []Reference {
+	refs := make([]Reference, len(ms))
+	for i, m := range ms {
+		refs[i] = Reference{Key: m.Key, Relation: Equal, Want: m.Value, Where: Where{File: file}, Words: m.Note}
+	}
+	return refs
+}
+
+// CompareReleases says what moved between two releases: deployments, folders
+// with a deployment and a models file, or manifests.
+func CompareReleases(ctx context.Context, a, b string, tool Tool) (*Report, error) {
+	c := newComparison(a, b, tool)
+	var sides [2][]Measurement
+	var manifests [2]*manifest.Manifest
+	for i, p := range []string{a, b} {
+		s, err := Look(ctx, []string{p}, nil)
+		if err != nil {
+			return nil, err
+		}
+		if sides[i], manifests[i], err = releaseSide(ctx, s); err != nil {
+			return nil, err
+		}
+		for _, f := range s.Found {
+			if _, in, err := s.Reader.ReadFile(ctx, f.Name, yamlLimit); err == nil {
+				in.File = path.Join(filepath.ToSlash(p), in.File)
+				if in.File == path.Join(filepath.ToSlash(p), path.Base(filepath.ToSlash(p))) {
+					in.File = filepath.ToSlash(p)
+				}
+				c.rep.Inputs = append(c.rep.Inputs, in)
+			}
+		}
+	}
+	refs := referencesOf(sides[1], b)
+	ms := sides[0]
+	if manifests[0] != nil && manifests[1] != nil {
+		mm, mr := manifestSides(manifests[0], manifests[1], func(Key) (Basis, []InputRef) { return Copied, []InputRef{FromFile(a)} })
+		ms, refs = append(ms, mm...), append(refs, mr...)
+		c.rep.Bytes = rawBytes(manifests[0].Raw(), manifests[1].Raw())
+	}
+	if len(ms) == 0 && len(refs) == 0 {
+		return nil, &InputError{Op: "compare releases", File: a, Err: fmt.Errorf("neither side has a deployment or a manifest")}
+	}
+	c.compare(ms, refs)
+	return c.finish(), nil
+}
+
+// releaseSide lists what a release pins, under names that do not hold what
+// changes with every release.
+func releaseSide(ctx context.Context, s *Subject) ([]Measurement, *manifest.Manifest, error) {
+	var ms []Measurement
+	add := func(k Key, v Value, note string) {
+		if !slices.ContainsFunc(ms, func(m Measurement) bool { return m.Key == k }) {
+			ms = append(ms, Measurement{Key: k, Value: v, Basis: Copied, Inputs: []InputRef{FromFile(s.Root)}, Note: note})
+		}
+	}
+	var m *manifest.Manifest
+	if f := s.Config.Against; f != "" {
+		data, _, err := s.Reader.ReadFile(ctx, f, jsonLimit)
+		if err != nil {
+			return nil, nil, err
+		}
+		if m, err = manifest.Parse(f, data); err != nil {
+			return nil, nil, err
+		}
+	}
+	models := map[digest.Digest]privatemode.Model{}
+	if f := s.Config.Models; f != "" {
+		data, _, err := s.Reader.ReadFile(ctx, f, yamlLimit)
+		if err != nil {
+			return nil, nil, err
+		}
+		list, err := privatemode.ParseModels(f, data)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range list.Entries {
+			models[e.RootHash] = e
+			add(NewKey("disk", e.Key, "commit"), OfText(e.Commit), "commit of "+e.Source)
+			add(NewKey("disk", e.Key, "root"), OfDigest(e.RootHash), "root hash of "+e.Key)
+		}
+	}
+	if f := s.Config.Deployment; f != "" {
+		data, _, err := s.Reader.ReadFile(ctx, f, yamlLimit)
+		if err != nil {
+			return nil, nil, err
+		}
+		d, err := deployment.Parse(f, data)
+		if err != nil {
+			return nil, nil, err
+		}
+		names := imageNames(d.Images())
+		for _, p := range d.Images() {
+			name := cmp.Or(names[p.Ref.Registry+"/"+p.Ref.Repository+"@"+p.Ref.Digest.String()], p.Ref.Name)
+			if p.Pinned {
+				add(NewKey("image", name, "manifest"), OfDigest(p.Ref.Digest), "digest")
+			}
+			add(NewKey("image", name, "tag"), OfText(p.Ref.Tag), "tag")
+		}
+		for _, w := range d.Workloads {
+			var containers []string
+			for _, c := range w.Containers {
+				containers = append(containers, c.Name)
+			}
+			add(NewKey("workload", w.Kind, w.Name, "containers"), OfList(containers), "containers")
+			add(NewKey("workload", w.Kind, w.Name, "runtime"), OfText(w.RuntimeClass), "runtime class")
+		}
+		for _, p := range d.Disks() {
+			if e, known := models[p.RootHash]; known {
+				add(NewKey("workload-disk", diskName(p)), OfText(e.Key), "model on the disk")
+			} else if !p.RootHash.IsZero() {
+				add(NewKey("workload-disk", diskName(p)), OfDigest(p.RootHash), "root hash of the disk")
+			}
+		}
+		for _, r := range fileReferences(d) {
+			add(r.Key, r.Want, "hash of a file checked at start")
+		}
+	}
+	return ms, m, nil
+}
