@@ -179,7 +179,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		return f
 	}
 	f.Verdict, f.Class, f.Note = Differs, direction(ref, m.Value), ref.Note
-	if ref.Want.Kind() == ListKind && m.Value.Kind() == ListKind {
+	if f.Class != ClassVolatile && ref.Want.Kind() == ListKind && m.Value.Kind() == ListKind {
 		f.Why = listCauses(ref, m.Value)
 	}
 	return f

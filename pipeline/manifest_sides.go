@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -324,4 +325,88 @@ func (j *joiner) key(path string, f manifest.Field) Key {
 // unescapePart undoes the escaping of a join path's part; NewKey escapes anew.
 func unescapePart(s string) string {
 	return strings.NewReplacer("%2F", "/", "%25", "%").Replace(s)
+}
+
+// undo takes every difference back: it returns the published manifest with our
+// value in place of each value that differs. If that is our manifest byte for
+// byte, the differences are proved to be all there are. Ok is false where a
+// value has no place on the published side to be put at.
+func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
+	a, b := newSide(ours), newSide(published)
+	tree = published.Tree().Clone()
+	policies := tree.Get("Policies")
+	rename := map[string]string{}
+	for _, path := range b.order {
+		fb := b.fields[path]
+		fa, inA := a.fields[path]
+		if strings.HasSuffix(path, "/CommonName") {
+			continue // the first of the SANs, not a member of its own
+		}
+		if strings.HasPrefix(path, "policy/") && strings.HasSuffix(path, "/hash") {
+			if !inA {
+				policies.Delete(fb.Value.Text)
+			} else if fa.Value.Text != fb.Value.Text {
+				rename[fb.Value.Text] = fa.Value.Text
+			}
+			continue
+		}
+		if entry := entryOf(path); entry != "" && !a.has(entry) {
+			if strings.HasPrefix(path, "policy/") {
+				continue // the whole policy is taken out
+			}
+			return nil, false
+		}
+		if !edit(tree, fb.Pointer, fa.Value, inA) {
+			return nil, false
+		}
+	}
+	for _, path := range a.order {
+		if _, inB := b.fields[path]; !inB && !strings.HasSuffix(path, "/CommonName") {
+			return nil, false
+		}
+	}
+	for i := range policies.Members {
+		if to, ok := rename[policies.Members[i].Key]; ok {
+			policies.Members[i].Key = to
+		}
+	}
+	slices.SortStableFunc(policies.Members, func(x, y jsondoc.Member) int { return strings.Compare(x.Key, y.Key) })
+	return tree, true
+}
+
+// edit sets or deletes the value at a JSON pointer.
+func edit(tree *jsondoc.Value, pointer string, to *jsondoc.Value, set bool) bool {
+	at := tree
+	tokens := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
+	for i, t := range tokens {
+		t = jsondoc.UnescapePointer(t)
+		last := i == len(tokens)-1
+		switch {
+		case at.Kind == jsondoc.Object && last && set:
+			at.Set(t, to.Clone())
+			return true
+		case at.Kind == jsondoc.Object && last:
+			return at.Delete(t)
+		case at.Kind == jsondoc.Object:
+			at = at.Get(t)
+		case at.Kind == jsondoc.Array:
+			n, err := strconv.Atoi(t)
+			if err != nil || n < 0 || n >= len(at.Elems) {
+				return false
+			}
+			if last {
+				if set {
+					at.Elems[n] = to.Clone()
+				}
+				return set
+			}
+			at = at.Elems[n]
+		default:
+			return false
+		}
+		if at == nil {
+			return false
+		}
+	}
+	return false
 }

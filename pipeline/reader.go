@@ -6,11 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/profiles"
 )
 
 // Counter counts what a run read. It may be polled while the run goes on.
@@ -112,6 +114,9 @@ func (r *Reader) read(ctx context.Context, name string, limit int64) (*readFile,
 const settle = 20 * time.Millisecond
 
 func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
+	if strings.HasPrefix(name, ProfilePrefix) {
+		return readProfile(name)
+	}
 	// O_NONBLOCK: a fifo in place of a file must not hang the run.
 	f, err := os.OpenFile(r.Path(name), os.O_RDONLY|nonblock, 0)
 	if err != nil {
@@ -167,6 +172,29 @@ func kindOf(m os.FileMode) string {
 	}
 }
 
+// ProfilePrefix starts the name of an input that is built into retally, such as
+// "profile:privatemode@v1.40.0". It is listed with its digest like any file.
+const ProfilePrefix = "profile:"
+
+func readProfile(name string) (*readFile, error) {
+	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
+	fail := func(format string, args ...any) (*readFile, error) {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf(format, args...), Hint: "known: profile:privatemode@VERSION, for instance profile:privatemode@v1.40.0"}
+	}
+	if vendor != "privatemode" {
+		return fail("there is no profile of %q", vendor)
+	}
+	_, data, ok := profiles.PrivatemodePlan(version)
+	if !ok {
+		return fail("there is no plan for version %q", version)
+	}
+	return &readFile{
+		data:  data,
+		input: Input{File: name, Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
+		stamp: stamp{Size: int64(len(data)), Ino: 1},
+	}, nil
+}
+
 // stamp is what a file's stat says of its identity. The zero stamp never
 // matches: where the system does not tell, nothing is cached.
 type stamp struct {
@@ -178,6 +206,14 @@ type stamp struct {
 }
 
 func (r *Reader) stampNow(name string) (stamp, bool) {
+	if strings.HasPrefix(name, ProfilePrefix) {
+		// A profile is part of the program, whose identity is in the cache key.
+		f, err := readProfile(name)
+		if err != nil {
+			return stamp{}, false
+		}
+		return f.stamp, true
+	}
 	info, err := os.Stat(r.Path(name))
 	if err != nil || !info.Mode().IsRegular() {
 		return stamp{}, false

@@ -292,3 +292,56 @@ func (s *Subject) title() string {
 	}
 	return "Recognized: " + strings.Join(parts, ", ")
 }
+
+// Close releases what Look opened.
+func (s *Subject) Close() {
+	if s.Workspace != nil {
+		s.Workspace.Close()
+	}
+}
+
+// Prepare adds what is known before any stage runs: oddities of a checkout, a
+// workspace's log and the manifest it names last.
+func (s *Subject) Prepare(ctx context.Context) error {
+	if s.Checkout != nil {
+		s.note(LevelNote, "checkout", s.Checkout.Notes)
+	}
+	if s.Inspect != "" {
+		s.Problems = append(s.Problems, Problem{
+			Level: LevelNote, Code: "docker-inspect", Where: Where{File: s.Inspect},
+			Msg: "holds the digests of a pulled image", Hint: "compare it with: retally proxy-image --inspect FILE --hashes hashes-HOST.json",
+		})
+	}
+	if s.Workspace == nil {
+		return nil
+	}
+	w := s.Workspace
+	s.note(LevelError, "proxy-log", w.Faults)
+	s.note(LevelWarning, "proxy-log", w.Log.Notes)
+	for _, f := range w.Unlogged {
+		s.Problems = append(s.Problems, Problem{Level: LevelWarning, Code: "proxy-log", Where: Where{File: f}, Msg: "no entry of log.txt names this manifest"})
+	}
+	latest, ok := w.Log.Latest()
+	if !ok {
+		s.Problems = append(s.Problems, Problem{Level: LevelWarning, Code: "proxy-log", Where: Where{File: "log.txt"}, Msg: "the log has no entry"})
+		return nil
+	}
+	s.Problems = append(s.Problems, Problem{
+		Level: LevelNote, Code: "proxy-log", Where: Where{File: "log.txt", Line: latest.Line},
+		Msg: fmt.Sprintf("the latest of %s names %s; an entry says that the manifest was fetched, not that it was verified", plural(len(w.Log.Entries), "entry", "entries"), latest.Path),
+	})
+	for _, name := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
+		if info, err := os.Stat(s.Reader.Path(name)); err == nil && info.Mode().IsRegular() {
+			s.Config.Against = name
+			return nil
+		}
+	}
+	s.Problems = append(s.Problems, Problem{Level: LevelError, Code: "proxy-log", Where: Where{File: "log.txt", Line: latest.Line}, Msg: fmt.Sprintf("the latest entry's manifest %s is not there", latest.Path)})
+	return ctx.Err()
+}
+
+func (s *Subject) note(level, code string, list privatemode.Problems) {
+	for _, p := range list {
+		s.Problems = append(s.Problems, Problem{Level: level, Code: code, Where: Where{File: p.File, Line: p.Line}, Msg: strings.TrimSpace(p.Path + " " + p.Msg)})
+	}
+}

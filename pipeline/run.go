@@ -26,6 +26,7 @@ type Options struct {
 	Reader *Reader
 	// Problems were found before the run and belong in its report.
 	Problems []Problem
+	Next     string // the command to propose in the report
 	// ConfigInput is the configuration file as it was read, if it was a file.
 	ConfigInput *Input
 }
@@ -146,7 +147,7 @@ func (r *runner) take(s *Stage, out *Out) error {
 
 func (r *runner) finish() *Result {
 	rep := &Report{
-		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject,
+		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject, Next: r.o.Next,
 		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
 		Problems: slices.Clone(r.o.Problems),
 	}
@@ -185,7 +186,7 @@ func (r *runner) finish() *Result {
 		if f.Bad() {
 			f.Why = append(f.Why, causes[f.Key]...)
 		}
-		if n := notes[f.Key]; n != "" && f.Note == "" {
+		if n := notes[f.Key]; n != "" && f.Verdict == Unchecked {
 			f.Note = n
 		}
 	}

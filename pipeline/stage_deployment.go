@@ -140,7 +140,6 @@ func imageReferences(d *deployment.Deployment) []Reference {
 	}
 	for i := range refs {
 		refs[i].Words += fmt.Sprintf(" (%s)", plural(uses[refs[i].Key], "container", "containers"))
-		refs[i].Note = "pinned, but not reproduced here"
 	}
 	return refs
 }

@@ -35,6 +35,13 @@ func runImages(ctx context.Context, in *In) (*Out, error) {
 		if len(pins) > 0 {
 			in.Lack("image digests", "image/*/manifest", "rebuild the images (scripts/calculate-image-digests.sh) and add hashes: hashes-<host>.json")
 		}
+		out.Notes = map[Key]string{}
+		names := imageNames(pins)
+		for _, p := range pins {
+			if p.Pinned {
+				out.Notes[imageKey(names, p.Ref)] = "pinned, but not reproduced here"
+			}
+		}
 		return out, nil
 	}
 	data, err := in.ReadFile(ctx, in.Config.Hashes, jsonLimit)

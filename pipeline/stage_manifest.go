@@ -50,8 +50,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 	if in.Config.Manifest == nil {
 		if published != nil {
 			in.Lack("the manifest as generated", "manifest/bytes", "add manifest: {base: FILE}, the output of contrast generate, and adjust: FILE, the edits after it")
-			_, refs := manifestSides(published, published, nil2basis)
-			out.References = refs
+			return out, publishedOnly(ctx, in, published, out)
 		}
 		return out, nil
 	}
@@ -84,10 +83,111 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 	out.Complete = append(out.Complete, manifestKeys...)
 	out.Published = append(out.Published, manifestKeys...)
 	out.Bytes = compareBytes(m.bytes, ours, published)
+	out.manifestCauses(ms, refs, ours, published, m.bytes)
 	return out, nil
 }
 
-func nil2basis(Key) (Basis, []InputRef) { return Copied, nil }
+// publishedOnly checks a published manifest without the one it was generated
+// from: what follows from the deployment is compared, the rest is unchecked.
+func publishedOnly(ctx context.Context, in *In, published *manifest.Manifest, out *Out) error {
+	_, refs := manifestSides(published, published, func(Key) (Basis, []InputRef) { return Copied, nil })
+	out.References = refs
+	if in.Config.Deployment == "" {
+		return nil
+	}
+	d, err := readDeployment(ctx, in)
+	if err != nil {
+		return err
+	}
+	type name struct{ kind, name string }
+	entries := map[name]manifest.Policy{}
+	namespaces := map[string]bool{}
+	for _, p := range published.Policies() {
+		if w, ok := manifest.ParseWorkloadID(p.WorkloadSecretID); ok {
+			entries[name{w.Kind, w.Name}] = p
+			namespaces[w.Namespace] = true
+		}
+	}
+	hasRoles := slices.ContainsFunc(published.Policies(), func(p manifest.Policy) bool { return p.Role != "" })
+	for _, w := range d.Workloads {
+		if !w.Confidential || w.Coordinator && !hasRoles {
+			continue
+		}
+		p, ok := entries[name{w.Kind, w.Name}]
+		if !ok {
+			out.Problems = append(out.Problems, Problem{
+				Level: LevelError, Code: "policy-missing", Where: Where{File: in.Config.Against},
+				Msg: fmt.Sprintf("has no policy for %s of %s:%d", w.ID(), d.File, w.Line), Hint: "is it the manifest of this deployment?",
+			})
+			continue
+		}
+		delete(entries, name{w.Kind, w.Name})
+		id, _ := manifest.ParseWorkloadID(p.WorkloadSecretID)
+		key := NewKey("policy", id.Kind, id.Namespace, id.Name, "WorkloadSecretID")
+		m := Measurement{Key: key, Value: OfText(w.SecretID), Basis: Recomputed, Inputs: []InputRef{FromFile(d.File)}}
+		if !namespaces[w.Namespace] {
+			// Another deployment of the same release: only the namespace counts.
+			if own, ok := manifest.ParseWorkloadID(w.SecretID); ok {
+				own.Namespace = id.Namespace
+				m.Value = OfText(own.ID())
+				m.Note = "compared apart from the namespace"
+			}
+		}
+		out.Measurements = append(out.Measurements, m)
+		if hasRoles {
+			role := ""
+			if w.Coordinator {
+				role = "coordinator"
+			}
+			if role != p.Role {
+				out.Problems = append(out.Problems, Problem{Level: LevelError, Code: "policy-role", Where: Where{File: in.Config.Against, Line: p.Line}, Msg: fmt.Sprintf("%s has role %q, the deployment gives %q", w.ID(), p.Role, role)})
+			}
+		}
+	}
+	for n, p := range entries {
+		w, _ := manifest.ParseWorkloadID(p.WorkloadSecretID)
+		// The deployment lists every workload: this one was let in besides.
+		out.Complete = append(out.Complete, string(NewKey("policy", n.kind, w.Namespace, n.name))+"**")
+	}
+	slices.Sort(out.Complete)
+	return nil
+}
+
+// manifestCauses says for each value of the published manifest that is not
+// ours where it stands, and whether the differing values are all there is:
+// proved, if putting ours in their place gives our file byte for byte.
+func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, published *manifest.Manifest, got []byte) {
+	standing, note := Suspected, "the published manifest has another value"
+	if tree, ok := undo(ours, published); ok {
+		if style, ok := ours.Style(); ok && bytes.Equal(style.Format(tree), got) {
+			standing, note = Proved, "the published manifest has another value; with ours in its place the files are identical"
+		}
+	}
+	values := map[Key]Value{}
+	for _, m := range ms {
+		values[m.Key] = m.Value
+	}
+	for _, r := range refs {
+		got, ok := values[r.Key]
+		if !ok && r.Key.Kind() == "policy" {
+			out.Causes[r.Key] = []Cause{{
+				Path: []string{"manifest", r.Where.Pointer}, Actual: r.Want.String(), Standing: standing, Where: r.Where, Hint: "extra-policy",
+				Note: "the published manifest lets in a workload that the deployment does not have",
+			}}
+		}
+		if !ok || got.Kind() == ListKind || holds(r, got) {
+			continue
+		}
+		c := Cause{Path: []string{"manifest", r.Where.Pointer}, Expected: got.String(), Actual: r.Want.String(), Note: note, Standing: standing, Where: r.Where, Hint: "manifest-field"}
+		out.Causes[r.Key] = []Cause{c}
+		if r.Key.Kind() == "policy" && got.Kind() == DigestKind {
+			out.Causes[r.Key] = append(out.Causes[r.Key], Cause{
+				Path: []string{string(r.Key), "policy text"}, Standing: Suspected, Hint: "policy-hash",
+				Note: "what in the policy changed is unknown: only the two hashes are at hand, not the texts",
+			})
+		}
+	}
+}
 
 // addProblems takes over a manifest's own defects. One in our manifest comes
 // from its inputs; one in the published manifest is the vendor's.

@@ -22,6 +22,7 @@ type runFlags struct {
 	only    []string
 	fresh   bool
 	noCache bool
+	next    string // command to propose
 }
 
 func (r *runFlags) flags(cmd *cobra.Command) {
@@ -140,7 +141,7 @@ func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject s
 	}
 	o := pipeline.Options{
 		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, Tool: tool(), Build: buildIdentity(),
-		Fresh: f.fresh, Progress: new(pipeline.Progress), Counter: new(pipeline.Counter), ConfigInput: input,
+		Next: f.next, Fresh: f.fresh, Progress: new(pipeline.Progress), Counter: new(pipeline.Counter), ConfigInput: input,
 	}
 	if !f.noCache {
 		if store, err := a.openCache(); err != nil {

@@ -20,9 +20,9 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 		// html/template escapes for HTML; what it lets through may still hide
 		// or reorder text, which show.Text makes visible.
 		"text":    show.Text,
-		"cause":   func(c pipeline.Cause) string { return show.Text(causeWords(c)) },
+		"cause":   func(c pipeline.Cause) string { return show.Text(CauseWords(c)) },
 		"problem": func(p pipeline.Problem) string { return show.Text(problemWords(p)) },
-		"where":   func(w pipeline.Where) string { return show.Text(whereWords(w)) },
+		"where":   func(w pipeline.Where) string { return show.Text(Place(w)) },
 		"path":    func(p []string) string { return show.Text(strings.Join(p, " > ")) },
 		"value":   func(v pipeline.Value) string { return show.Text(short(v, true)) },
 		"mark":    func(l Line) string { return l.mark() },

@@ -35,7 +35,7 @@ func Markdown(w io.Writer, r *pipeline.Report) error {
 				fmt.Fprintf(&b, "  - %s\n", show.Markdown(d))
 			}
 			for _, c := range l.Causes {
-				fmt.Fprintf(&b, "  - %s\n", show.Markdown(causeWords(c)))
+				fmt.Fprintf(&b, "  - %s\n", show.Markdown(CauseWords(c)))
 			}
 		}
 	}

@@ -120,12 +120,12 @@ func (t *textWriter) causes(causes []pipeline.Cause) {
 			t.line(6, fmt.Sprintf("and %d more causes (-v shows all)", len(causes)-most))
 			return
 		}
-		t.line(6, causeWords(c))
+		t.line(6, CauseWords(c))
 	}
 }
 
-// causeWords says a cause in one line.
-func causeWords(c pipeline.Cause) string {
+// CauseWords says a cause in one line.
+func CauseWords(c pipeline.Cause) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cause (%s): ", c.Standing)
 	if c.Note != "" {
@@ -142,7 +142,7 @@ func causeWords(c pipeline.Cause) string {
 		fmt.Fprintf(&b, ": %s", c.Actual)
 	}
 	if c.Where.File != "" {
-		fmt.Fprintf(&b, " [%s]", whereWords(c.Where))
+		fmt.Fprintf(&b, " [%s]", Place(c.Where))
 	}
 	if c.Hint != "" {
 		fmt.Fprintf(&b, " (docs/why-it-differs.md#%s)", c.Hint)
@@ -150,7 +150,7 @@ func causeWords(c pipeline.Cause) string {
 	return b.String()
 }
 
-func whereWords(w pipeline.Where) string {
+func Place(w pipeline.Where) string {
 	s := w.File
 	if w.Line > 0 {
 		s += fmt.Sprintf(":%d", w.Line)
@@ -186,7 +186,7 @@ func (t *textWriter) problems(v *View) {
 func problemWords(p pipeline.Problem) string {
 	s := p.Msg
 	if p.Where.File != "" {
-		s = whereWords(p.Where) + ": " + s
+		s = Place(p.Where) + ": " + s
 	}
 	if p.Hint != "" {
 		s += " (" + p.Hint + ")"

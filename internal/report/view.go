@@ -92,6 +92,9 @@ func (v *View) bytesWords(r *pipeline.Report) string {
 	var words []string
 	switch b.Verdict {
 	case pipeline.Match:
+		if len(b.Exempt) > 0 {
+			return "identical apart from " + strings.Join(b.Exempt, ", ") + ", which cannot be equal and was exempt from the start"
+		}
 		words = append(words, "the two files are identical")
 	case pipeline.Differs:
 		words = append(words, fmt.Sprintf("the files are not identical: %s, the first is line %d of %s", plural(b.Lines, "line differs", "lines differ"), b.FirstLine, v.WantName))
@@ -99,7 +102,7 @@ func (v *View) bytesWords(r *pipeline.Report) string {
 		words = append(words, "no whole file was compared")
 	}
 	if len(b.Exempt) > 0 {
-		words = append(words, "not counted, because they are new in every run: "+strings.Join(b.Exempt, ", "))
+		words = append(words, "exempt from the start, because it cannot be equal: "+strings.Join(b.Exempt, ", "))
 	}
 	if b.Note != "" {
 		words = append(words, b.Note)
@@ -244,6 +247,11 @@ func (v *View) word(l *Line, full bool) {
 	case pipeline.Unchecked:
 		l.Text = fmt.Sprintf("unchecked, %s: %s", cmp.Or(first.Note, "not recomputed"), names(l.Findings))
 	default:
+		if l.Class == pipeline.ClassVolatile {
+			l.Text = fmt.Sprintf("expected to change: %s", names(l.Findings))
+			l.Details = appendNew(l.Details, first.Note)
+			return
+		}
 		l.Text = cmp.Or(subject, title(first.Key.Kind())) + ": " + v.changes(l.Findings, full)
 		if l.Class != pipeline.ClassUnexplained {
 			l.Text += " - " + classWords[l.Class]
@@ -252,10 +260,17 @@ func (v *View) word(l *Line, full bool) {
 	for i := range l.Findings {
 		f := &l.Findings[i]
 		l.Causes = append(l.Causes, f.Why...)
-		if l.Verdict == pipeline.Differs && f.Note != "" && !slices.Contains(l.Details, f.Note) {
-			l.Details = append(l.Details, f.Note)
+		if l.Verdict == pipeline.Differs {
+			l.Details = appendNew(l.Details, f.Note)
 		}
 	}
+}
+
+func appendNew(list []string, s string) []string {
+	if s == "" || slices.Contains(list, s) {
+		return list
+	}
+	return append(list, s)
 }
 
 func (v *View) side(name string) string {
@@ -302,6 +317,9 @@ func (v *View) changes(findings []pipeline.Finding, full bool) string {
 	for i := range findings {
 		f := &findings[i]
 		_, _, a := split(f.Key)
+		if f.Words != "" && !strings.HasPrefix(f.Words, "image ") && !strings.HasPrefix(f.Words, "disk ") {
+			a = f.Words
+		}
 		switch {
 		case f.Got.Kind() == pipeline.ListKind || f.Want.Kind() == pipeline.ListKind:
 			out = append(out, a+listChange(f, full))

@@ -85,6 +85,9 @@ func split(k pipeline.Key) (kind, subject, attribute string) {
 		}
 	}
 	n = min(n, len(parts))
+	if kind == "snp" && len(parts) > n && strings.HasPrefix(parts[n], "cpus=") {
+		n++
+	}
 	var names []string
 	for _, p := range parts[1:n] {
 		names = append(names, part(p))

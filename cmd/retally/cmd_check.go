@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/pipeline"
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	var flags runFlags
+	cmd := &cobra.Command{
+		Use:   "check PATH...",
+		Short: "Recognize what PATH is, check all that needs no further input, and say what is missing",
+		Long: `Point retally at something you have: a checkout of a vendor's repository, a
+deployment YAML, a models file, a manifest, image hashes, docker inspect
+output, or a proxy's workspace. It recognizes each by its content, checks what
+can be checked with these files alone, and names the next command. Several
+paths are taken together.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			targets, err := flags.targets()
+			if err != nil {
+				return err
+			}
+			if err := flags.check(); err != nil {
+				return err
+			}
+			count := new(pipeline.Counter)
+			s, err := pipeline.Look(cmd.Context(), args, count)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			o := pipeline.Options{
+				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, Tool: tool(),
+				Counter: count, Reader: s.Reader, Problems: s.Problems, Progress: new(pipeline.Progress),
+			}
+			if err := s.Prepare(cmd.Context()); err != nil {
+				return err
+			}
+			o.Problems = s.Problems
+			stop := a.showProgress(o.Progress)
+			res, err := pipeline.Run(cmd.Context(), s.Config, o)
+			stop()
+			if err != nil {
+				return err
+			}
+			res.Report.Next = nextCommand(s, args, res.Report)
+			return a.finish(&flags.comparison, targets, res.Report)
+		},
+	}
+	flags.flags(cmd)
+	return cmd
+}
+
+// nextCommand proposes the one thing to do now, with the real names.
+func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string {
+	quoted := make([]string, len(args))
+	for i, p := range args {
+		quoted[i] = quote(p)
+	}
+	at := strings.Join(quoted, " ")
+	c := s.Config
+	switch {
+	case s.Checkout != nil && c.Hashes == "":
+		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", quote(s.Root), at)
+	case s.Checkout != nil && c.Against == "":
+		return fmt.Sprintf("retally init --profile privatemode %s", quote(s.Root))
+	case c.Deployment != "" && c.Hashes == "":
+		return fmt.Sprintf("retally check %s hashes-HOST.json, with the digests of your own rebuild", filesOf(s, args))
+	case c.Deployment != "" && c.Against == "":
+		return fmt.Sprintf("retally check %s MANIFEST, with the published manifest", filesOf(s, args))
+	case c.Against != "" && c.Deployment == "":
+		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that the manifest was generated from", filesOf(s, args))
+	case c.Models != "" && c.Deployment == "":
+		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that mounts these disks", filesOf(s, args))
+	case c.Hashes != "" && c.Deployment == "":
+		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins these images", filesOf(s, args))
+	case r.Outcome != pipeline.OutcomeMatch && c.Deployment != "":
+		return fmt.Sprintf("retally init %s, to describe a full run", quote(s.Root))
+	}
+	return ""
+}
+
+// filesOf names the files that were found so that more can be added: a folder
+// cannot be combined with single files that live elsewhere.
+func filesOf(s *pipeline.Subject, args []string) string {
+	if len(args) > 1 || len(s.Found) == 0 {
+		quoted := make([]string, len(args))
+		for i, p := range args {
+			quoted[i] = quote(p)
+		}
+		return strings.Join(quoted, " ")
+	}
+	var names []string
+	for _, f := range s.Found {
+		names = append(names, quote(filepath.ToSlash(filepath.Join(s.Root, filepath.FromSlash(f.Name)))))
+	}
+	return strings.Join(names, " ")
+}
+
+// quote makes a word that a shell takes as it is.
+func quote(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/:@%+=,") == "" && !strings.HasPrefix(s, "-") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

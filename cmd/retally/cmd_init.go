@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+)
+
+func (a *app) initCommand() *cobra.Command {
+	var profile, output string
+	cmd := &cobra.Command{
+		Use:   "init [DIR]",
+		Short: "Write a commented retally.yaml for what is found in DIR",
+		Long: `Look at DIR (default: the working folder) and write DIR/retally.yaml, with a
+comment for everything that is missing. With --profile, DIR is a checkout of
+that vendor's public repository. An existing retally.yaml is never overwritten.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			if info, err := os.Stat(dir); err != nil {
+				return &userError{op: "init", path: dir, err: reason(err)}
+			} else if !info.IsDir() {
+				return &userError{op: "init", path: dir, msg: "is not a folder", hint: "give the folder that holds the files"}
+			}
+			target := filepath.Join(dir, pipeline.ConfigFile)
+			if _, err := os.Lstat(target); err == nil {
+				return &userError{op: "init", path: target, msg: "exists already", hint: "edit it, or move it away first; retally plan shows what it does"}
+			}
+			s, err := pipeline.Look(cmd.Context(), []string{dir}, nil)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			data, err := pipeline.InitConfig(s, profile)
+			if err != nil {
+				return err
+			}
+			if err := atomicfile.Write(target, data, 0o644); err != nil {
+				return err
+			}
+			if output == "json" {
+				return writeJSON(a.stdout, map[string]any{"written": target, "recognized": s.Found})
+			}
+			fmt.Fprintln(a.stdout, show.Text("wrote "+target))
+			a.talk("retally: %s", s.Title)
+			a.talk("retally: next: retally plan -f %s", quote(target))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&profile, "profile", "", "vendor whose checkout DIR is: privatemode")
+	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"privatemode"}, cobra.ShellCompDirectiveNoFileComp))
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func (a *app) planCommand() *cobra.Command {
+	var file, output string
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what would be recounted from which input, and what is missing",
+		Long: `Show what retally run would do: every key with the input it comes from or what
+is missing for it, and the configuration with every default written out. No
+input is read but the configuration.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, _, _, err := a.loadConfig(file)
+			if err != nil {
+				return err
+			}
+			lines := pipeline.Plan(cfg)
+			if output == "json" {
+				return writeJSON(a.stdout, map[string]any{"config": cfg, "plan": lines})
+			}
+			for _, l := range lines {
+				if l.Missing != "" {
+					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  missing  %s: no %s (add %s)", l.Key, l.Missing, l.How)))
+				} else {
+					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  recount  %s from %s", l.Key, l.From)))
+				}
+			}
+			expanded, err := cfg.Expanded()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "\n# the configuration with every default\n%s", expanded)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", pipeline.ConfigFile, "configuration file, - for stdin")
+	outputFlag(cmd, &output)
+	return cmd
+}
