@@ -194,12 +194,35 @@ func TestParseImageRef(t *testing.T) {
 		in, part string
 		offset   int
 	}{
-		{"", "name", 0}, {"A", "name", 0}, {"a//b", "name", 2}, {"a/", "name", 2}, {"/a", "name", 0}, {"-a", "name", 0}, {"a-", "name", 0},
-		{"a..b", "name", 0}, {"a_-b", "name", 0}, {"a___b", "name", 0}, {"a:", "tag", 2}, {"a:-x", "tag", 2}, {"a:" + strings.Repeat("x", 129), "tag", 2},
-		{"a:b:c", "name", 0}, {"h.x:y/a", "registry", 0}, {"h..x/a", "registry", 0}, {"-h.x/a", "registry", 0}, {"h.x:/a", "registry", 0},
-		{"a@", "digest", 2}, {"a@sha256:" + hexA[1:], "digest", 2}, {"a@sha256:" + strings.ToUpper(hexA), "digest", 2}, {"a@sha1:" + hexA[:40], "digest", 2},
-		{"a@sha256:" + hexA + "@sha256:" + hexA, "digest", 2}, {"a b", "name", 0}, {"a:b c", "tag", 2}, {hexA, "name", 0},
-		{"x/" + strings.Repeat("a", 255), "name", 0}, {"[::1/a", "registry", 0}, {"[zz.]/a", "registry", 0},
+		{"", "name", 0},
+		{"A", "name", 0},
+		{"a//b", "name", 2},
+		{"a/", "name", 2},
+		{"/a", "name", 0},
+		{"-a", "name", 0},
+		{"a-", "name", 0},
+		{"a..b", "name", 0},
+		{"a_-b", "name", 0},
+		{"a___b", "name", 0},
+		{"a:", "tag", 2},
+		{"a:-x", "tag", 2},
+		{"a:" + strings.Repeat("x", 129), "tag", 2},
+		{"a:b:c", "name", 0},
+		{"h.x:y/a", "registry", 0},
+		{"h..x/a", "registry", 0},
+		{"-h.x/a", "registry", 0},
+		{"h.x:/a", "registry", 0},
+		{"a@", "digest", 2},
+		{"a@sha256:" + hexA[1:], "digest", 2},
+		{"a@sha256:" + strings.ToUpper(hexA), "digest", 2},
+		{"a@sha1:" + hexA[:40], "digest", 2},
+		{"a@sha256:" + hexA + "@sha256:" + hexA, "digest", 2},
+		{"a b", "name", 0},
+		{"a:b c", "tag", 2},
+		{hexA, "name", 0},
+		{"x/" + strings.Repeat("a", 255), "name", 0},
+		{"[::1/a", "registry", 0},
+		{"[zz.]/a", "registry", 0},
 	} {
 		_, err := deployment.ParseImageRef(tt.in)
 		var e *deployment.RefError
@@ -219,6 +242,16 @@ func TestImagePlace(t *testing.T) {
 		p := parse(t, pod(image)).Problems()
 		if len(p) != 1 || fmt.Sprintf("%d:%d", p[0].Line, p[0].Column) != want {
 			t.Errorf("%q: got %v, want one problem at %s", image, p, want)
+		}
+	}
+}
+
+// Line numbers hold with every line break that YAML knows.
+func TestLineBreaks(t *testing.T) {
+	for _, br := range []string{"\n", "\r\n", "\r", "\u0085", "\u2028"} {
+		y := strings.ReplaceAll(pod("image: 'a@sha256:abc'\n"), "\n", br)
+		if p := parse(t, y).Problems(); len(p) != 1 || p[0].Line != 9 || p[0].Column != 15 {
+			t.Errorf("%q: got %v, want one problem at 9:15", br, p)
 		}
 	}
 }

@@ -36,18 +36,30 @@ func TestParseInspect(t *testing.T) {
 		name, in string
 		want     []string // "tool", then every digest with its kind
 	}{
-		{"docker's own store", `[{"Id":"sha256:` + hexA + `","RepoTags":["p:v1"],"RepoDigests":["` + repo + `@sha256:` + hexB + `"],` + root + `}]`,
-			[]string{"docker", "config a Id", "index or manifest b RepoDigests[0]"}},
-		{"containerd store, index", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `,"Descriptor":{"mediaType":"` + oci + `index.v1+json","digest":"sha256:` + hexA + `","size":743}}]`,
-			[]string{"docker", "index a Descriptor.digest"}},
-		{"containerd store, manifest", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `,"Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexA + `","size":743}}]`,
-			[]string{"docker", "manifest a Descriptor.digest"}},
-		{"containerd store without descriptor", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `}]`,
-			[]string{"docker", "index or manifest a Id"}},
-		{"with platforms", `[{"Id":"sha256:` + hexA + `",` + root + `,"Descriptor":{"mediaType":"` + oci + `index.v1+json","digest":"sha256:` + hexA + `","size":1},"Manifests":[{"Kind":"image","Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexB + `","size":2},"ImageData":{"Platform":{"os":"linux","architecture":"arm64","variant":"v8"}}},{"Kind":"attestation","Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexC + `","size":2}}]}]`,
-			[]string{"docker", "index a Descriptor.digest", "manifest b Manifests.Descriptor.digest"}},
-		{"podman", `[{"Id":"` + hexA + `","Digest":"sha256:` + hexB + `","RepoDigests":["` + repo + `@sha256:` + hexB + `","` + repo + `@sha256:` + hexC + `"],"ManifestType":"` + oci + `manifest.v1+json",` + root + `}]`,
-			[]string{"podman", "manifest b Digest", "config a Id", "index or manifest c RepoDigests[1]"}},
+		{
+			"docker's own store", `[{"Id":"sha256:` + hexA + `","RepoTags":["p:v1"],"RepoDigests":["` + repo + `@sha256:` + hexB + `"],` + root + `}]`,
+			[]string{"docker", "config a Id", "index or manifest b RepoDigests[0]"},
+		},
+		{
+			"containerd store, index", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `,"Descriptor":{"mediaType":"` + oci + `index.v1+json","digest":"sha256:` + hexA + `","size":743}}]`,
+			[]string{"docker", "index a Descriptor.digest"},
+		},
+		{
+			"containerd store, manifest", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `,"Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexA + `","size":743}}]`,
+			[]string{"docker", "manifest a Descriptor.digest"},
+		},
+		{
+			"containerd store without descriptor", `[{"Id":"sha256:` + hexA + `","RepoDigests":["` + repo + `@sha256:` + hexA + `"],` + root + `}]`,
+			[]string{"docker", "index or manifest a Id"},
+		},
+		{
+			"with platforms", `[{"Id":"sha256:` + hexA + `",` + root + `,"Descriptor":{"mediaType":"` + oci + `index.v1+json","digest":"sha256:` + hexA + `","size":1},"Manifests":[{"Kind":"image","Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexB + `","size":2},"ImageData":{"Platform":{"os":"linux","architecture":"arm64","variant":"v8"}}},{"Kind":"attestation","Descriptor":{"mediaType":"` + oci + `manifest.v1+json","digest":"sha256:` + hexC + `","size":2}}]}]`,
+			[]string{"docker", "index a Descriptor.digest", "manifest b Manifests.Descriptor.digest"},
+		},
+		{
+			"podman", `[{"Id":"` + hexA + `","Digest":"sha256:` + hexB + `","RepoDigests":["` + repo + `@sha256:` + hexB + `","` + repo + `@sha256:` + hexC + `"],"ManifestType":"` + oci + `manifest.v1+json",` + root + `}]`,
+			[]string{"podman", "manifest b Digest", "config a Id", "index or manifest c RepoDigests[1]"},
+		},
 		{"one object", `{"Id":"sha256:` + hexA + `",` + root + `}`, []string{"docker", "config a Id"}},
 		{"the guide's text", "[" + repo + "@sha256:" + hexA + " other@sha256:" + hexB + "]\n", []string{"", "index or manifest a RepoDigests[0]", "index or manifest b RepoDigests[1]"}},
 	} {
