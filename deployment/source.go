@@ -16,12 +16,20 @@ type source struct {
 	starts []int
 }
 
+// newSource splits at the line breaks that the YAML reader counts: LF, CR,
+// CR LF, NEL, LS and PS (YAML 1.1, section 4.2), so that its line numbers hold.
 func newSource(data []byte) source {
 	s := source{text: string(data), starts: []int{0}}
-	for i := range len(s.text) {
-		if s.text[i] == '\n' {
-			s.starts = append(s.starts, i+1)
+	for i := 0; i < len(s.text); i++ {
+		switch rest := s.text[i:]; {
+		case strings.HasPrefix(rest, "\r\n"), strings.HasPrefix(rest, "\u0085"):
+			i++
+		case strings.HasPrefix(rest, "\u2028"), strings.HasPrefix(rest, "\u2029"):
+			i += 2
+		case rest[0] != '\n' && rest[0] != '\r':
+			continue
 		}
+		s.starts = append(s.starts, i+1)
 	}
 	return s
 }
@@ -35,7 +43,7 @@ func (s source) line(n int) string {
 	if n < len(s.starts) {
 		end = s.starts[n]
 	}
-	return strings.TrimRight(s.text[s.starts[n-1]:end], "\r\n")
+	return strings.TrimRight(s.text[s.starts[n-1]:end], "\r\n\u0085\u2028\u2029")
 }
 
 // find returns line and column (in characters, as YAML counts) of token, which

@@ -135,7 +135,7 @@ func isHash(s string) bool {
 
 // workspacePath cuts the workspace off a logged path, which may be absolute, of
 // another system, or relative to a folder nobody knows now. What is left
-// starts at the last folder "manifests" and stays below it.
+// is a file directly in the last folder "manifests".
 func workspacePath(text string) (rel, msg string) {
 	p := strings.ReplaceAll(text, `\`, "/")
 	elems := strings.Split(p, "/")
@@ -151,6 +151,9 @@ func workspacePath(text string) (rel, msg string) {
 	rel = path.Clean(strings.Join(elems[start:], "/"))
 	if !strings.HasPrefix(rel, "manifests/") {
 		return "", fmt.Sprintf("path %q leads out of the folder manifests", clip(text))
+	}
+	if strings.Count(rel, "/") != 1 {
+		return "", fmt.Sprintf("path %q does not name a file directly in the folder manifests", clip(text))
 	}
 	if name := path.Base(rel); !strings.HasSuffix(name, ".json") || name == ".json" {
 		return "", fmt.Sprintf("path %q does not name a .json file", clip(text))
