@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/yamldoc"
@@ -120,7 +121,10 @@ func (p *Plan) checkVariables(vars map[string]string) error {
 		}
 	}
 	var unknown []string
-	for name := range vars {
+	for name, value := range vars {
+		if !utf8.ValidString(value) {
+			errs = append(errs, &yamldoc.Error{File: p.file, Msg: fmt.Sprintf("the value of variable %s is not UTF-8", quote(name))})
+		}
 		if _, ok := p.vars[name]; !ok {
 			unknown = append(unknown, name)
 		}
@@ -294,7 +298,7 @@ func normalizeNumbers(v *jsondoc.Value, pointer string) error {
 	case jsondoc.Object:
 		for _, m := range v.Members {
 			at := pointer + "/" + jsondoc.EscapePointer(m.Key)
-			if m.Key == "<<" {
+			if m.Key == mergeKey {
 				return &Error{File: "manifest", Pointer: at, Msg: `member "<<" would be lost: yq takes it for a merge key`}
 			}
 			if err := normalizeNumbers(m.Value, at); err != nil {

@@ -35,7 +35,7 @@ type GeneratedPolicy struct {
 	// SecretID is the annotation contrast.edgeless.systems/workload-secret-id;
 	// "" takes the default form, see Workload.ID.
 	SecretID string
-	Role     string // "coordinator" or ""; written from V18 on
+	Role     string // "coordinator" or "", which is right before about 1.7
 }
 
 // SNPValues is one SEV-SNP reference value. Fields that the version does not
@@ -182,7 +182,7 @@ func (g Generation) policies() (*jsondoc.Value, []string, error) {
 		if id != "" {
 			e.Set("WorkloadSecretID", jsondoc.NewString(id))
 		}
-		if p.Role != "" && g.Version >= V18 {
+		if p.Role != "" {
 			e.Set("Role", jsondoc.NewString(p.Role))
 		}
 		tree.Members = append(tree.Members, jsondoc.Member{Key: h, Value: e})

@@ -18,6 +18,9 @@ const (
 	maxSteps     = 1000
 )
 
+// mergeKey is a YAML merge key to yq, even in JSON; it does not write it back.
+const mergeKey = "<<"
+
 // A Plan is the list of edits that an operator makes to a generated manifest:
 //
 //	version: 1
@@ -433,6 +436,9 @@ func splitPointer(s string) ([]string, error) {
 			}
 			rest = rest[at+2:]
 		}
+		if t == mergeKey {
+			return nil, fmt.Errorf("path %s: yq would lose the key %q", quote(s), mergeKey)
+		}
 		tokens[i] = jsondoc.UnescapePointer(t)
 	}
 	return tokens, nil
@@ -483,10 +489,17 @@ func (r *planReader) value(n *yaml.Node, path string, depth int) *jsondoc.Value 
 		return v
 	case n.Kind == yaml.MappingNode:
 		v := &jsondoc.Value{Kind: jsondoc.Object}
+		seen := map[string]bool{}
 		for _, p := range yamldoc.Pairs(n) {
-			if strings.Contains(p.Key.Value, "${") {
+			switch {
+			case strings.Contains(p.Key.Value, "${"):
 				r.fail(p.Key, path, "", "variables are not replaced in keys: %s", quote(p.Key.Value))
+			case p.Key.Value == mergeKey:
+				r.fail(p.Key, path, "", "yq would lose the key %q", mergeKey)
+			case seen[p.Key.Value]: // 1 and "1" differ in YAML only
+				r.fail(p.Key, path, "", "key %s appears twice", quote(p.Key.Value))
 			}
+			seen[p.Key.Value] = true
 			v.Members = append(v.Members, jsondoc.Member{Key: p.Key.Value, Value: r.value(p.Value, join(path, clip(p.Key.Value)), depth+1)})
 		}
 		return v

@@ -266,6 +266,7 @@ func TestApplyErrors(t *testing.T) {
 		{"no object", "{op: set, path: /b, value: 1}", `[1]`, nil, "want an object, found an array"},
 		{"no value", `{op: set, path: /b, value: "${x}y"}`, `{}`, nil, "plan:1: variables.x: no value is given (from a deployment (metadata.namespace of n), or --var x=VALUE)"},
 		{"empty", `{op: set, path: /b, value: ["${x}"]}`, `{}`, map[string]string{"x": ""}, `value "${x}" is empty`},
+		{"not UTF-8", `{op: set, path: /b, value: "${x}y"}`, `{}`, map[string]string{"x": "\xff"}, `the value of variable "x" is not UTF-8`},
 		{"unknown", `{op: set, path: /b, value: "${x}y"}`, `{}`, map[string]string{"x": "1", "xx": "2"}, `variable "xx" is not declared (did you mean "x"?)`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -411,6 +412,9 @@ func TestParsePlanErrors(t *testing.T) {
 		{ok + `{op: set, path: /a, value: 0123}`, 3, 30, "leading zero (if it is text, put it in quotes)"},
 		{ok + `{op: set, path: /a, value: 9007199254740993}`, 3, 30, "does not fit"},
 		{ok + `{op: set, path: /a, value: !x y}`, 3, 30, "YAML type"},
+		{ok + `{op: set, path: /a, value: {1: x, "1": y}}`, 3, 37, "appears twice"},
+		{ok + `{op: set, path: /a/<<, value: 1}`, 3, 19, "would lose"},
+		{ok + `{op: set, path: /a, value: {"<<": 1}}`, 3, 31, "would lose"},
 		{ok + `{op: set, path: /a, vale: 1}`, 3, 23, `unknown key "vale" (did you mean "value"?)`},
 		{"version: 1\nvariables: {1x: {from: deployment, name: n, field: f}}\nsteps: []", 2, 13, "variable name"},
 		{"version: 1\nvariables: {x: {from: deploymnt, name: n, field: f}}\nsteps: []", 2, 23, `unknown source "deploymnt" (did you mean "deployment"?)`},

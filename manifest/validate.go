@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,7 +107,7 @@ func (v *validator) addAt(offset int, pointer, code string, severity Severity, m
 }
 
 func (v *validator) unknown(member jsondoc.Member, pointer, parent string) {
-	known := keysUnder(parent)
+	known := slices.DeleteFunc(keysUnder(parent), func(k string) bool { return notInFile(parent, k) })
 	for _, k := range known {
 		if strings.EqualFold(k, member.Key) {
 			v.addAt(member.Offset, pointer, "field-case", SeverityError,
