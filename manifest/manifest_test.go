@@ -120,7 +120,9 @@ func TestStyle(t *testing.T) {
 	}
 	for _, want := range []jsondoc.Style{
 		jsondoc.Go, jsondoc.YQ, jsondoc.JQ,
-		{Indent: "\t", EscapeHTML: true, EscapeLineSep: true}, {Indent: "    "}, {},
+		{Indent: "\t", EscapeHTML: true, EscapeLineSep: true},
+		{Indent: "    "},
+		{},
 	} {
 		data := want.Format(tree)
 		if got, ok := parse(t, data).Style(); !ok || got != want {
