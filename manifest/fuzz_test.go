@@ -2,9 +2,11 @@ package manifest_test
 
 import (
 	"bytes"
+	"encoding/hex"
 	"strings"
 	"testing"
 
+	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
 )
@@ -110,6 +112,24 @@ func FuzzPlan(f *testing.F) {
 		}
 		if !bytes.Equal(again.Bytes, res.Bytes) {
 			t.Fatalf("not stable:\n%s\n%s", res.Bytes, again.Bytes)
+		}
+	})
+}
+
+// FuzzOwnerKey: a key that is read has the hex and digest of one encoding.
+func FuzzOwnerKey(f *testing.F) {
+	for _, name := range []string{"workload-owner.pub.pem", "seedshare-owner.pub.pem"} {
+		f.Add(read(f, "testdata/"+name))
+	}
+	f.Add([]byte("-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k, err := manifest.ParseOwnerKey("fuzz", data)
+		if err != nil {
+			return
+		}
+		der, err := hex.DecodeString(k.Hex)
+		if err != nil || digest.SHA256.Sum(der) != k.Digest || k.Field == "" {
+			t.Fatalf("inconsistent key %+v", k)
 		}
 	})
 }

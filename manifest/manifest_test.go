@@ -180,7 +180,7 @@ func TestWorkloadID(t *testing.T) {
 }
 
 func TestEntries07(t *testing.T) {
-	const hash = "1e3ea6613cde1866c7f33844c4a2523a92a16ddc801470d9ee28e570e61296bd"
+	hash := sum256("emoji").Hex()
 	m := parse(t, []byte(`{"Policies":{"`+hash+`":["emoji","*"]},"ReferenceValues":{"SNP":{"MinimumTCB":{"BootloaderVersion":3,"TEEVersion":0,"SNPVersion":8,"MicrocodeVersion":115}},"TrustedMeasurement":"`+strings.Repeat("7b", 48)+`"},"WorkloadOwnerKeyDigests":["`+hash+`"]}`))
 	for _, p := range m.Validate() {
 		t.Errorf("unexpected: %s", p)
