@@ -35,7 +35,7 @@ type GeneratedPolicy struct {
 	// SecretID is the annotation contrast.edgeless.systems/workload-secret-id;
 	// "" takes the default form, see Workload.ID.
 	SecretID string
-	Role     string // "coordinator" or ""; written from V18 on
+	Role     string // "coordinator" or "", which is right before about 1.7
 }
 
 // SNPValues is one SEV-SNP reference value. Fields that the version does not
@@ -182,7 +182,7 @@ func (g Generation) policies() (*jsondoc.Value, []string, error) {
 		if id != "" {
 			e.Set("WorkloadSecretID", jsondoc.NewString(id))
 		}
-		if p.Role != "" && g.Version >= V18 {
+		if p.Role != "" {
 			e.Set("Role", jsondoc.NewString(p.Role))
 		}
 		tree.Members = append(tree.Members, jsondoc.Member{Key: h, Value: e})
@@ -222,11 +222,11 @@ func (g Generation) references() (*jsondoc.Value, error) {
 
 func (s SNPValues) tree(version Version) (*jsondoc.Value, error) {
 	if s.TrustedMeasurement.Algorithm() != digest.SHA384 {
-		return nil, fmt.Errorf("TrustedMeasurement: want 48 bytes, found %s", s.TrustedMeasurement)
+		return nil, fmt.Errorf("field TrustedMeasurement: want 48 bytes, found %s", s.TrustedMeasurement)
 	}
 	chips, err := hexArray(s.AllowedChipIDs, 64)
 	if err != nil {
-		return nil, fmt.Errorf("AllowedChipIDs: %w", err)
+		return nil, fmt.Errorf("field AllowedChipIDs: %w", err)
 	}
 	tcb := object(
 		"BootloaderVersion", optional(s.MinimumTCB.BootloaderVersion),
@@ -291,21 +291,21 @@ func (p PlatformInfo) tree() *jsondoc.Value {
 
 func (t TDXValues) tree() (*jsondoc.Value, error) {
 	if t.MrTd.Algorithm() != digest.SHA384 {
-		return nil, fmt.Errorf("MrTd: want 48 bytes, found %s", t.MrTd)
+		return nil, fmt.Errorf("field MrTd: want 48 bytes, found %s", t.MrTd)
 	}
 	if raw, err := hex.DecodeString(t.MrSeam); err != nil || len(raw) != 0 && len(raw) != 48 {
-		return nil, fmt.Errorf("MrSeam: want nothing or 96 hex digits, found %q", clip(t.MrSeam))
+		return nil, fmt.Errorf("field MrSeam: want nothing or 96 hex digits, found %q", clip(t.MrSeam))
 	}
 	rtmrs := &jsondoc.Value{Kind: jsondoc.Array}
 	for i, r := range t.Rtmrs {
 		if r.Algorithm() != digest.SHA384 {
-			return nil, fmt.Errorf("Rtmrs[%d]: want 48 bytes, found %s", i, r)
+			return nil, fmt.Errorf("field Rtmrs[%d]: want 48 bytes, found %s", i, r)
 		}
 		rtmrs.Elems = append(rtmrs.Elems, jsondoc.NewString(r.Hex()))
 	}
 	piids, err := hexArray(t.AllowedPIIDs, 16)
 	if err != nil {
-		return nil, fmt.Errorf("AllowedPIIDs: %w", err)
+		return nil, fmt.Errorf("field AllowedPIIDs: %w", err)
 	}
 	return object(
 		"Platform", jsondoc.NewString(t.Platform),

@@ -80,13 +80,6 @@ type fieldSpec struct {
 	meaning Meaning
 }
 
-func (f *fieldSpec) joinPath() string {
-	if f.as != "" {
-		return f.as
-	}
-	return f.path
-}
-
 // fieldTable holds every field of every version. Shapes: Contrast
 // internal/manifest (manifest.go, referencevalues.go), as stored publicly.
 // Directions of GuestPolicy and PlatformInfo: go-sev-guest validate.go, where

@@ -212,13 +212,32 @@ func TestApplyAsYQ(t *testing.T) {
 func TestApplyNumbers(t *testing.T) {
 	plan := mustPlan(t, "plan", []byte("version: 1\nsteps: []\n"))
 	for _, tc := range [][2]string{
-		{"1.0", "1"}, {"1e3", "1000"}, {"0.1", "0.1"}, {"12345678901234567890", "12345678901234567000"},
-		{"-0", "0"}, {"-0.0", "0"}, {"1e-7", "1e-07"}, {"1e-07", "1e-07"}, {"1e21", "1e+21"}, {"1e20", "100000000000000000000"},
-		{"123456789012345678", "123456789012345680"}, {"9007199254740993", "9007199254740992"},
-		{"0.000001", "0.000001"}, {"0.00001", "0.00001"}, {"1.10", "1.1"}, {"18446744073709551615", "18446744073709552000"},
-		{"9223372036854775807", "9223372036854776000"}, {"0.30000000000000004", "0.30000000000000004"},
-		{"3.141592653589793238", "3.141592653589793"}, {"5e-324", "5e-324"}, {"1e22", "1e+22"},
-		{"1.7976931348623157e308", "1.7976931348623157e+308"}, {"1e-400", "0"}, {"-1e-400", "0"}, {"0e0", "0"}, {"-5.0", "-5"},
+		{"1.0", "1"},
+		{"1e3", "1000"},
+		{"0.1", "0.1"},
+		{"12345678901234567890", "12345678901234567000"},
+		{"-0", "0"},
+		{"-0.0", "0"},
+		{"1e-7", "1e-07"},
+		{"1e-07", "1e-07"},
+		{"1e21", "1e+21"},
+		{"1e20", "100000000000000000000"},
+		{"123456789012345678", "123456789012345680"},
+		{"9007199254740993", "9007199254740992"},
+		{"0.000001", "0.000001"},
+		{"0.00001", "0.00001"},
+		{"1.10", "1.1"},
+		{"18446744073709551615", "18446744073709552000"},
+		{"9223372036854775807", "9223372036854776000"},
+		{"0.30000000000000004", "0.30000000000000004"},
+		{"3.141592653589793238", "3.141592653589793"},
+		{"5e-324", "5e-324"},
+		{"1e22", "1e+22"},
+		{"1.7976931348623157e308", "1.7976931348623157e+308"},
+		{"1e-400", "0"},
+		{"-1e-400", "0"},
+		{"0e0", "0"},
+		{"-5.0", "-5"},
 	} {
 		res, err := plan.Apply([]byte(`{"a":`+tc[0]+`}`), nil)
 		if err != nil {
@@ -266,6 +285,7 @@ func TestApplyErrors(t *testing.T) {
 		{"no object", "{op: set, path: /b, value: 1}", `[1]`, nil, "want an object, found an array"},
 		{"no value", `{op: set, path: /b, value: "${x}y"}`, `{}`, nil, "plan:1: variables.x: no value is given (from a deployment (metadata.namespace of n), or --var x=VALUE)"},
 		{"empty", `{op: set, path: /b, value: ["${x}"]}`, `{}`, map[string]string{"x": ""}, `value "${x}" is empty`},
+		{"not UTF-8", `{op: set, path: /b, value: "${x}y"}`, `{}`, map[string]string{"x": "\xff"}, `the value of variable "x" is not UTF-8`},
 		{"unknown", `{op: set, path: /b, value: "${x}y"}`, `{}`, map[string]string{"x": "1", "xx": "2"}, `variable "xx" is not declared (did you mean "x"?)`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -411,6 +431,9 @@ func TestParsePlanErrors(t *testing.T) {
 		{ok + `{op: set, path: /a, value: 0123}`, 3, 30, "leading zero (if it is text, put it in quotes)"},
 		{ok + `{op: set, path: /a, value: 9007199254740993}`, 3, 30, "does not fit"},
 		{ok + `{op: set, path: /a, value: !x y}`, 3, 30, "YAML type"},
+		{ok + `{op: set, path: /a, value: {1: x, "1": y}}`, 3, 37, "appears twice"},
+		{ok + `{op: set, path: /a/<<, value: 1}`, 3, 19, "would lose"},
+		{ok + `{op: set, path: /a, value: {"<<": 1}}`, 3, 31, "would lose"},
 		{ok + `{op: set, path: /a, vale: 1}`, 3, 23, `unknown key "vale" (did you mean "value"?)`},
 		{"version: 1\nvariables: {1x: {from: deployment, name: n, field: f}}\nsteps: []", 2, 13, "variable name"},
 		{"version: 1\nvariables: {x: {from: deploymnt, name: n, field: f}}\nsteps: []", 2, 23, `unknown source "deploymnt" (did you mean "deployment"?)`},

@@ -15,8 +15,8 @@ type Version uint8
 // The families, oldest first.
 const (
 	V07   Version = iota + 1 // 0.7: policies are lists of SANs, one SNP object
-	V16                      // 1.0 to about 1.7 (1.6 certain): policy objects, lists of reference values
-	V18                      // about 1.8 to 1.15: Role, GuestPolicy, PlatformInfo
+	V16                      // 1.0 to about 1.7 (1.6 certain): policy objects, lists of reference values; Role since about 1.7
+	V18                      // about 1.8 to 1.15: GuestPolicy, PlatformInfo
 	V116                     // about 1.16 to 1.19: AllowedChipIDs, later Platform, MinimumMitigationVector, CPUs
 	V120                     // 1.20: WorkloadOwnerPubKeys, CPUs
 	Newer                    // after 1.20: CPUs gone, APEIP
@@ -78,12 +78,13 @@ func (s Shape) String() string {
 	return head + ": " + strings.Join(why, ", ")
 }
 
-// signTable maps the presence of a field to the families that write it.
+// signTable maps the presence of a field to the families that write it. Role
+// is not among them: it came with the coordinator's policy in March 2025, which
+// is about 1.7 and inside V16.
 var signTable = []struct {
 	path           string
 	oldest, newest Version
 }{
-	{"policy/Role", V18, Newer},
 	{"snp/GuestPolicy", V18, Newer},
 	{"snp/PlatformInfo", V18, Newer},
 	{"snp/AllowedChipIDs", V116, Newer},

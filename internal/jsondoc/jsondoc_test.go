@@ -64,6 +64,21 @@ func TestEdit(t *testing.T) {
 }
 
 // The Go style must be what encoding/json prints, for every string.
+// yq v4.45.1 and Go before 1.22 write \b and \f in the long form, Go and jq do
+// not (run).
+func TestControls(t *testing.T) {
+	v := jsondoc.NewString("\b\f\n\x7f")
+	for style, want := range map[jsondoc.Style]string{
+		jsondoc.Go: `"\b\f\n` + "\x7f" + `"`,
+		jsondoc.YQ: `"\u0008\u000c\n` + "\x7f" + `"`,
+		jsondoc.JQ: `"\b\f\n\u007f"`,
+	} {
+		if got := string(style.Compact(v)); got != want {
+			t.Errorf("%+v: got %s, want %s", style, got, want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{`{"a":[1,2.5e3,"x\u00e9\ud83d\ude00"],"b":{}}`, `[]`, `"<>&\u2028\u007f\b\f"`, `-0.0e-1`, `{"a":1,"a":2}`} {
 		f.Add([]byte(s))
