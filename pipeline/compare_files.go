@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
@@ -89,6 +90,12 @@ func shortNames(a, b string) (string, string) {
 	if x == y {
 		return a, b
 	}
+	// "83c1af" and "216de2" say as much as the names with one same ending.
+	i, endX, _ := strings.Cut(x, ".")
+	j, endY, _ := strings.Cut(y, ".")
+	if endX == endY && i != j && i != "" && j != "" {
+		return i, j
+	}
 	return x, y
 }
 
@@ -133,7 +140,10 @@ func (c *comparison) sentence() string {
 		return "The two differ only in what is expected to change."
 	}
 	s := plural(bad, "value differs", "values differ")
-	if m.Loosened > 0 {
+	switch {
+	case m.Loosened == bad:
+		s += fmt.Sprintf(": %s accepts more than %s", c.rep.WantName, c.rep.GotName)
+	case m.Loosened > 0:
 		s += fmt.Sprintf("; in %d of them %s accepts more than %s", m.Loosened, c.rep.WantName, c.rep.GotName)
 	}
 	return s + "."
@@ -155,9 +165,10 @@ func (c *comparison) manifests(a, b File) (*Report, error) {
 	out.addProblems(a.Name, ma, false)
 	out.addProblems(b.Name, mb, false)
 	c.rep.Problems = out.Problems
-	sa, sb := ma.Shape().String(), mb.Shape().String()
+	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
+	sb, _, _ := strings.Cut(mb.Shape().String(), ":")
 	if sa != sb {
-		c.rep.Problems = append(c.rep.Problems, Problem{Level: LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("the two were written by different versions: %s is of %s; %s of %s", c.rep.GotName, sa, c.rep.WantName, sb)})
+		c.rep.Problems = append(c.rep.Problems, Problem{Level: LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("different versions wrote the two: %s %s, %s %s", sa, c.rep.GotName, sb, c.rep.WantName)})
 	}
 	return c.finish(a, b), nil
 }

@@ -156,11 +156,14 @@ func (j *joiner) join(path string) {
 		either = fb
 	}
 	key := j.key(path, either)
-	if !inA && either.Meaning.Default != "" && j.a.has(entry) {
-		fa, inA = manifest.Field{Path: path, Value: defaultValue(fb), Meaning: fb.Meaning}, true
+	if (name == "Platform" || name == "CPUs") && inA != inB {
+		return // an older shape; the entries are joined without it
 	}
-	if !inB && either.Meaning.Default != "" && j.b.has(entry) {
-		fb, inB = manifest.Field{Path: path, Value: defaultValue(fa), Meaning: fa.Meaning}, true
+	if !inA && either.Meaning.Default != "" && j.a.hasOwner(entry) {
+		fa, inA = absent(fb), true
+	}
+	if !inB && either.Meaning.Default != "" && j.b.hasOwner(entry) {
+		fb, inB = absent(fa), true
 	}
 	got, want, relation, note := j.values(path, fa, inA, fb, inB)
 	if inA {
@@ -168,8 +171,12 @@ func (j *joiner) join(path string) {
 		j.ms = append(j.ms, Measurement{Key: key, Value: got, Basis: basis, Inputs: inputs})
 	}
 	if inB {
+		direction := stricter(either.Meaning)
+		if entry != "" && !j.a.has(entry) {
+			direction = StricterAbsent // one more thing that is accepted
+		}
 		j.refs = append(j.refs, Reference{
-			Key: key, Relation: relation, Want: want, Stricter: stricter(either.Meaning),
+			Key: key, Relation: relation, Want: want, Stricter: direction,
 			Where: Where{File: j.b.m.File(), Pointer: fb.Pointer, Line: fb.Line}, Words: either.Meaning.Words, Note: note,
 		})
 	}
@@ -199,7 +206,7 @@ func (j *joiner) values(path string, fa manifest.Field, inA bool, fb manifest.Fi
 		return got, want, r, ""
 	}
 	if strings.HasSuffix(path, "/hash") {
-		return got, want, r, "the namespace differs, which alone changes every policy hash; whether anything else changed, two hashes cannot tell"
+		return got, want, r, "expected with another namespace; two hashes cannot tell whether anything else changed"
 	}
 	if fa.Neutral() == fb.Neutral() {
 		return got, want, Volatile, "differs by the namespace only"
@@ -247,17 +254,24 @@ func fieldValue(f manifest.Field) Value {
 	return OfText(text)
 }
 
-// defaultValue is what an absent field is equal to.
-func defaultValue(like manifest.Field) *jsondoc.Value {
+// absent is a field like the given one with what its absence is equal to.
+func absent(like manifest.Field) manifest.Field {
+	f := like
+	f.Pointer, f.Line = "", 0
 	switch d := like.Meaning.Default; d {
 	case "true", "false":
-		return jsondoc.NewBool(d == "true")
+		f.Value = jsondoc.NewBool(d == "true")
 	case "[]":
-		return jsondoc.NewArray()
+		f.Value = jsondoc.NewArray()
 	default:
-		return jsondoc.NewNumber(d)
+		f.Value = jsondoc.NewNumber(d)
 	}
+	return f
 }
+
+// hasOwner reports whether the object that a field belongs to is there: its
+// entry, or for top-level fields the manifest itself.
+func (s *manifestSide) hasOwner(entry string) bool { return entry == "" || s.has(entry) }
 
 func stricter(m manifest.Meaning) Stricter {
 	switch m.Order {

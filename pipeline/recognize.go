@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -113,6 +114,8 @@ type Subject struct {
 	Inspect   string // a docker inspect file
 	Problems  []Problem
 	Reader    *Reader // holds what was read while recognizing
+
+	workspaceDir string
 }
 
 // FoundFile is a recognized file.
@@ -156,26 +159,26 @@ func commonRoot(paths []string) (root string, names []string, err error) {
 }
 
 func (s *Subject) look(ctx context.Context, name string) error {
-	path := s.Reader.Path(name)
-	info, err := os.Stat(path)
+	dir := s.Reader.Path(name)
+	info, err := os.Stat(dir)
 	if err != nil {
 		return inputError("read", name, err)
 	}
 	if !info.IsDir() {
 		return s.lookFile(ctx, name, true)
 	}
-	if isWorkspace(path) {
-		w, err := privatemode.OpenWorkspace(path)
+	if isWorkspace(dir) {
+		w, err := privatemode.OpenWorkspace(dir)
 		if err != nil {
 			return err
 		}
-		s.Workspace = w
+		s.Workspace, s.workspaceDir = w, name
 		return nil
 	}
-	if c, err := privatemode.Checkout(os.DirFS(path)); err == nil && c != nil {
+	if c, err := privatemode.Checkout(os.DirFS(dir)); err == nil && c != nil {
 		s.Checkout = c
 	}
-	entries, err := os.ReadDir(path)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return inputError("list", name, err)
 	}
@@ -196,9 +199,9 @@ func (s *Subject) look(ctx context.Context, name string) error {
 
 // isWorkspace reports whether a folder is a Privatemode proxy's workspace or
 // its manifests folder.
-func isWorkspace(path string) bool {
+func isWorkspace(dir string) bool {
 	for _, log := range []string{"log.txt", filepath.Join("manifests", "log.txt")} {
-		if info, err := os.Stat(filepath.Join(path, log)); err == nil && info.Mode().IsRegular() {
+		if info, err := os.Stat(filepath.Join(dir, log)); err == nil && info.Mode().IsRegular() {
 			return true
 		}
 	}
@@ -330,7 +333,8 @@ func (s *Subject) Prepare(ctx context.Context) error {
 		Level: LevelNote, Code: "proxy-log", Where: Where{File: "log.txt", Line: latest.Line},
 		Msg: fmt.Sprintf("the latest of %s names %s; an entry says that the manifest was fetched, not that it was verified", plural(len(w.Log.Entries), "entry", "entries"), latest.Path),
 	})
-	for _, name := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
+	for _, rel := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
+		name := path.Join(s.workspaceDir, rel)
 		if info, err := os.Stat(s.Reader.Path(name)); err == nil && info.Mode().IsRegular() {
 			s.Config.Against = name
 			return nil

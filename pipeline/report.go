@@ -24,8 +24,10 @@ type Report struct {
 	Subject string `json:"subject"` // what was recounted, against what
 	// GotName and WantName are the two sides' names in words; empty means
 	// "here" and "published".
-	GotName      string        `json:"gotName,omitempty"`
-	WantName     string        `json:"wantName,omitempty"`
+	GotName  string `json:"gotName,omitempty"`
+	WantName string `json:"wantName,omitempty"`
+	// Facts count what the inputs hold: workloads, references, digests.
+	Facts        []string      `json:"facts,omitempty"`
 	Outcome      Outcome       `json:"outcome"`
 	Summary      string        `json:"summary"` // one sentence
 	Bytes        BytesResult   `json:"bytes"`

@@ -160,6 +160,7 @@ func (r *runner) finish() *Result {
 		opts.Complete = append(opts.Complete, out.Complete...)
 		opts.Published = append(opts.Published, out.Published...)
 		rep.Problems = append(rep.Problems, out.Problems...)
+		rep.Facts = append(rep.Facts, out.Facts...)
 		rep.Lacks = append(rep.Lacks, out.Lacks...)
 		for k, cs := range out.Causes {
 			causes[k] = append(causes[k], cs...)

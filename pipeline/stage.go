@@ -123,6 +123,7 @@ type Out struct {
 	Causes       map[Key][]Cause `json:"causes,omitempty"`    // used where the key's finding is bad
 	Notes        map[Key]string  `json:"notes,omitempty"`     // shown with the key's finding
 	Artifacts    []Artifact      `json:"artifacts,omitempty"` // files the run writes
+	Facts        []string        `json:"facts,omitempty"`     // what was found in the inputs, counted
 	Bytes        *BytesResult    `json:"bytes,omitempty"`
 }
 

@@ -38,6 +38,7 @@ func runDeployment(ctx context.Context, in *In) (*Out, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.Facts = append(out.Facts, deploymentFacts(d))
 	for _, p := range d.Problems() {
 		out.Problems = append(out.Problems, deploymentProblem(p))
 	}
@@ -47,6 +48,19 @@ func runDeployment(ctx context.Context, in *In) (*Out, error) {
 		out.References = append(out.References, diskReferences(d, nil)...)
 	}
 	return out, nil
+}
+
+// deploymentFacts counts what the deployment pins.
+func deploymentFacts(d *deployment.Deployment) string {
+	digests := map[digest.Digest]bool{}
+	for _, p := range d.Images() {
+		if p.Pinned {
+			digests[p.Ref.Digest] = true
+		}
+	}
+	return fmt.Sprintf("%s: %s, %s in %s, %s, %s at start", d.File, plural(len(d.Workloads), "workload", "workloads"),
+		plural(len(d.Images()), "container reference", "container references"), plural(len(digests), "digest", "digests"),
+		plural(len(d.Disks()), "model disk", "model disks"), plural(len(d.FileChecks()), "file check", "file checks"))
 }
 
 func readDeployment(ctx context.Context, in *In) (*deployment.Deployment, error) {

@@ -68,6 +68,13 @@ func runDisks(ctx context.Context, in *In) (*Out, error) {
 	out.Complete = []string{"disk/**"}
 	out.disksUnknown(refs, models, byRoot)
 	out.disksUnused(in.Config.Models, d, models)
+	joined := 0
+	for _, r := range refs {
+		if _, ok := byRoot[r.Want.Digest()]; ok {
+			joined++
+		}
+	}
+	out.Facts = append(out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", models.File, plural(len(models.Entries), "model", "models"), joined, plural(len(refs), "root hash", "root hashes")))
 	return out, nil
 }
 

@@ -17,6 +17,9 @@ func Markdown(w io.Writer, r *pipeline.Report) error {
 	if v.Subject != "" {
 		fmt.Fprintf(&b, "\n%s\n", show.Markdown(v.Subject))
 	}
+	for _, f := range v.Facts {
+		fmt.Fprintf(&b, "\n%s\n", show.Markdown(f))
+	}
 	b.WriteString("\n| result | verdict | |\n|---|---|---|\n")
 	for _, res := range v.Results {
 		fmt.Fprintf(&b, "| %s | **%s** | %s |\n", res.Name, res.Verdict, show.Markdown(res.Words))

@@ -41,6 +41,9 @@ func (t *textWriter) report(v *View) {
 	if v.Subject != "" {
 		t.line(2, v.Subject)
 	}
+	for _, f := range v.Facts {
+		t.line(2, f)
+	}
 	t.b.WriteByte('\n')
 	for _, r := range v.Results {
 		fmt.Fprintf(&t.b, "  %-11s ", r.Name)
@@ -77,6 +80,11 @@ func (t *textWriter) group(g *Group) {
 	if g.Agree > 0 {
 		t.line(2, plural(g.Agree, "value agrees", "values agree"))
 	}
+	if t.o.Verbose {
+		for i := range g.Agreeing {
+			t.agreeing(&g.Agreeing[i])
+		}
+	}
 	for _, l := range g.Lines {
 		t.marked(l.mark(), t.color(l), l.Text)
 		for _, d := range l.Details {
@@ -84,6 +92,15 @@ func (t *textWriter) group(g *Group) {
 		}
 		t.causes(l.Causes)
 	}
+}
+
+// agreeing shows a value that matches, for those who asked for everything.
+func (t *textWriter) agreeing(f *pipeline.Finding) {
+	s := fmt.Sprintf("%s %s (%s)", f.Key, f.Got, f.Standing)
+	if f.Where.File != "" {
+		s += " [" + Place(f.Where) + "]"
+	}
+	t.marked("=", green, s)
 }
 
 // mark is the first column of a line: the verdict at a glance, in ASCII.
@@ -150,6 +167,7 @@ func CauseWords(c pipeline.Cause) string {
 	return b.String()
 }
 
+// Place says where a value stands: file:line and JSON pointer.
 func Place(w pipeline.Where) string {
 	s := w.File
 	if w.Line > 0 {

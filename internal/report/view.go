@@ -6,6 +6,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -20,6 +21,7 @@ type View struct {
 	Verdict   string // MATCH, DIFFERS, NOT FULLY CHECKED
 	Summary   string
 	Subject   string
+	Facts     []string
 	Results   []Result // bytes, meaning, provenance
 	Groups    []Group
 	Problems  []pipeline.Problem
@@ -42,7 +44,8 @@ type Result struct {
 // Group holds the findings of one kind.
 type Group struct {
 	Kind, Title string
-	Agree       int    // findings that match
+	Agree       int // findings that match
+	Agreeing    []pipeline.Finding
 	Coverage    string // "3 of 4 recounted; resting on copied: 1"
 	Lines       []Line
 }
@@ -60,7 +63,7 @@ type Line struct {
 // NewView puts a report in words. Full shows whole digests.
 func NewView(r *pipeline.Report, full bool) *View {
 	v := &View{
-		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject,
+		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
 		Problems: r.Problems, Lacks: r.Lacks, Next: r.Next, Inputs: r.Inputs, Tool: r.Tool,
 		GotName: cmp.Or(r.GotName, "here"), WantName: cmp.Or(r.WantName, "published"),
 	}
@@ -97,7 +100,7 @@ func (v *View) bytesWords(r *pipeline.Report) string {
 		}
 		words = append(words, "the two files are identical")
 	case pipeline.Differs:
-		words = append(words, fmt.Sprintf("the files are not identical: %s, the first is line %d of %s", plural(b.Lines, "line differs", "lines differ"), b.FirstLine, v.WantName))
+		words = append(words, fmt.Sprintf("not identical: %s, the first is line %d of %s", plural(b.Lines, "line differs", "lines differ"), b.FirstLine, v.WantName))
 	default:
 		words = append(words, "no whole file was compared")
 	}
@@ -117,8 +120,8 @@ func meaningWords(m *pipeline.MeaningResult) string {
 		what string
 	}{
 		{m.Equal, "equal"},
-		{m.Loosened, "LOOSENED (accepts more)"},
-		{m.Tightened, "tightened (refuses more)"},
+		{m.Loosened, "LOOSENED (accept more)"},
+		{m.Tightened, "tightened (refuse more)"},
 		{m.Unexplained, "changed"},
 		{m.Volatile, "expected to change"},
 		{m.Unchecked, "not compared"},
@@ -198,6 +201,7 @@ func (v *View) fill(g *Group, findings []pipeline.Finding, full bool) {
 		}
 		if f.Verdict == pipeline.Match {
 			g.Agree++
+			g.Agreeing = append(g.Agreeing, *f)
 			continue
 		}
 		_, subject, _ := split(f.Key)
@@ -249,7 +253,9 @@ func (v *View) word(l *Line, full bool) {
 	default:
 		if l.Class == pipeline.ClassVolatile {
 			l.Text = fmt.Sprintf("expected to change: %s", names(l.Findings))
-			l.Details = appendNew(l.Details, first.Note)
+			if first.Note != "" {
+				l.Text += " (" + first.Note + ")"
+			}
 			return
 		}
 		l.Text = cmp.Or(subject, title(first.Key.Kind())) + ": " + v.changes(l.Findings, full)
@@ -259,7 +265,12 @@ func (v *View) word(l *Line, full bool) {
 	}
 	for i := range l.Findings {
 		f := &l.Findings[i]
-		l.Causes = append(l.Causes, f.Why...)
+		for _, c := range f.Why {
+			// What a line already says of a list need not be said again.
+			if n := len(c.Path); full || n < 2 || c.Path[n-1] != "missing" && c.Path[n-1] != "extra" {
+				l.Causes = append(l.Causes, c)
+			}
+		}
 		if l.Verdict == pipeline.Differs {
 			l.Details = appendNew(l.Details, f.Note)
 		}
@@ -281,7 +292,7 @@ func (v *View) side(name string) string {
 }
 
 // names lists the subjects of findings once each, with the attribute where it
-// says more.
+// says more. Workloads of one kind share its name.
 func names(findings []pipeline.Finding) string {
 	var subjects []string
 	attrs := map[string][]string{}
@@ -294,14 +305,21 @@ func names(findings []pipeline.Finding) string {
 	}
 	const most = 12
 	var out []string
+	kind := ""
 	for i, s := range subjects {
 		if i == most {
 			out = append(out, fmt.Sprintf("and %d more", len(subjects)-most))
 			break
 		}
 		a := attrs[s]
+		if k, name, ok := strings.Cut(s, " "); ok && findings[0].Key.Kind() == "policy" {
+			if k == kind {
+				s = name
+			}
+			kind = k
+		}
 		switch {
-		case len(a) == 1 && (a[0] == "" || a[0] == "policy hash" || a[0] == "digest" || a[0] == "root hash"):
+		case len(a) == 1 && slices.Contains([]string{"", "policy hash", "digest", "root hash", "sha256"}, a[0]), whole(&findings[i]):
 			out = append(out, s)
 		case len(a) <= 3:
 			out = append(out, strings.TrimSpace(s+" "+strings.Join(a, ", ")))
@@ -312,16 +330,40 @@ func names(findings []pipeline.Finding) string {
 	return strings.Join(out, ", ")
 }
 
+// whole reports whether a finding stands for a whole reference value, of which
+// only one side has any.
+func whole(f *pipeline.Finding) bool {
+	return (f.Verdict == pipeline.Extra || f.Verdict == pipeline.Missing) && slices.Contains([]string{"launch", "mrtd"}, path.Base(string(f.Key)))
+}
+
+// attribute names what changed: the short words of the table, else the words
+// that came with the value.
+func attribute(f *pipeline.Finding) string {
+	_, _, a := split(f.Key)
+	_, known := attributeWords[lastParts(f.Key, a)]
+	if !known && a != "policy hash" && f.Words != "" {
+		return f.Words
+	}
+	return a
+}
+
+// lastParts finds the table entry that split used, "" if none.
+func lastParts(k pipeline.Key, words string) string {
+	for key, w := range attributeWords {
+		if w == words && strings.HasSuffix(string(k), "/"+key) {
+			return key
+		}
+	}
+	return ""
+}
+
 func (v *View) changes(findings []pipeline.Finding, full bool) string {
 	var out []string
 	for i := range findings {
 		f := &findings[i]
-		_, _, a := split(f.Key)
-		if f.Words != "" && !strings.HasPrefix(f.Words, "image ") && !strings.HasPrefix(f.Words, "disk ") {
-			a = f.Words
-		}
+		a := attribute(f)
 		switch {
-		case f.Got.Kind() == pipeline.ListKind || f.Want.Kind() == pipeline.ListKind:
+		case f.Got.Kind() == pipeline.ListKind && f.Want.Kind() == pipeline.ListKind:
 			out = append(out, a+listChange(f, full))
 		case f.Got.Kind() == pipeline.DigestKind && !full:
 			out = append(out, fmt.Sprintf("%s %s, %s %s", a, short(f.Got, full), v.WantName, short(f.Want, full)))
@@ -332,23 +374,33 @@ func (v *View) changes(findings []pipeline.Finding, full bool) string {
 	return strings.Join(out, "; ")
 }
 
+// listChange shows what was added and taken away; of long identifiers only how
+// many.
 func listChange(f *pipeline.Finding, full bool) string {
-	var out []string
+	var added, removed []string
 	for _, s := range f.Want.List() {
 		if !slices.Contains(f.Got.List(), s) {
-			out = append(out, "+"+clip(s, full))
+			added = append(added, "+"+s)
 		}
 	}
 	for _, s := range f.Got.List() {
 		if !slices.Contains(f.Want.List(), s) {
-			out = append(out, "-"+clip(s, full))
+			removed = append(removed, "-"+s)
 		}
 	}
-	const most = 4
-	if len(out) > most && !full {
-		out = append(out[:most], fmt.Sprintf("and %d more", len(out)-most))
+	all := slices.Concat(added, removed)
+	long := slices.ContainsFunc(all, func(s string) bool { return len(s) > 64 })
+	if !full && (long || len(all) > 6) {
+		var counts []string
+		if len(added) > 0 {
+			counts = append(counts, fmt.Sprintf("+%d", len(added)))
+		}
+		if len(removed) > 0 {
+			counts = append(counts, fmt.Sprintf("-%d", len(removed)))
+		}
+		return " " + strings.Join(counts, " ")
 	}
-	return " " + strings.Join(out, " ")
+	return " " + strings.Join(all, " ")
 }
 
 func clip(s string, full bool) string {
@@ -364,6 +416,11 @@ func short(v pipeline.Value, full bool) string {
 	switch v.Kind() {
 	case pipeline.NoValue:
 		return "(none)"
+	case pipeline.BoolKind:
+		if b, _ := v.Bool(); b {
+			return "yes"
+		}
+		return "no"
 	case pipeline.DigestKind:
 		if !full {
 			return v.Digest().Algorithm().String() + ":" + v.Digest().Hex()[:12] + "…"

@@ -26,43 +26,33 @@ var kindWords = []struct {
 	{"proxy", "The client's proxy", 1},
 }
 
-// attributeWords put a key's last parts in plain words.
+// attributeWords put a key's last parts in plain words, where the words that
+// come with the value are longer than a line can bear.
 var attributeWords = map[string]string{
-	"manifest":               "digest",
-	"root":                   "root hash",
-	"hash-offset":            "size before the hash tree",
-	"sans":                   "certificate names",
-	"secret-id":              "identity of its secrets",
-	"role":                   "role",
-	"launch":                 "launch digest (firmware, kernel and command line)",
-	"apeip":                  "start address of further processors",
-	"min-tcb/bootloader":     "minimum boot loader version",
-	"min-tcb/tee":            "minimum trusted OS version",
-	"min-tcb/snp":            "minimum SNP firmware version",
-	"min-tcb/microcode":      "minimum microcode version",
-	"mitigation-vector":      "required mitigations (bit mask)",
-	"chip-ids":               "list of allowed processors",
-	"guest-policy/SMT":       "sibling threads allowed",
-	"guest-policy/MigrateMA": "migration allowed",
-	"guest-policy/Debug":     "debugging allowed",
-	"mrtd":                   "MRTD (firmware)",
-	"rtmr0":                  "RTMR0 (machine configuration)",
-	"rtmr1":                  "RTMR1 (kernel)",
-	"rtmr2":                  "RTMR2 (command line and initrd)",
-	"rtmr3":                  "RTMR3 (events at run time)",
-	"mrseam":                 "MRSEAM (Intel's TDX module)",
-	"xfam":                   "XFAM (processor features)",
-	"tcb-evaluation":         "minimum date of Intel's security data (TCB evaluation number)",
-	"piids":                  "list of allowed platforms",
-	"memory-integrity":       "memory integrity required",
-	"smt-disabled":           "sibling threads must be off",
-	"static-platform":        "platform must not change",
-	"platform":               "platform name",
-	"seedshare":              "recovery keys (seedshare owners)",
-	"workload":               "update keys (workload owners)",
-	"bytes":                  "whole file",
-	"index":                  "index digest",
-	"config":                 "configuration digest",
+	"manifest":                     "digest",
+	"root":                         "root hash",
+	"SANs":                         "names in its certificate",
+	"CommonName":                   "first name in its certificate",
+	"WorkloadSecretID":             "identity of its secrets",
+	"Role":                         "role",
+	"launch":                       "launch digest (firmware, kernel, command line)",
+	"apeip":                        "start address of further processors",
+	"MinimumTCB/BootloaderVersion": "minimum boot loader version",
+	"MinimumTCB/TEEVersion":        "minimum trusted OS version",
+	"MinimumTCB/SNPVersion":        "minimum SNP firmware version",
+	"MinimumTCB/MicrocodeVersion":  "minimum microcode version",
+	"MinimumMitigationVector":      "required mitigations (bits)",
+	"AllowedChipIDs":               "allowed processors (an empty list allows any)",
+	"AllowedPIIDs":                 "allowed platforms (an empty list allows any)",
+	"MinTCBEvaluationDataNumber":   "minimum issue of Intel's security data",
+	"mrtd":                         "MRTD (firmware)",
+	"rtmr0":                        "RTMR0 (machine configuration)",
+	"rtmr1":                        "RTMR1 (kernel)",
+	"rtmr2":                        "RTMR2 (command line and initrd)",
+	"rtmr3":                        "RTMR3 (events at run time)",
+	"mrseam":                       "MRSEAM (Intel's TDX module)",
+	"xfam":                         "XFAM (processor features)",
+	"bytes":                        "whole file",
 }
 
 // part undoes the escaping of one part of a key.
@@ -107,28 +97,7 @@ func split(k pipeline.Key) (kind, subject, attribute string) {
 		parts[n+i] = part(p)
 	}
 	attribute = strings.Join(parts[n:], " ")
-	if rest, ok := strings.CutPrefix(attribute, "guest-policy "); ok {
-		attribute = "guest policy: " + camel(rest)
-	} else if rest, ok := strings.CutPrefix(attribute, "platform-info "); ok {
-		attribute = "platform must report: " + camel(rest)
-	}
 	return kind, subject, attribute
-}
-
-// camel breaks a field name into words: "SMTEnabled" reads "SMT enabled".
-func camel(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		upper := r >= 'A' && r <= 'Z'
-		nextLower := i+1 < len(s) && s[i+1] >= 'a' && s[i+1] <= 'z'
-		if i > 0 && upper && nextLower {
-			b.WriteByte(' ')
-			b.WriteRune(r + 'a' - 'A')
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 func title(kind string) string {
