@@ -146,8 +146,20 @@ func publishedOnly(ctx context.Context, in *In, published *manifest.Manifest, ou
 	}
 	for n, p := range entries {
 		w, _ := manifest.ParseWorkloadID(p.WorkloadSecretID)
-		// The deployment lists every workload: this one was let in besides.
-		out.Complete = append(out.Complete, string(NewKey("policy", n.kind, w.Namespace, n.name))+"**")
+		// The deployment lists every workload: this one was let in besides. One
+		// finding says it, so its other fields are left out.
+		key := NewKey("policy", n.kind, w.Namespace, n.name)
+		out.Complete = append(out.Complete, string(key))
+		out.References = slices.DeleteFunc(out.References, func(r Reference) bool { return strings.HasPrefix(string(r.Key), string(key)+"/") })
+		for i := range out.References {
+			if r := &out.References[i]; r.Key == key {
+				r.Stricter = StricterAbsent
+			}
+		}
+		out.Causes[key] = []Cause{{
+			Path: []string{"manifest", p.Pointer}, Actual: p.HashText, Standing: Suspected, Where: Where{File: in.Config.Against, Line: p.Line}, Hint: "extra-policy",
+			Note: "the published manifest lets in a workload that the deployment does not have",
+		}}
 	}
 	slices.Sort(out.Complete)
 	return nil

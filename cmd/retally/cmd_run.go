@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -121,7 +123,7 @@ func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Inp
 	root = filepath.Dir(file)
 	data, in, err := pipeline.NewReader(root, nil).ReadFile(context.Background(), filepath.Base(file), 1<<20)
 	if err != nil {
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, "", &userError{
 				op: "read", path: file, msg: "no such file",
 				hint: "retally init writes one; retally check PATH needs none",

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	_ "embed"
+	"fmt"
 	"html/template"
 	"io"
 	"strings"
@@ -19,7 +20,7 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		// html/template escapes for HTML; what it lets through may still hide
 		// or reorder text, which show.Text makes visible.
-		"text":    show.Text,
+		"text":    func(v any) string { return show.Text(fmt.Sprint(v)) },
 		"cause":   func(c pipeline.Cause) string { return show.Text(CauseWords(c)) },
 		"problem": func(p pipeline.Problem) string { return show.Text(problemWords(p)) },
 		"where":   func(w pipeline.Where) string { return show.Text(Place(w)) },

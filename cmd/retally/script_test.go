@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/retally/retally/internal/testenv"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden output in the scripts")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"retally": func() {
+			os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		UpdateScripts:       *update,
+		RequireExplicitExec: true,
+		Cmds:                scriptCommands(),
+		Setup: func(e *testscript.Env) error {
+			setupScript(t, e)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "vectors" {
+				return os.Getenv("RETALLY_VECTORS") != "", nil
+			}
+			return false, errors.New("unknown condition " + cond)
+		},
+	})
+}
+
+// TestVectorsVisible makes it visible when scripts left out their real inputs.
+func TestVectorsVisible(t *testing.T) {
+	testenv.Vectors(t, "published/privatemode")
+}
+
+func setupScript(t *testing.T, e *testscript.Env) {
+	e.Setenv("RETALLY_CACHE", filepath.Join(e.WorkDir, ".cache"))
+	e.Setenv("HOME", e.WorkDir)
+	e.Setenv("NO_COLOR", "1")
+	e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
+	if err := os.MkdirAll(filepath.Join(e.WorkDir, ".tmp"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if v := os.Getenv("RETALLY_VECTORS"); v != "" {
+		if !filepath.IsAbs(v) {
+			v = filepath.Join(testenv.ModuleRoot(t), v)
+		}
+		e.Setenv("V", filepath.Join(v, "published", "privatemode"))
+	}
+}
+
+func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		// exits CODE PROGRAM ARG... runs a program that must end with the code.
+		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+			if neg || len(args) < 2 {
+				ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+			}
+			want, err := strconv.Atoi(args[0])
+			ts.Check(err)
+			err = ts.Exec(args[1], args[2:]...)
+			got := 0
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				got = exit.ExitCode()
+			} else {
+				ts.Check(err)
+			}
+			if got != want {
+				ts.Fatalf("exit code %d, want %d\n%s", got, want, ts.ReadFile("stderr"))
+			}
+		},
+		// replace FILE OLD NEW changes one text in a file and, with a fourth
+		// word, keeps its modification time.
+		"replace": func(ts *testscript.TestScript, _ bool, args []string) {
+			if len(args) != 3 && len(args) != 4 {
+				ts.Fatalf("usage: replace FILE OLD NEW [keep-mtime]")
+			}
+			path := ts.MkAbs(args[0])
+			info, err := os.Stat(path)
+			ts.Check(err)
+			old := ts.ReadFile(args[0])
+			if strings.Count(old, args[1]) == 0 {
+				ts.Fatalf("%s does not hold %q", args[0], args[1])
+			}
+			ts.Check(os.WriteFile(path, []byte(strings.Replace(old, args[1], args[2], 1)), 0o644))
+			if len(args) == 4 {
+				ts.Check(os.Chtimes(path, info.ModTime(), info.ModTime()))
+			}
+		},
+		// lines FILE MAX checks that a file is not longer.
+		"lines": func(ts *testscript.TestScript, _ bool, args []string) {
+			most, err := strconv.Atoi(args[1])
+			ts.Check(err)
+			if n := strings.Count(ts.ReadFile(args[0]), "\n"); n > most {
+				ts.Fatalf("%s has %d lines, at most %d are wanted", args[0], n, most)
+			}
+		},
+		// printable FILE checks that nothing in it can write to a terminal.
+		"printable": func(ts *testscript.TestScript, _ bool, args []string) {
+			for _, r := range ts.ReadFile(args[0]) {
+				if r < 0x20 && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x202e || r == 0xfffd {
+					ts.Fatalf("%s holds %U", args[0], r)
+				}
+			}
+		},
+	}
+}
