@@ -1,0 +1,378 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image/png"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/retally/retally/fixtures"
+	"github.com/retally/retally/internal/report"
+	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/pipeline"
+)
+
+// program builds the real binary once per test.
+func program(t *testing.T) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "retally")
+	out, err := exec.Command("go", "build", "-o", exe, ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return exe
+}
+
+// inProcess runs a command line and returns its output.
+func inProcess(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	code = run(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	return code, out.String(), errOut.String()
+}
+
+// TestReportSchema holds every kind of report against the published schema.
+func TestReportSchema(t *testing.T) {
+	var doc any
+	if err := json.Unmarshal(report.JSONSchema, &doc); err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("report.schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := c.Compile("report.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(name, text string) {
+		t.Helper()
+		v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, text)
+		}
+		if err := schema.Validate(v); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "d")
+	env := map[string]string{"RETALLY_CACHE": filepath.Join(t.TempDir(), "c")}
+	_, out, _ := inProcess(t, env, "demo", "-o", "json", "--dir", dir)
+	check("demo", out)
+	for _, tamper := range fixtures.Tampers() {
+		code, out, errOut := inProcess(t, env, "demo", "-o", "json", "--dir", dir, "--tamper", tamper.Name)
+		if code != exitDiffers {
+			t.Errorf("--tamper %s: exit code %d, want 1\n%s", tamper.Name, code, errOut)
+		}
+		check("demo --tamper "+tamper.Name, out)
+	}
+	_, out, _ = inProcess(t, env, "check", "-o", "json", filepath.Join(dir, "deployment.yaml"))
+	check("check", out)
+	_, out, _ = inProcess(t, env, "compare", "-o", "json", filepath.Join(dir, "manifest.generated.json"), filepath.Join(dir, "manifest.published.json"))
+	check("compare", out)
+	if err := schema.Validate(map[string]any{"schema": pipeline.Schema}); err == nil {
+		t.Error("the schema accepts a report without anything")
+	}
+}
+
+// TestNothingIsReadTwice counts what a run reads: each input once, and nothing
+// at all the second time.
+func TestNothingIsReadTwice(t *testing.T) {
+	dir := t.TempDir()
+	files, err := fixtures.Demo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size int64
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if f.Name != pipeline.ConfigFile {
+			size += int64(len(f.Data))
+		}
+	}
+	a := &app{env: func(k string) string { return map[string]string{"RETALLY_CACHE": filepath.Join(dir, ".cache")}[k] }}
+	store, err := a.openCache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, pipeline.ConfigFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	once := func(fresh bool) (*pipeline.Result, *pipeline.Counter) {
+		t.Helper()
+		cfg, err := pipeline.ParseConfig(pipeline.ConfigFile, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := new(pipeline.Counter)
+		res, err := pipeline.Run(context.Background(), cfg, pipeline.Options{Root: dir, Cache: store, Counter: count, Fresh: fresh})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res, count
+	}
+	first, count := once(false)
+	if got := count.BytesRead.Load(); got != size {
+		t.Errorf("first run: read %d bytes of inputs that have %d", got, size)
+	}
+	if got, want := int(count.FilesRead.Load()), len(first.Report.Inputs); got != want {
+		t.Errorf("first run: read %d files, the report lists %d", got, want)
+	}
+	second, count := once(false)
+	if r, h := count.BytesRead.Load(), count.BytesHashed.Load(); r != 0 || h != 0 {
+		t.Errorf("second run: read %d and hashed %d bytes, want none", r, h)
+	}
+	if len(second.Trusted) != len(first.Report.Inputs) {
+		t.Errorf("second run: trusts %v, want all %d inputs named", second.Trusted, len(first.Report.Inputs))
+	}
+	if _, count = once(true); count.BytesRead.Load() != size {
+		t.Errorf("--fresh: read %d bytes, want %d", count.BytesRead.Load(), size)
+	}
+	if a, b := asJSON(t, first.Report), asJSON(t, second.Report); a != b {
+		t.Error("the report from the cache is not the report of the first run")
+	}
+
+	// A changed byte with restored times: --fresh finds it, whatever the file
+	// system's stamps say.
+	path := filepath.Join(dir, "hashes-demo.json")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := bytes.Replace(old, []byte("sha256:7"), []byte("sha256:8"), 1)
+	if err := os.WriteFile(path, changed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	if res, _ := once(true); res.Report.Outcome != pipeline.OutcomeDiffers {
+		t.Errorf("--fresh: got %s after a byte was changed", res.Report.Outcome)
+	}
+}
+
+func asJSON(t *testing.T, r *pipeline.Report) string {
+	t.Helper()
+	var b strings.Builder
+	if err := report.JSON(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestSameBytesFiftyTimes runs the program in 50 surroundings: processors,
+// time zone, locale, umask, order of the files, cached or not.
+func TestSameBytesFiftyTimes(t *testing.T) {
+	exe := program(t)
+	files, err := fixtures.Demo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	zones := []string{"UTC", "Pacific/Kiritimati", "America/St_Johns", ""}
+	locales := []string{"C", "C.UTF-8", "de_DE.UTF-8", "tr_TR.UTF-8", ""}
+	umasks := []string{"022", "077", "002", "000"}
+	want := map[string][]byte{}
+	cacheDir := t.TempDir()
+	for i := range 50 {
+		dir := filepath.Join(t.TempDir(), fmt.Sprintf("run %d", i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range rand.Perm(len(files)) {
+			if err := os.WriteFile(filepath.Join(dir, files[j].Name), files[j].Data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		script := fmt.Sprintf(`umask %s; exec "$EXE" run --out out --report html=r.html --report markdown=r.md -o json > stdout.json`, umasks[rand.IntN(len(umasks))])
+		times := 1 + i%2 // every other time once more, from the cache
+		for range times {
+			cmd := exec.Command("sh", "-c", script)
+			cmd.Dir = dir
+			cmd.Env = []string{
+				"EXE=" + exe, "PATH=" + os.Getenv("PATH"), "RETALLY_CACHE=" + cacheDir,
+				fmt.Sprintf("GOMAXPROCS=%d", 1+rand.IntN(8)), "TZ=" + zones[rand.IntN(len(zones))],
+				"LC_ALL=" + locales[rand.IntN(len(locales))], "HOME=" + dir,
+			}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("run %d: %v\n%s", i, err, out)
+			}
+			for _, name := range []string{"stdout.json", "r.html", "r.md", "out/report.json", "out/manifest.json"} {
+				got, err := os.ReadFile(filepath.Join(dir, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want[name] == nil {
+					want[name] = got
+				} else if !bytes.Equal(got, want[name]) {
+					t.Fatalf("run %d: %s has other bytes than in run 0", i, name)
+				}
+			}
+		}
+	}
+}
+
+// TestKilledAtAnyMoment kills the program at 100 random moments of run and
+// demo. A result is whole or not there, and the next run succeeds.
+func TestKilledAtAnyMoment(t *testing.T) {
+	exe := program(t)
+	base := t.TempDir()
+	env := append(os.Environ(), "RETALLY_CACHE="+filepath.Join(base, "cache"))
+	demo := filepath.Join(base, "demo")
+	start := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(exe, args...)
+		cmd.Env = env
+		return cmd
+	}
+	begin := time.Now()
+	if out, err := start("demo", "--dir", demo).CombinedOutput(); err != nil {
+		t.Fatalf("demo: %v\n%s", err, out)
+	}
+	span := time.Since(begin)
+	whole := map[string][]byte{}
+	for _, name := range []string{"manifest.json", "report.json"} {
+		data, err := os.ReadFile(filepath.Join(demo, "retally-out", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole[name] = data
+	}
+	killed := 0
+	for i := range 100 {
+		args, out := []string{"demo", "--dir", filepath.Join(base, fmt.Sprintf("d%d", i%7))}, filepath.Join(base, fmt.Sprintf("d%d", i%7), "retally-out")
+		if i%2 == 1 {
+			out = filepath.Join(base, fmt.Sprintf("out%d", i%11))
+			args = []string{"run", "-f", filepath.Join(demo, pipeline.ConfigFile), "--out", out}
+			if i%4 == 1 {
+				args = append(args, "--fresh")
+			}
+		}
+		cmd := start(args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(span))))
+		if err := cmd.Process.Kill(); err == nil {
+			killed++
+		}
+		_ = cmd.Wait() // killed or done, both are fine
+		for name, want := range whole {
+			got, err := os.ReadFile(filepath.Join(out, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "manifest.json" && !bytes.Equal(got, want) {
+				t.Fatalf("kill %d: %s is not whole: %d of %d bytes", i, name, len(got), len(want))
+			}
+			if name == "report.json" {
+				if _, err := pipeline.ReadReport(name, got); err != nil || got[len(got)-1] != '\n' {
+					t.Fatalf("kill %d: %s is not whole: %v", i, name, err)
+				}
+			}
+		}
+		if text, err := start(args...).CombinedOutput(); err != nil {
+			t.Fatalf("kill %d: the next %s fails: %v\n%s", i, args[0], err, text)
+		}
+		entries, err := os.ReadDir(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if strings.Contains(e.Name(), "retally-tmp") {
+				t.Errorf("kill %d: %s is left over after the next run", i, e.Name())
+			}
+		}
+	}
+	if killed < 50 {
+		t.Errorf("only %d of 100 processes were killed, the test shows nothing", killed)
+	}
+}
+
+// TestHTMLInChromium looks at the HTML report as a person would: in a browser,
+// without script and without any request.
+func TestHTMLInChromium(t *testing.T) {
+	chromium := testenv.Oracle(t, "chromium")
+	dir := t.TempDir()
+	page := filepath.Join(dir, "report.html")
+	env := map[string]string{"RETALLY_CACHE": filepath.Join(dir, "cache")}
+	inProcess(t, env, "demo", "--dir", filepath.Join(dir, "d"), "--tamper", "names", "--report", "html="+page)
+	data, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"<script", "http://", "https://", "src=", "@import", "url("} {
+		if bytes.Contains(data, []byte(bad)) {
+			t.Errorf("the page holds %q", bad)
+		}
+	}
+	browse := func(args ...string) []byte {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		args = append([]string{
+			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+			"--disable-component-update", "--disable-sync", "--user-data-dir=" + filepath.Join(t.TempDir(), "profile"),
+		}, args...)
+		cmd := exec.CommandContext(ctx, chromium, append(args, "file://"+page)...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("chromium: %v\n%s", err, stderr.String())
+		}
+		return out
+	}
+	dom := string(browse("--dump-dom", "--blink-settings=scriptEnabled=false"))
+	for _, want := range []string{`<h1 class="bad">DIFFERS</h1>`, "login.bank.example", "LOOSENED (accepts more)", "resting on copied", `<details open="">`} {
+		if !strings.Contains(dom, want) {
+			t.Errorf("the rendered page lacks %q", want)
+		}
+	}
+	shot := filepath.Join(dir, "page.png")
+	browse("--screenshot="+shot, "--window-size=1000,1600")
+	f, err := os.Open(shot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, err := png.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	colors := map[[3]uint32]bool{}
+	for y := 0; y < img.Bounds().Dy(); y += 3 {
+		for x := 0; x < img.Bounds().Dx(); x += 3 {
+			r, g, b, _ := img.At(x, y).RGBA()
+			colors[[3]uint32{r >> 8, g >> 8, b >> 8}] = true
+		}
+	}
+	if len(colors) < 20 {
+		t.Errorf("the picture of the page has %d colors: nothing was drawn", len(colors))
+	}
+	if keep := os.Getenv("RETALLY_SCREENSHOT"); keep != "" {
+		if err := os.Rename(shot, keep); err != nil {
+			t.Error(err)
+		}
+	}
+}
