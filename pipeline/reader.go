@@ -176,6 +176,22 @@ func kindOf(m os.FileMode) string {
 // "profile:privatemode@v1.40.0". It is listed with its digest like any file.
 const ProfilePrefix = "profile:"
 
+// ProfilePlan returns the built-in plan that a name "profile:VENDOR@VERSION"
+// stands for, and a remark where it is the plan of another version.
+func ProfilePlan(name string) (data []byte, remark string, err error) {
+	f, err := readProfile(name)
+	if err != nil {
+		return nil, "", err
+	}
+	_, version, _ := strings.Cut(name, "@")
+	taken, _, _ := profiles.PrivatemodePlan(version)
+	newest := profiles.PrivatemodePlans()
+	if taken == newest[len(newest)-1] && strings.TrimPrefix(version, "v") != strings.TrimPrefix(taken, "v") {
+		remark = fmt.Sprintf("the edits of %s are the newest that are known; whether those of %s are the same is not", taken, version)
+	}
+	return f.data, remark, nil
+}
+
 func readProfile(name string) (*readFile, error) {
 	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
 	fail := func(format string, args ...any) (*readFile, error) {

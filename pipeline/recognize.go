@@ -114,6 +114,8 @@ type Subject struct {
 	Inspect   string // a docker inspect file
 	Problems  []Problem
 	Reader    *Reader // holds what was read while recognizing
+	// ConfigInput is a retally.yaml that was found and decides everything.
+	ConfigInput *Input
 
 	workspaceDir string
 }
@@ -140,7 +142,7 @@ func Look(ctx context.Context, paths []string, count *Counter) (*Subject, error)
 			return nil, err
 		}
 	}
-	return s, s.configure()
+	return s, s.configure(ctx)
 }
 
 // commonRoot splits paths into a folder and names below it: a single folder is
@@ -233,10 +235,22 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 }
 
 // configure turns what was found into a configuration.
-func (s *Subject) configure() error {
+func (s *Subject) configure(ctx context.Context) error {
 	byKind := map[FileKind][]string{}
 	for _, f := range s.Found {
 		byKind[f.Kind] = append(byKind[f.Kind], f.Name)
+	}
+	if configs := byKind[KindConfig]; len(configs) == 1 {
+		data, in, err := s.Reader.ReadFile(ctx, configs[0], 1<<20)
+		if err != nil {
+			return err
+		}
+		if s.Config, err = ParseConfig(configs[0], data); err != nil {
+			return err
+		}
+		s.ConfigInput = &in
+		s.Title = "Recognized: " + configs[0] + ", which says what to recount here"
+		return nil
 	}
 	if c := s.Checkout; c != nil {
 		// A checkout's own files win over look-alikes beside them.

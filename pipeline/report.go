@@ -227,8 +227,11 @@ func (f *Finding) Bad() bool {
 }
 
 // Open reports whether the finding alone makes the outcome "unchecked".
-func (f *Finding) Open() bool {
-	if f.Allowed || f.Class == ClassVolatile || f.Verdict == Extra {
+func (f *Finding) Open() bool { return f.weak() && !f.Allowed }
+
+// weak reports whether the finding says nothing because nothing was recounted.
+func (f *Finding) weak() bool {
+	if f.Class == ClassVolatile || f.Verdict == Extra {
 		return false
 	}
 	return f.Verdict == Unchecked || !f.Standing.Effective.Known()
@@ -244,9 +247,9 @@ func (r *Report) judge() {
 			bad = true
 			r.Meaning.Verdict = Differs
 		}
-		if f.Open() {
-			open = true
-			r.Provenance.Verdict = Unchecked
+		open = open || f.Open()
+		if f.weak() {
+			r.Provenance.Verdict = Unchecked // also where it was allowed
 		}
 	}
 	if len(r.Findings) == 0 {

@@ -242,6 +242,11 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 		if plan, err = manifest.ParsePlan(c.Adjust, data); err != nil {
 			return nil, err
 		}
+		if strings.HasPrefix(c.Adjust, ProfilePrefix) {
+			if _, remark, err := ProfilePlan(c.Adjust); err == nil && remark != "" {
+				out.Problems = append(out.Problems, Problem{Level: LevelWarning, Code: "profile-version", Where: Where{File: c.Adjust}, Msg: remark})
+			}
+		}
 		vars, err := planVariables(ctx, in, plan)
 		if err != nil {
 			return nil, err

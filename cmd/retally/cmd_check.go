@@ -37,7 +37,7 @@ paths are taken together.`,
 			defer s.Close()
 			o := pipeline.Options{
 				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, Tool: tool(),
-				Counter: count, Reader: s.Reader, Problems: s.Problems, Progress: new(pipeline.Progress),
+				Counter: count, Reader: s.Reader, ConfigInput: s.ConfigInput, Problems: s.Problems, Progress: new(pipeline.Progress),
 			}
 			if err := s.Prepare(cmd.Context()); err != nil {
 				return err
@@ -66,6 +66,8 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 	at := strings.Join(quoted, " ")
 	c := s.Config
 	switch {
+	case s.ConfigInput != nil:
+		return "retally run -f " + quote(filepath.ToSlash(filepath.Join(s.Root, s.ConfigInput.File))) + ", which also writes the manifest"
 	case s.Checkout != nil && c.Hashes == "":
 		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", quote(s.Root), at)
 	case s.Checkout != nil && c.Against == "":

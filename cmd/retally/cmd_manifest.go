@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/pipeline"
 )
 
 const smallFile = 16 << 20
@@ -41,7 +42,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 			if plan == "-" && args[0] == "-" || plan == "-" && deploy == "-" || deploy == "-" && args[0] == "-" {
 				return &userError{op: "manifest adjust", msg: "only one input can be stdin"}
 			}
-			planData, err := a.readInput("read plan", plan, smallFile)
+			planData, err := a.readPlan(plan)
 			if err != nil {
 				return err
 			}
@@ -78,12 +79,24 @@ most likely a field was renamed. IN may be - for stdin.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&plan, "plan", "", "plan of the edits, - for stdin")
+	cmd.Flags().StringVar(&plan, "plan", "", "plan of the edits, - for stdin, or profile:privatemode@VERSION")
 	cmd.Flags().StringVar(&deploy, "deployment", "", "deployment that gives the plan's variables")
 	cmd.Flags().StringArrayVar(&vars, "var", nil, "set a variable of the plan, as NAME=VALUE; may be given several times")
 	_ = cmd.MarkFlagRequired("plan")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// readPlan reads a plan from a file, from stdin, or from what is built in.
+func (a *app) readPlan(plan string) ([]byte, error) {
+	if !strings.HasPrefix(plan, pipeline.ProfilePrefix) {
+		return a.readInput("read plan", plan, smallFile)
+	}
+	data, remark, err := pipeline.ProfilePlan(plan)
+	if remark != "" {
+		a.talk("retally: warning: %s", remark)
+	}
+	return data, err
 }
 
 // adjustment is the JSON form of what the edits did.

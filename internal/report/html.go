@@ -28,7 +28,14 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 		"value":   func(v pipeline.Value) string { return show.Text(short(v, true)) },
 		"mark":    func(l Line) string { return l.mark() },
 		"tone":    tone,
-		"class":   func(c pipeline.Class) string { return classWords[c] },
+		"lineTone": func(l Line) string {
+			if l.Class == pipeline.ClassVolatile {
+				return "plain"
+			}
+			return tone(l.Verdict)
+		},
+		"agree": func(n int) string { return plural(n, "value agrees", "values agree") },
+		"class": func(c pipeline.Class) string { return classWords[c] },
 	}).Parse(htmlSource)
 	if err != nil {
 		return err
@@ -37,7 +44,7 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 	if err := t.Execute(&b, struct {
 		*View
 		Report *pipeline.Report
-	}{NewView(r, false), r}); err != nil {
+	}{NewView(r, Options{AllCauses: true}), r}); err != nil {
 		return err
 	}
 	_, err = w.Write(b.Bytes())

@@ -11,7 +11,7 @@ import (
 
 // Markdown writes a summary for a pull request or a review.
 func Markdown(w io.Writer, r *pipeline.Report) error {
-	v := NewView(r, false)
+	v := NewView(r, Options{})
 	var b strings.Builder
 	fmt.Fprintf(&b, "# retally: %s\n\n%s\n", v.Verdict, show.Markdown(v.Summary))
 	if v.Subject != "" {

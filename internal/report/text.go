@@ -30,7 +30,7 @@ func Text(w io.Writer, r *pipeline.Report, o TextOptions) error {
 		t.width = 100
 	}
 	t.width = max(t.width, 40)
-	t.report(NewView(r, o.Verbose))
+	t.report(NewView(r, Options{Full: o.Verbose, AllCauses: o.Verbose}))
 	_, err := io.WriteString(w, t.b.String())
 	return err
 }

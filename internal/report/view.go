@@ -60,8 +60,14 @@ type Line struct {
 	Findings []pipeline.Finding
 }
 
-// NewView puts a report in words. Full shows whole digests.
-func NewView(r *pipeline.Report, full bool) *View {
+// Options say how much a view tells.
+type Options struct {
+	Full      bool // whole digests and lists
+	AllCauses bool // also the causes that a line of text says already
+}
+
+// NewView puts a report in words.
+func NewView(r *pipeline.Report, o Options) *View {
 	v := &View{
 		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
 		Problems: r.Problems, Lacks: r.Lacks, Next: r.Next, Inputs: r.Inputs, Tool: r.Tool,
@@ -85,7 +91,7 @@ func NewView(r *pipeline.Report, full bool) *View {
 		return cmp.Or(cmp.Compare(order(a.Kind), order(b.Kind)), cmp.Compare(a.Kind, b.Kind))
 	})
 	for i := range v.Groups {
-		v.fill(&v.Groups[i], r.Findings, full)
+		v.fill(&v.Groups[i], r.Findings, o)
 	}
 	return v
 }
@@ -187,7 +193,7 @@ func coverageWords(k pipeline.KindCoverage) string {
 // fill puts a kind's findings into lines: those that say the same of several
 // subjects become one line, so that fifty changed pins do not hide one that
 // matters.
-func (v *View) fill(g *Group, findings []pipeline.Finding, full bool) {
+func (v *View) fill(g *Group, findings []pipeline.Finding, o Options) {
 	type bucket struct {
 		verdict pipeline.Verdict
 		class   pipeline.Class
@@ -217,7 +223,7 @@ func (v *View) fill(g *Group, findings []pipeline.Finding, full bool) {
 		g.Lines = append(g.Lines, Line{Class: f.Class, Verdict: f.Verdict, Findings: []pipeline.Finding{*f}})
 	}
 	for i := range g.Lines {
-		v.word(&g.Lines[i], full)
+		v.word(&g.Lines[i], o)
 	}
 	slices.SortStableFunc(g.Lines, func(a, b Line) int { return cmp.Compare(rank(a), rank(b)) })
 }
@@ -237,7 +243,8 @@ func rank(l Line) int {
 	}
 }
 
-func (v *View) word(l *Line, full bool) {
+func (v *View) word(l *Line, o Options) {
+	full := o.Full
 	first := &l.Findings[0]
 	_, subject, _ := split(first.Key)
 	switch l.Verdict {
@@ -267,7 +274,7 @@ func (v *View) word(l *Line, full bool) {
 		f := &l.Findings[i]
 		for _, c := range f.Why {
 			// What a line already says of a list need not be said again.
-			if n := len(c.Path); full || n < 2 || c.Path[n-1] != "missing" && c.Path[n-1] != "extra" {
+			if n := len(c.Path); full || o.AllCauses || n < 2 || c.Path[n-1] != "missing" && c.Path[n-1] != "extra" {
 				l.Causes = append(l.Causes, c)
 			}
 		}
