@@ -1,0 +1,5 @@
+{
+  description = "A stand-in for nixpkgs with just what this flake uses, to evaluate it without a network";
+
+  outputs = { self }: { lib = import ./lib.nix; };
+}
