@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-Bm/DctpZlCz48FN4ffnZwNYkfD+kFvICkUIjPtBjt88=";
+  vendorHash = "sha256-Ag1DYyF1n+wPKHiVgHVeigWMmN7pCWSor92e7vrM79Q=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];
