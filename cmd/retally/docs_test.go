@@ -40,7 +40,8 @@ func TestDocumentsRun(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("demo: %v\n%s", err, out)
 		}
-		for _, c := range consoleCommands(string(data)) {
+		text := string(data)
+		for _, c := range consoleCommands(text) {
 			commands++
 			name := fmt.Sprintf("%s:%d", filepath.Base(file), c.line)
 			if c.text == "go run ./internal/testall" {
@@ -60,8 +61,17 @@ func TestDocumentsRun(t *testing.T) {
 			if c.want == "" {
 				continue
 			}
+			if *update {
+				text = strings.Replace(text, "$ "+c.text+"\n"+c.want, "$ "+c.text+"\n"+out.String(), 1)
+				continue
+			}
 			if diff := cmp.Diff(c.want, out.String()); diff != "" {
 				t.Errorf("%s: $ %s (-documented +real):\n%s", name, c.text, diff)
+			}
+		}
+		if *update && text != string(data) {
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
