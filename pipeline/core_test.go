@@ -51,7 +51,8 @@ func val(s string) pipeline.Value { return pipeline.OfDigest(dig(s)) }
 
 func TestValueJSON(t *testing.T) {
 	for _, v := range []pipeline.Value{
-		{}, val("x"), pipeline.OfText("a b"), pipeline.OfText("sha256:AB"), pipeline.OfNumber(1<<64 - 1),
+		{},
+		val("x"), pipeline.OfText("a b"), pipeline.OfText("sha256:AB"), pipeline.OfNumber(1<<64 - 1),
 		pipeline.OfBool(false), pipeline.OfList([]string{"b", "a"}), pipeline.OfList(nil),
 	} {
 		js, err := json.Marshal(v)

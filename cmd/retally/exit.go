@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
@@ -137,5 +136,3 @@ func writeJSON(w io.Writer, v any) error {
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
-
-var _ error = (*jsondoc.Error)(nil)
