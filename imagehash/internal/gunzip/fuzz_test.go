@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/retally/retally/imagehash/internal/gunzip"
 )
 
 // FuzzRead compares with compress/gzip: the same bytes, and an error on both
-// sides or on neither. Only trailing data is taken differently in one case:
-// compress/gzip reports it as a bad header.
+// sides or on neither. Only reserved flags are taken differently: RFC 1952,
+// section 2.3.1.2 wants an error, compress/gzip gives none.
 func FuzzRead(f *testing.F) {
 	for i, kind := range []string{"noise", "text", "runs", "mix"} {
 		for _, level := range []int{-2, 0, 1, 6} {
@@ -24,6 +25,9 @@ func FuzzRead(f *testing.F) {
 		r, werr := gzip.NewReader(bytes.NewReader(in))
 		if werr == nil {
 			want, werr = io.ReadAll(io.LimitReader(r, 8<<20))
+		}
+		if err != nil && strings.Contains(err.Error(), "reserved flags") {
+			return
 		}
 		if (err == nil) != (werr == nil) {
 			t.Fatalf("got error %v, compress/gzip has %v", err, werr)

@@ -149,6 +149,20 @@ func (s *Scanner) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// Skip tells the scanner that up to limit bytes of content or padding are left
+// out, which a caller who can seek need not read. It returns how many; 0 means
+// that the next bytes are to be written. The visitor does not see them.
+func (s *Scanner) Skip(limit int64) int64 {
+	if s.err != nil || s.st != inContent && s.st != inPadding {
+		return 0
+	}
+	n := min(limit, s.left)
+	s.pos += n
+	s.left -= n
+	s.afterPiece()
+	return n
+}
+
 // Close says whether the stream may end here.
 func (s *Scanner) Close() error {
 	if s.err != nil {
@@ -211,14 +225,18 @@ func (s *Scanner) skip(p []byte) (int, error) {
 		}
 	}
 	s.left -= int64(n)
-	if s.left == 0 {
-		if s.st == inContent && s.pad > 0 {
-			s.st, s.left = inPadding, s.pad
-		} else {
-			s.st = inHeader
-		}
-	}
+	s.afterPiece()
 	return n, nil
+}
+
+func (s *Scanner) afterPiece() {
+	switch {
+	case s.left > 0:
+	case s.st == inContent && s.pad > 0:
+		s.st, s.left = inPadding, s.pad
+	default:
+		s.st = inHeader
+	}
 }
 
 func (s *Scanner) trailer(p []byte) (int, error) {
