@@ -162,7 +162,9 @@ func (v *verifier) dockerConfig(ctx context.Context, d *dockerImage, name, place
 	}
 	vw := view{clip(name), &d.findings}
 	if doc := vw.parse(data, v.limits.Config); doc != nil {
-		d.config = vw.config(doc)
+		if d.config = vw.config(doc); d.config != nil {
+			d.config.raw = data
+		}
 	}
 	return nil
 }
@@ -184,6 +186,12 @@ func (v *verifier) dockerLayer(d *dockerImage, name, place string) {
 	i := len(d.layers)
 	d.layers = append(d.layers, nil)
 	d.names = append(d.names, name)
+	if v.opts.SkipLayers {
+		if i == 0 {
+			d.note(Problem{Code: "layers-not-read", Place: place})
+		}
+		return
+	}
 	e := v.member(name, place, &d.findings)
 	if e == nil {
 		return
@@ -368,7 +376,7 @@ func (d *dockerImage) image(source string) Image {
 	}
 	p := Platform{Config: d.configDigest, Layers: []Layer{}}
 	if d.config != nil {
-		p.Platform = d.config.platform.String()
+		p.Platform, p.RawConfig = d.config.platform.String(), d.config.raw
 	}
 	for k, j := range d.layers {
 		layer := Layer{}

@@ -388,6 +388,7 @@ func (v view) manifest(doc *jsondoc.Value, want string) *manifestDoc {
 
 // configDoc is what the config of an image says about its layers.
 type configDoc struct {
+	raw      []byte
 	platform platform
 	diffIDs  []digest.Digest
 	history  int // entries that made a layer

@@ -85,6 +85,8 @@ type Platform struct {
 	Size      int64         `json:"size,omitempty"`  // of the manifest, bytes
 	Config    digest.Digest `json:"config,omitzero"`
 	Layers    []Layer       `json:"layers"`
+	// RawConfig is the config document, verified; nil if that failed.
+	RawConfig []byte `json:"-"`
 }
 
 // Layer is one layer of an image.
@@ -227,6 +229,9 @@ type Options struct {
 	// Platforms restricts which members of an index are verified, as
 	// os/architecture[/variant]. Those left out are noted. Empty means all.
 	Platforms []string
+	// SkipLayers leaves layers unread, for callers who want configs. Every
+	// image then has the note "layers-not-read".
+	SkipLayers bool
 	// Progress is counted up while reading, if not nil.
 	Progress *Progress
 	// Remote says how to reach registries.

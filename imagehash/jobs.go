@@ -145,6 +145,9 @@ func (v *verifier) runJob(ctx context.Context, j *job, memory *semaphore.Weighte
 // leftovers queues the blobs that nobody refers to and notes other files
 // (step 11).
 func (v *verifier) leftovers() error {
+	if v.opts.SkipLayers {
+		return nil
+	}
 	f := v.src.files
 	for _, name := range f.order {
 		e := f.names[name]

@@ -80,7 +80,7 @@ func (n *node) asArtifact() Artifact {
 func (n *node) asPlatform() Platform {
 	p := Platform{MediaType: n.desc.mediaType, Digest: n.digest, Size: n.size, Config: n.configDigest, Layers: []Layer{}}
 	if n.config != nil {
-		p.Platform = n.config.platform.String()
+		p.Platform, p.RawConfig = n.config.platform.String(), n.config.raw
 	}
 	for i, l := range n.doc.layers {
 		layer := Layer{Digest: l.digest, Size: l.size, MediaType: l.mediaType}
