@@ -84,7 +84,18 @@ type Error struct {
 	Offset, Line, Column int
 	Pointer              string // JSON pointer of the enclosing value, "" at the top
 	Msg                  string
+	Reason               Reason // for callers that act on the kind of error
 }
+
+// Reason is the kind of an Error.
+type Reason uint8
+
+// The kinds of errors.
+const (
+	Syntax       Reason = iota // not JSON, or JSON that readers take differently
+	DuplicateKey               // a member name appears twice in one object
+	TooLarge                   // a limit was passed
+)
 
 func (e *Error) Error() string {
 	where := fmt.Sprintf("line %d column %d", e.Line, e.Column)
@@ -116,7 +127,7 @@ func Position(data []byte, offset int) (line, column int) {
 func Parse(data []byte, limits Limits) (*Value, error) {
 	p := parser{data: data, limits: limits.orDefault()}
 	if len(data) > p.limits.Bytes {
-		return nil, &Error{Offset: 0, Line: 1, Column: 1, Msg: fmt.Sprintf("document has %d bytes, the limit is %d", len(data), p.limits.Bytes)}
+		return nil, &Error{Offset: 0, Line: 1, Column: 1, Msg: fmt.Sprintf("document has %d bytes, the limit is %d", len(data), p.limits.Bytes), Reason: TooLarge}
 	}
 	p.space()
 	v, err := p.value(0)
@@ -139,8 +150,12 @@ type parser struct {
 }
 
 func (p *parser) errorf(offset int, format string, args ...any) error {
+	return p.fail(Syntax, offset, format, args...)
+}
+
+func (p *parser) fail(reason Reason, offset int, format string, args ...any) error {
 	line, column := Position(p.data, offset)
-	return &Error{Offset: offset, Line: line, Column: column, Pointer: pointer(p.path), Msg: fmt.Sprintf(format, args...)}
+	return &Error{Offset: offset, Line: line, Column: column, Pointer: pointer(p.path), Msg: fmt.Sprintf(format, args...), Reason: reason}
 }
 
 func pointer(path []string) string {
@@ -184,11 +199,11 @@ func (p *parser) space() {
 
 func (p *parser) value(depth int) (*Value, error) {
 	if depth > p.limits.Depth {
-		return nil, p.errorf(p.pos, "nested deeper than %d", p.limits.Depth)
+		return nil, p.fail(TooLarge, p.pos, "nested deeper than %d", p.limits.Depth)
 	}
 	p.values++
 	if p.values > p.limits.Values {
-		return nil, p.errorf(p.pos, "more than %d values", p.limits.Values)
+		return nil, p.fail(TooLarge, p.pos, "more than %d values", p.limits.Values)
 	}
 	v := &Value{Offset: p.pos}
 	if p.pos >= len(p.data) {
@@ -241,7 +256,7 @@ func (p *parser) object(v *Value, depth int) error {
 			return err
 		}
 		if _, dup := seen[key]; dup {
-			return p.errorf(at, "member %q appears twice", clip(key))
+			return p.fail(DuplicateKey, at, "member %q appears twice", clip(key))
 		}
 		seen[key] = struct{}{}
 		p.space()

@@ -112,3 +112,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestReason(t *testing.T) {
+	for _, test := range []struct {
+		in   string
+		want jsondoc.Reason
+	}{
+		{`{"a":1,"a":2}`, jsondoc.DuplicateKey},
+		{`{"a":1,"\u0061":2}`, jsondoc.DuplicateKey},
+		{`[[[1]]]`, jsondoc.TooLarge},
+		{`[1,2,3,4,5]`, jsondoc.TooLarge},
+		{`[1,2,3,4,5,6,7,8,9,10,11]`, jsondoc.TooLarge},
+		{`{"a":01}`, jsondoc.Syntax},
+		{`{}{}`, jsondoc.Syntax},
+	} {
+		_, err := jsondoc.Parse([]byte(test.in), jsondoc.Limits{Bytes: 20, Depth: 2, Values: 5})
+		var e *jsondoc.Error
+		if !errors.As(err, &e) || e.Reason != test.want {
+			t.Errorf("Parse(%s) = %v, want an error of kind %d", test.in, err, test.want)
+		}
+	}
+}

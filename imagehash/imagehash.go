@@ -1,0 +1,263 @@
+// Package imagehash recounts container images: every byte of a layout, an
+// archive or a registry answer is read, every digest and size on the way from
+// the index to the files in a layer is computed again, and what does not hold
+// is named with its place. It also says why two images have different digests.
+//
+// # Identity
+//
+// The digest of an image is the hash of the exact bytes of its manifest or
+// index (OCI image-spec, descriptor.md), never a value read from a field. An
+// archive of the old docker save kind holds no manifest: its images are
+// identified by config digest and diffIDs alone, and no digest is invented for
+// them, since every tool that repacks them makes another one.
+//
+// # Verdict
+//
+// A [Report] is about one [Source]. A refused image is a value: its Problems
+// are not empty. An error means that nothing could be concluded: the source
+// cannot be read or is no image at all.
+//
+// # Limits
+//
+// Input is hostile. Nothing is extracted, memory does not grow with the size
+// of layers, and all claims (sizes, counts, depths) are bounded by [Limits].
+package imagehash
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/retally/retally/internal/digest"
+)
+
+// ErrNotImage is wrapped by errors about sources that are no image at all.
+var ErrNotImage = errors.New("not a container image")
+
+// Kind is the form of a source.
+type Kind string
+
+// The forms.
+const (
+	Layout        Kind = "oci-layout"     // folder with oci-layout and index.json
+	LayoutArchive Kind = "oci-archive"    // tar of one, perhaps compressed
+	DockerArchive Kind = "docker-archive" // what docker save writes
+	Registry      Kind = "registry"
+)
+
+// Report is what was found in one source.
+type Report struct {
+	Source string `json:"source"` // as given
+	Kind   Kind   `json:"kind"`
+	// Images has one element per descriptor of index.json, per entry of a
+	// docker manifest.json, or the one image a registry reference names.
+	Images []Image `json:"images"`
+	// Problems of the source as a whole: any of them refuses every image.
+	Problems []Problem `json:"problems"`
+	Notes    []Problem `json:"notes,omitempty"`
+	// IndexJSON is the hash of a layout's index.json. It is no image digest:
+	// it changes with a tag.
+	IndexJSON digest.Digest `json:"indexJSON,omitzero"`
+	Bytes     int64         `json:"bytes"` // read and hashed
+}
+
+// Image is one image or index. Its JSON form is that of "retally image digest".
+type Image struct {
+	Source    string `json:"source"`
+	Name      string `json:"name"` // ref.name annotation, tag or reference; may be empty
+	MediaType string `json:"mediaType,omitempty"`
+	// Digest is recomputed. It is absent for docker archives without an OCI
+	// layout, and where the blob is missing.
+	Digest    digest.Digest `json:"digest,omitzero"`
+	Tags      []string      `json:"tags,omitempty"` // of docker archives
+	Platforms []Platform    `json:"platforms"`
+	// Artifacts are manifests that are no images: attestations, signatures
+	// and other artifacts.
+	Artifacts []Artifact `json:"artifacts,omitempty"`
+	Problems  []Problem  `json:"problems"`
+	Notes     []Problem  `json:"notes,omitempty"`
+}
+
+// Platform is one image manifest.
+type Platform struct {
+	Platform  string        `json:"platform"` // os/architecture[/variant], of the config
+	MediaType string        `json:"mediaType,omitempty"`
+	Digest    digest.Digest `json:"digest,omitzero"` // of the manifest
+	Size      int64         `json:"size,omitempty"`  // of the manifest, bytes
+	Config    digest.Digest `json:"config,omitzero"`
+	Layers    []Layer       `json:"layers"`
+	// RawConfig is the config document, verified; nil if that failed.
+	RawConfig []byte `json:"-"`
+}
+
+// Layer is one layer of an image.
+type Layer struct {
+	Digest    digest.Digest `json:"digest,omitzero"` // of the blob; absent in docker archives
+	DiffID    digest.Digest `json:"diffID,omitzero"` // of the uncompressed tar
+	Size      int64         `json:"size"`            // of the blob, bytes
+	MediaType string        `json:"mediaType,omitempty"`
+}
+
+// Artifact is a manifest that is no image.
+type Artifact struct {
+	Kind      string          `json:"kind"` // the note's code: artifact-manifest, attestation-manifest, cosign-signature-manifest
+	MediaType string          `json:"mediaType"`
+	Type      string          `json:"artifactType,omitempty"`
+	Digest    digest.Digest   `json:"digest"`
+	Subject   digest.Digest   `json:"subject,omitzero"`
+	Blobs     []digest.Digest `json:"blobs"`
+}
+
+// Problem is one finding. Codes are listed in docs/image-codes.md.
+type Problem struct {
+	Code     string `json:"code"`
+	Place    string `json:"place"` // file in the source, then a JSON pointer, tar entry or byte offset
+	Found    string `json:"found,omitempty"`
+	Expected string `json:"expected,omitempty"`
+	Detail   string `json:"detail,omitempty"`
+}
+
+// OK reports whether nothing refuses the source or any image in it.
+func (r *Report) OK() bool {
+	if len(r.Problems) > 0 {
+		return false
+	}
+	for i := range r.Images {
+		if len(r.Images[i].Problems) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// AllProblems returns the problems of the source and of its images, each once.
+func (r *Report) AllProblems() []Problem {
+	return collect(r, r.Problems, func(i *Image) []Problem { return i.Problems })
+}
+
+// AllNotes returns the notes of the source and of its images, each once.
+func (r *Report) AllNotes() []Problem {
+	return collect(r, r.Notes, func(i *Image) []Problem { return i.Notes })
+}
+
+func collect(r *Report, own []Problem, of func(*Image) []Problem) []Problem {
+	var out []Problem
+	seen := make(map[Problem]bool)
+	add := func(list []Problem) {
+		for _, p := range list {
+			if !seen[p] {
+				seen[p] = true
+				out = append(out, p)
+			}
+		}
+	}
+	add(own)
+	for i := range r.Images {
+		add(of(&r.Images[i]))
+	}
+	return out
+}
+
+// Rows returns the images in the form that "retally image digest" prints: the
+// problems and notes of the source stand in every row, and a source without
+// any image still has a row to carry them.
+func (r *Report) Rows() []Image {
+	if len(r.Images) == 0 {
+		return []Image{{Source: r.Source, Platforms: []Platform{}, Problems: append([]Problem{}, r.Problems...), Notes: r.Notes}}
+	}
+	rows := make([]Image, len(r.Images))
+	for i, image := range r.Images {
+		image.Problems = append(append([]Problem{}, r.Problems...), image.Problems...)
+		image.Notes = append(append([]Problem(nil), r.Notes...), image.Notes...)
+		rows[i] = image
+	}
+	return rows
+}
+
+// Limits bound what a source may cost. A zero field means the default.
+type Limits struct {
+	Manifest  int64  // bytes of an index, manifest or docker manifest.json, default 4 MiB
+	Config    int64  // bytes of a config, default 8 MiB
+	Depth     int    // nesting of indexes, default 8
+	Manifests int    // different manifests in one source, default 10,000
+	Entries   int    // files in a layout or archive, default 200,000
+	Window    uint64 // zstd window in bytes, default 8 MiB
+	// Expansion: uncompressed bytes may not pass Ratio times the compressed
+	// ones plus Floor, nor Expanded. Defaults 64, 64 MiB, 1 TiB.
+	Ratio, Floor, Expanded int64
+}
+
+func (l Limits) orDefault() Limits {
+	set := func(p *int64, v int64) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	set(&l.Manifest, 4<<20)
+	set(&l.Config, 8<<20)
+	set(&l.Ratio, 64)
+	set(&l.Floor, 64<<20)
+	set(&l.Expanded, 1<<40)
+	if l.Depth <= 0 {
+		l.Depth = 8
+	}
+	if l.Manifests <= 0 {
+		l.Manifests = 10_000
+	}
+	if l.Entries <= 0 {
+		l.Entries = 200_000
+	}
+	if l.Window == 0 {
+		l.Window = 8 << 20
+	}
+	return l
+}
+
+// expanded is the bound for a blob of size compressed bytes.
+func (l Limits) expanded(size int64) int64 {
+	if size > (l.Expanded-l.Floor)/l.Ratio {
+		return l.Expanded
+	}
+	return min(l.Expanded, size*l.Ratio+l.Floor)
+}
+
+// Options steer reading and verifying.
+type Options struct {
+	Limits Limits
+	// Workers is the number of layers read at a time, default the number of
+	// processors, at most 8.
+	Workers int
+	// Platforms restricts which members of an index are verified, as
+	// os/architecture[/variant]. Those left out are noted. Empty means all.
+	Platforms []string
+	// SkipLayers leaves layers unread, for callers who want configs. Every
+	// image then has the note "layers-not-read".
+	SkipLayers bool
+	// Progress is counted up while reading, if not nil.
+	Progress *Progress
+	// Remote says how to reach registries.
+	Remote Remote
+}
+
+// Progress counts bytes of blobs. It may be read at any time.
+type Progress struct {
+	done, total atomic.Int64
+}
+
+// Done returns the bytes read so far.
+func (p *Progress) Done() int64 { return p.done.Load() }
+
+// Total returns the bytes known to be read in all; it grows while manifests
+// are found.
+func (p *Progress) Total() int64 { return p.total.Load() }
+
+func (p *Progress) add(n int64) {
+	if p != nil {
+		p.done.Add(n)
+	}
+}
+
+func (p *Progress) expect(n int64) {
+	if p != nil {
+		p.total.Add(n)
+	}
+}

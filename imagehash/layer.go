@@ -1,0 +1,426 @@
+package imagehash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/retally/retally/imagehash/internal/gunzip"
+	"github.com/retally/retally/imagehash/internal/zstdframe"
+	"github.com/retally/retally/internal/digest"
+)
+
+// packing is how a blob is compressed, by its first bytes.
+type packing uint8
+
+const (
+	packPlain packing = iota
+	packGzip
+	packZstd
+	packXZ
+)
+
+func (p packing) String() string { return [...]string{"no compression", "gzip", "zstd", "xz"}[p] }
+
+func detect(prefix []byte) packing {
+	switch {
+	case len(prefix) >= 2 && prefix[0] == 0x1f && prefix[1] == 0x8b:
+		return packGzip
+	case zstdframe.Magic(prefix):
+		return packZstd
+	case len(prefix) >= 6 && string(prefix[:6]) == "\xfd7zXZ\x00":
+		return packXZ
+	}
+	return packPlain
+}
+
+// facts is what one reading of a blob gives. It depends on the bytes alone, so
+// it is computed once however often the blob is referred to.
+type facts struct {
+	size    int64
+	digests map[digest.Algorithm]digest.Digest // of the blob
+	packing packing
+	// Of the uncompressed content; only if the blob was read as a layer and
+	// could be decompressed to its end.
+	diffIDs  map[digest.Algorithm]digest.Digest
+	plain    int64
+	problems []Problem // places relative to the blob
+	notes    []Problem
+}
+
+// reading says how to read a blob.
+type reading struct {
+	size     int64 // expected, -1 if unknown; bounds the expansion
+	blob     algs  // hash the blob
+	diff     algs  // hash the uncompressed content
+	asLayer  bool  // decompress and walk the tar
+	limits   Limits
+	progress *Progress
+}
+
+// algs is a set of hash algorithms.
+type algs uint8
+
+func setOf(list ...digest.Algorithm) algs {
+	var s algs
+	for _, a := range list {
+		s |= 1 << a
+	}
+	return s
+}
+
+func (s algs) hashers() []namedHash {
+	var out []namedHash
+	for a := digest.SHA1; a.Valid(); a++ {
+		if s&(1<<a) != 0 {
+			out = append(out, namedHash{a, a.New()})
+		}
+	}
+	return out
+}
+
+type namedHash struct {
+	alg digest.Algorithm
+	hash.Hash
+}
+
+func sums(list []namedHash) map[digest.Algorithm]digest.Digest {
+	m := make(map[digest.Algorithm]digest.Digest, len(list))
+	for _, h := range list {
+		m[h.alg] = digest.FromHash(h.alg, h)
+	}
+	return m
+}
+
+const chunkSize = 256 << 10
+
+// chunks are the buffers of one pipeline: History bytes of scratch for the
+// gzip reader, then content.
+type chunk struct {
+	buf []byte // all of it
+	n   int    // content is buf[gunzip.History:][:n]
+}
+
+func (c *chunk) content() []byte { return c.buf[gunzip.History : gunzip.History+c.n] }
+
+// read reads a blob once. Three things happen at a time: reading with hashing
+// of the blob, decompression, and hashing of the content with the walk over
+// the tar. The error is the reader's own or the context's; everything wrong
+// with the bytes is in the facts.
+func read(ctx context.Context, r io.Reader, how reading) (*facts, error) {
+	f := &facts{}
+	head := make([]byte, 8)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, err
+	}
+	head = head[:n]
+	f.packing = detect(head)
+	src := &hashingReader{ctx: ctx, r: io.MultiReader(newHead(head), r), hashers: how.blob.hashers(), progress: how.progress}
+
+	if !how.asLayer {
+		if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{src}, make([]byte, chunkSize)); err != nil {
+			return nil, err
+		}
+		f.size, f.digests = src.n, sums(src.hashers)
+		return f, nil
+	}
+	if err := readLayer(ctx, src, how, f); err != nil {
+		return nil, err
+	}
+	f.size = src.n
+	if f.packing == packPlain {
+		// One hash a byte: the blob is the content.
+		f.plain = src.n
+		f.digests = f.diffIDs
+	} else {
+		f.digests = sums(src.hashers)
+	}
+	return f, nil
+}
+
+func newHead(b []byte) io.Reader { return &headReader{b} }
+
+type headReader struct{ b []byte }
+
+func (h *headReader) Read(p []byte) (int, error) {
+	if len(h.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, h.b)
+	h.b = h.b[n:]
+	return n, nil
+}
+
+// hashingReader counts and hashes what passes.
+type hashingReader struct {
+	ctx      context.Context
+	r        io.Reader
+	hashers  []namedHash
+	progress *Progress
+	n        int64
+}
+
+func (h *hashingReader) Read(p []byte) (int, error) {
+	if err := h.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := h.r.Read(p)
+	h.n += int64(n)
+	h.progress.add(int64(n))
+	for i := range h.hashers {
+		h.hashers[i].Write(p[:n])
+	}
+	return n, err
+}
+
+// readLayer runs the three parts as goroutines joined by channels of buffers.
+func readLayer(ctx context.Context, src *hashingReader, how reading, f *facts) error {
+	if f.packing == packPlain {
+		how.diff |= how.blob
+		src.hashers = nil
+	}
+	var wg sync.WaitGroup
+	var readErr error // of the source
+
+	// Part 1: read and hash the blob. It reads to the end even if the
+	// content turns out to be broken: the blob's digest is wanted.
+	raw := make(chan *chunk, 3)
+	rawFree := make(chan *chunk, 4)
+	for range cap(rawFree) {
+		rawFree <- &chunk{buf: make([]byte, gunzip.History+chunkSize)}
+	}
+	wg.Go(func() {
+		defer close(raw)
+		for {
+			c := <-rawFree
+			n, err := fill(src, c.buf[gunzip.History:])
+			c.n = n
+			raw <- c
+			if err != nil {
+				if err != io.EOF {
+					readErr = err
+				}
+				return
+			}
+		}
+	})
+
+	// Part 3: hash and walk the content.
+	w := newLayerWalk(how, f)
+	plain := raw
+	plainFree := rawFree
+	var unpackErr error
+	if f.packing != packPlain {
+		plain = make(chan *chunk, 3)
+		plainFree = make(chan *chunk, 4)
+		for range cap(plainFree) {
+			plainFree <- &chunk{buf: make([]byte, gunzip.History+chunkSize)}
+		}
+		// Part 2: decompress.
+		wg.Go(func() {
+			defer close(plain)
+			in := &chunkReader{in: raw, free: rawFree}
+			unpackErr = unpack(f, how, in, plain, plainFree)
+			in.drain()
+		})
+	}
+	for c := range plain {
+		w.write(c.content())
+		plainFree <- c
+	}
+	wg.Wait()
+	if readErr != nil {
+		return readErr
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w.finish(unpackErr)
+	return nil
+}
+
+// fill reads until p is full or the source ends.
+func fill(r io.Reader, p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// chunkReader is the receiving end of a channel of buffers as a reader.
+type chunkReader struct {
+	in   <-chan *chunk
+	free chan<- *chunk
+	c    *chunk
+	off  int
+}
+
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for r.c == nil || r.off == r.c.n {
+		if r.c != nil {
+			r.free <- r.c
+			r.c = nil
+		}
+		c, ok := <-r.in
+		if !ok {
+			return 0, io.EOF
+		}
+		r.c, r.off = c, 0
+	}
+	n := copy(p, r.c.content()[r.off:])
+	r.off += n
+	return n, nil
+}
+
+// drain lets the sender come to its end after the receiver lost interest.
+func (r *chunkReader) drain() {
+	if r.c != nil {
+		r.free <- r.c
+		r.c = nil
+	}
+	for c := range r.in {
+		r.free <- c
+	}
+}
+
+// limitError says that a bound was passed.
+type limitError struct{ produced, limit int64 }
+
+func (e *limitError) Error() string {
+	return fmt.Sprintf("more than %d bytes uncompressed", e.limit)
+}
+
+// unpack decompresses from src into buffers of free, which it sends to out.
+func unpack(f *facts, how reading, src io.Reader, out chan<- *chunk, free <-chan *chunk) error {
+	limit := how.limits.Expanded
+	if how.size >= 0 {
+		limit = how.limits.expanded(how.size)
+	}
+	var fillChunk func(c *chunk) error
+	switch f.packing {
+	case packGzip:
+		z := gunzip.NewReader(src)
+		fillChunk = func(c *chunk) (err error) {
+			c.n, err = z.Fill(c.buf)
+			return err
+		}
+	case packZstd:
+		z, err := newZstd(src, how.limits.Window)
+		if err != nil {
+			return err
+		}
+		defer z.close()
+		fillChunk = func(c *chunk) (err error) {
+			c.n, err = fill(z, c.buf[gunzip.History:])
+			return err
+		}
+	default:
+		return errors.ErrUnsupported
+	}
+	for {
+		c := <-free
+		err := fillChunk(c)
+		f.plain += int64(c.n)
+		if f.plain > limit {
+			return &limitError{f.plain, limit}
+		}
+		// After io.EOF the content is complete; after another error what
+		// came before it is still walked, so that findings name a place.
+		out <- c
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// zstdReader decodes behind a scanner of frames.
+type zstdReader struct {
+	dec  *zstd.Decoder
+	tap  *zstdTap
+	scan *zstdframe.Scanner
+}
+
+// zstdTap shows the compressed bytes to the scanner before the decoder gets
+// them.
+type zstdTap struct {
+	r    io.Reader
+	scan *zstdframe.Scanner
+	err  error // of the scanner or the reader, which the decoder may wrap away
+}
+
+func (t *zstdTap) Read(p []byte) (int, error) {
+	if t.err != nil {
+		return 0, t.err
+	}
+	n, err := t.r.Read(p)
+	took, serr := t.scan.Write(p[:n])
+	switch {
+	case serr != nil:
+		n, t.err = took, serr
+	case err == io.EOF:
+		if cerr := t.scan.Close(); cerr != nil {
+			t.err = cerr
+			return n, cerr
+		}
+		return n, io.EOF
+	case err != nil:
+		t.err = err
+	}
+	return n, t.err
+}
+
+func newZstd(src io.Reader, window uint64) (*zstdReader, error) {
+	tap := &zstdTap{r: src, scan: zstdframe.NewScanner(window)}
+	dec, err := zstd.NewReader(tap,
+		zstd.WithDecoderConcurrency(1),
+		zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(max(window, zstd.MinWindowSize)))
+	if err != nil {
+		if tap.err != nil {
+			err = tap.err
+		}
+		return nil, err
+	}
+	return &zstdReader{dec: dec, tap: tap, scan: tap.scan}, nil
+}
+
+func (z *zstdReader) close() { z.dec.Close() }
+
+func (z *zstdReader) Read(p []byte) (int, error) {
+	n, err := z.dec.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	if z.tap.err != nil {
+		return n, z.tap.err
+	}
+	if err == io.EOF {
+		// The decoder may stop without having looked behind the last
+		// frame.
+		var rest [512]byte
+		for {
+			_, rerr := z.tap.Read(rest[:])
+			if rerr == io.EOF {
+				return n, io.EOF
+			}
+			if rerr != nil {
+				return n, rerr
+			}
+		}
+	}
+	return n, &zstdframe.Error{Kind: zstdframe.Corrupt, Offset: -1, Msg: err.Error()}
+}

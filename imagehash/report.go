@@ -1,0 +1,104 @@
+package imagehash
+
+import "github.com/retally/retally/internal/digest"
+
+// report assembles the findings by image.
+func (v *verifier) report() *Report {
+	r := &Report{
+		Source: v.src.name, Kind: v.src.kind, Images: []Image{}, IndexJSON: v.indexJSON, Bytes: v.bytes,
+		Problems: distinct(v.problems), Notes: distinct(v.notes),
+	}
+	for _, root := range v.roots {
+		r.Images = append(r.Images, v.image(root))
+	}
+	for _, d := range v.docker {
+		if !d.hybrid {
+			r.Images = append(r.Images, d.image(v.src.name))
+		}
+	}
+	return r
+}
+
+func distinct(list []Problem) []Problem {
+	out := []Problem{}
+	seen := map[Problem]bool{}
+	for _, p := range list {
+		if !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (v *verifier) image(r *root) Image {
+	image := Image{Source: v.src.name, Name: r.name, MediaType: r.desc.mediaType, Platforms: []Platform{}}
+	all := r.findings
+	if r.node != nil {
+		image.Digest = r.node.digest
+	}
+	seen := map[*node]bool{}
+	var walk func(n *node)
+	walk = func(n *node) {
+		if n == nil || seen[n] {
+			return
+		}
+		seen[n] = true
+		all.problems = append(all.problems, n.problems...)
+		all.notes = append(all.notes, n.notes...)
+		switch {
+		case n.doc == nil:
+		case n.doc.index:
+			for _, c := range n.children {
+				walk(c)
+			}
+		case n.artifact != "":
+			image.Artifacts = append(image.Artifacts, n.asArtifact())
+		default:
+			image.Platforms = append(image.Platforms, n.asPlatform())
+		}
+	}
+	walk(r.node)
+	image.Problems, image.Notes = distinct(all.problems), distinct(all.notes)
+	return image
+}
+
+func (n *node) asArtifact() Artifact {
+	a := Artifact{
+		Kind: n.artifact, MediaType: n.desc.mediaType, Type: n.doc.artifactType, Digest: n.digest,
+		Subject: n.doc.subject, Blobs: []digest.Digest{},
+	}
+	if ref, code := parseDigest(n.desc.annotations[annotationReference]); code == "" && a.Subject.IsZero() {
+		a.Subject = ref
+	}
+	for _, l := range n.doc.layers {
+		a.Blobs = append(a.Blobs, l.digest)
+	}
+	return a
+}
+
+func (n *node) asPlatform() Platform {
+	p := Platform{MediaType: n.desc.mediaType, Digest: n.digest, Size: n.size, Config: n.configDigest, Layers: []Layer{}}
+	if n.config != nil {
+		p.Platform, p.RawConfig = n.config.platform.String(), n.config.raw
+	}
+	for i, l := range n.doc.layers {
+		layer := Layer{Digest: l.digest, Size: l.size, MediaType: l.mediaType}
+		claimed := digest.Digest{}
+		if n.config != nil && i < len(n.config.diffIDs) {
+			claimed = n.config.diffIDs[i]
+		}
+		if j := n.blobs[i]; j != nil && j.facts != nil {
+			layer.Digest, layer.Size = j.facts.digests[l.digest.Algorithm()], j.facts.size
+			alg := digest.SHA256
+			if !claimed.IsZero() {
+				alg = claimed.Algorithm()
+			}
+			layer.DiffID = j.facts.diffIDs[alg]
+		} else if n.absent[i] {
+			layer.DiffID = claimed // noted as not recomputed
+		}
+		p.Layers = append(p.Layers, layer)
+	}
+	return p
+}
