@@ -91,10 +91,12 @@ func shortNames(a, b string) (string, string) {
 		return a, b
 	}
 	// "83c1af" and "216de2" say as much as the names with one same ending.
-	i, endX, _ := strings.Cut(x, ".")
-	j, endY, _ := strings.Cut(y, ".")
-	if endX == endY && i != j && i != "" && j != "" {
-		return i, j
+	for _, end := range []string{".manifest.json", ".deployment.yaml", ".json", ".yaml", ".yml"} {
+		i, okX := strings.CutSuffix(x, end)
+		j, okY := strings.CutSuffix(y, end)
+		if okX && okY && i != "" && j != "" {
+			return i, j
+		}
 	}
 	return x, y
 }

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -21,6 +22,9 @@ type Config struct {
 	Deployment string `yaml:"deployment" json:"deployment,omitempty"`
 	// Models is Privatemode's models.yaml, the published root hashes.
 	Models string `yaml:"models" json:"models,omitempty"`
+	// Images says where the bytes of images are, by the name that the
+	// deployment's reference ends in.
+	Images map[string]ImageConfig `yaml:"images" json:"images,omitempty"`
 	// Hashes is a hashes-<host>.json of a rebuild.
 	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
 	// Manifest says how the deployment's manifest comes about.
@@ -30,6 +34,27 @@ type Config struct {
 	// AllowUnchecked names keys that may stay unchecked or rest on copied
 	// values without changing the exit code.
 	AllowUnchecked []string `yaml:"allow_unchecked" json:"allow_unchecked,omitempty"`
+}
+
+// ImageConfig names one source of an image's bytes.
+type ImageConfig struct {
+	OCI      string `yaml:"oci,omitempty" json:"oci,omitempty"`           // folder of an OCI layout
+	Archive  string `yaml:"archive,omitempty" json:"archive,omitempty"`   // OCI or docker archive
+	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"` // reference with a digest
+}
+
+// source returns the one source that is set.
+func (c ImageConfig) source() (string, error) {
+	var set []string
+	for _, s := range []string{c.OCI, c.Archive, c.Registry} {
+		if s != "" {
+			set = append(set, s)
+		}
+	}
+	if len(set) != 1 {
+		return "", fmt.Errorf("want exactly one of oci, archive, registry, found %d", len(set))
+	}
+	return set[0], nil
 }
 
 // ManifestConfig says how manifest.json is made.
@@ -76,6 +101,11 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
+		if _, err := c.Images[name].source(); err != nil {
+			return nil, bad(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
+		}
+	}
 	if c.Manifest != nil {
 		if c.Manifest.Format != "" && c.Manifest.Format != "contrast" {
 			return nil, bad(fmt.Sprintf("unknown manifest format %q", c.Manifest.Format), "known: contrast", "manifest", "format")
@@ -84,8 +114,8 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
 		}
 	}
-	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" {
-		return nil, bad("nothing to recount: none of deployment, models, hashes, manifest is given", "retally init writes a commented example")
+	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 {
+		return nil, bad("nothing to recount: none of deployment, models, images, hashes, manifest is given", "retally init writes a commented example")
 	}
 	c.fillDefaults()
 	return &c, nil

@@ -208,10 +208,10 @@ func (j *joiner) values(path string, fa manifest.Field, inA bool, fb manifest.Fi
 		return got, want, r, ""
 	}
 	if strings.HasSuffix(path, "/hash") {
-		return got, want, r, "expected with another namespace; two hashes cannot tell whether anything else changed"
+		return got, want, r, "another namespace alone changes it; two hashes cannot tell what else did"
 	}
 	if fa.Neutral() == fb.Neutral() {
-		return got, want, Volatile, "differs by the namespace only"
+		return got, want, Volatile, "namespace only"
 	}
 	// What differs beyond the namespace is clearer with the namespace out.
 	return neutralValue(fa), neutralValue(fb), r, ""

@@ -1,6 +1,9 @@
 package pipeline
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Progress is what a long run tells about itself. Any goroutine may add, any
 // display may poll; the pipeline itself never prints.
@@ -22,4 +25,47 @@ func (p *Progress) begin(stage string) {
 	p.stage.Store(&stage)
 	p.Done.Store(0)
 	p.Total.Store(0)
+}
+
+// Followed is a Progress that copies another counter until it is stopped.
+type Followed struct {
+	*Progress
+	stop func()
+}
+
+// Stop ends the copying.
+func (f *Followed) Stop() { f.stop() }
+
+// FollowProgress shows a room's own counters as the progress of a stage.
+func FollowProgress(stage string, done, total func() int64) *Followed {
+	p := new(Progress)
+	p.begin(stage)
+	return &Followed{p, p.follow(done, total)}
+}
+
+// follow copies a room's own counters into the run's progress until the
+// returned function is called.
+func (p *Progress) follow(done, total func() int64) (stop func()) {
+	end := make(chan struct{})
+	finished := make(chan struct{})
+	before := p.Done.Load()
+	go func() {
+		defer close(finished)
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			p.Done.Store(before + done())
+			p.Total.Store(before + total())
+			select {
+			case <-end:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-finished
+		p.Done.Store(before + done())
+	}
 }

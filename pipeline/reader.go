@@ -2,8 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -219,6 +222,8 @@ type stamp struct {
 	Size  int64  `json:"size"`
 	MTime int64  `json:"mtime"` // ns
 	CTime int64  `json:"ctime"` // ns
+	// Tree is a hash over the stamps of all files below a folder.
+	Tree string `json:"tree,omitempty"`
 }
 
 func (r *Reader) stampNow(name string) (stamp, bool) {
@@ -231,9 +236,82 @@ func (r *Reader) stampNow(name string) (stamp, bool) {
 		return f.stamp, true
 	}
 	info, err := os.Stat(r.Path(name))
-	if err != nil || !info.Mode().IsRegular() {
+	if err != nil {
+		return stamp{}, false
+	}
+	if info.IsDir() {
+		s, err := r.treeStamp(name)
+		return s, err == nil && s != stamp{}
+	}
+	if !info.Mode().IsRegular() {
 		return stamp{}, false
 	}
 	s := stampOf(info)
 	return s, s != stamp{}
+}
+
+// treeFilesAtMost bounds the walk over a folder.
+const treeFilesAtMost = 500_000
+
+// treeStamp folds the names and stamps of everything below a folder into one
+// stamp. Without stamps of its files it is the zero stamp.
+func (r *Reader) treeStamp(name string) (stamp, error) {
+	h := sha256.New()
+	var out stamp
+	files, known := 0, true
+	err := filepath.WalkDir(r.Path(name), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if files++; files > treeFilesAtMost {
+			return fmt.Errorf("holds more than %d files", treeFilesAtMost)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(r.Path(name), path)
+		if err != nil {
+			return err
+		}
+		s := stampOf(info)
+		known = known && s != stamp{}
+		out.Size += info.Size()
+		fmt.Fprintf(h, "%q %v %+v\n", rel, info.Mode(), s)
+		return nil
+	})
+	if err != nil {
+		return stamp{}, inputError("list", name, err)
+	}
+	if !known {
+		return stamp{}, nil
+	}
+	out.Tree = hex.EncodeToString(h.Sum(nil))
+	return out, nil
+}
+
+// ReadTree records a file or folder that a room reads by itself: read is
+// called once, and what lies there must be the same before and after. It
+// returns the identity that its one reading gave and the bytes it read.
+func (r *Reader) ReadTree(name string, read func(path string) (digest.Digest, int64, error)) (*readFile, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.memo[name]; f != nil {
+		return f, nil
+	}
+	before, _ := r.stampNow(name)
+	id, n, err := read(r.Path(name))
+	if err != nil {
+		return nil, err
+	}
+	after, _ := r.stampNow(name)
+	if before != after {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
+	}
+	r.count.FilesRead.Add(1)
+	r.count.BytesRead.Add(n)
+	r.count.BytesHashed.Add(n)
+	f := &readFile{input: Input{File: filepath.ToSlash(name), Digest: id, Size: n}, stamp: after}
+	r.memo[name] = f
+	return f, nil
 }

@@ -1,9 +1,11 @@
 package pipeline
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -31,6 +33,8 @@ const (
 	KindConfig     FileKind = "retally.yaml"
 	KindInspect    FileKind = "docker inspect output"
 	KindReport     FileKind = "retally report"
+	KindImage      FileKind = "image layout"
+	KindArchive    FileKind = "image archive"
 	KindUnknown    FileKind = ""
 )
 
@@ -169,6 +173,10 @@ func (s *Subject) look(ctx context.Context, name string) error {
 	if !info.IsDir() {
 		return s.lookFile(ctx, name, true)
 	}
+	if isLayout(dir) {
+		s.Found = append(s.Found, FoundFile{name, KindImage})
+		return nil
+	}
 	if isWorkspace(dir) {
 		w, err := privatemode.OpenWorkspace(dir)
 		if err != nil {
@@ -188,6 +196,13 @@ func (s *Subject) look(ctx context.Context, name string) error {
 		return &InputError{Op: "check", File: name, Err: fmt.Errorf("the folder has %d entries, at most %d are looked at", len(entries), foldersAtMost), Hint: "name the files"}
 	}
 	for _, e := range entries {
+		if e.IsDir() || e.Type()&os.ModeSymlink != 0 {
+			// Nix and the vendors' scripts leave layouts side by side in one folder.
+			if below := filepath.Join(dir, e.Name()); isLayout(below) {
+				s.Found = append(s.Found, FoundFile{path.Join(filepath.ToSlash(name), e.Name()), KindImage})
+			}
+			continue
+		}
 		ext := strings.ToLower(filepath.Ext(e.Name()))
 		if !e.Type().IsRegular() || !slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
 			continue
@@ -197,6 +212,31 @@ func (s *Subject) look(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+// isLayout reports whether a folder is an OCI image layout (OCI image-spec,
+// image-layout.md).
+func isLayout(dir string) bool {
+	for _, name := range []string{"oci-layout", "index.json"} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || !info.Mode().IsRegular() {
+			return false
+		}
+	}
+	return true
+}
+
+// isArchive reports whether a file starts as an image archive does: a tar, or
+// one compressed with gzip or zstd. Archives are too large to be read here.
+func isArchive(file string) bool {
+	f, err := os.OpenFile(file, os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var head [262]byte
+	n, _ := io.ReadFull(f, head[:])
+	b := head[:n]
+	return n == len(head) && string(b[257:262]) == "ustar" || bytes.HasPrefix(b, []byte{0x1f, 0x8b}) || bytes.HasPrefix(b, []byte{0x28, 0xb5, 0x2f, 0xfd})
 }
 
 // isWorkspace reports whether a folder is a Privatemode proxy's workspace or
@@ -213,6 +253,10 @@ func isWorkspace(dir string) bool {
 // lookFile recognizes a file. One that was named must be something; one that
 // lies in a folder may be anything.
 func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
+	if named && isArchive(s.Reader.Path(name)) {
+		s.Found = append(s.Found, FoundFile{name, KindArchive})
+		return nil
+	}
 	data, _, err := s.Reader.ReadFile(ctx, name, yamlLimit)
 	if err != nil {
 		if named || ctx.Err() != nil {
@@ -225,7 +269,7 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 		if named {
 			return &InputError{
 				Op: "check", File: name, Err: fmt.Errorf("is nothing that retally knows"),
-				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, a manifest, hashes-*.json, docker inspect output, a proxy workspace, retally.yaml",
+				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, retally.yaml",
 			}
 		}
 		return nil
@@ -276,6 +320,27 @@ func (s *Subject) configure(ctx context.Context) error {
 	}
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
 	s.Inspect = first(KindInspect)
+	for _, f := range s.Found {
+		if f.Kind != KindImage && f.Kind != KindArchive {
+			continue
+		}
+		if s.Config.Images == nil {
+			s.Config.Images = map[string]ImageConfig{}
+		}
+		abs, err := filepath.Abs(s.Reader.Path(f.Name))
+		if err != nil {
+			return err
+		}
+		name := strings.TrimSuffix(filepath.Base(abs), ".tar")
+		if _, dup := s.Config.Images[name]; dup {
+			return &InputError{Op: "check", File: f.Name, Err: fmt.Errorf("two images are called %s", name), Hint: "check them one by one"}
+		}
+		if f.Kind == KindImage {
+			s.Config.Images[name] = ImageConfig{OCI: f.Name}
+		} else {
+			s.Config.Images[name] = ImageConfig{Archive: f.Name}
+		}
+	}
 	switch manifests := byKind[KindManifest]; {
 	case len(manifests) == 1:
 		s.Config.Against = manifests[0]
@@ -302,7 +367,19 @@ func (s *Subject) title() string {
 	}
 	found := slices.Clone(s.Found)
 	slices.SortFunc(found, func(a, b FoundFile) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	images := 0
 	for _, f := range found {
+		if f.Kind == KindImage {
+			images++
+		}
+	}
+	if images > 1 {
+		parts = append(parts, plural(images, "image", "images"))
+	}
+	for _, f := range found {
+		if f.Kind == KindImage && images > 1 {
+			continue
+		}
 		if f.Kind != KindConfig && f.Kind != KindReport {
 			parts = append(parts, string(f.Kind)+" "+f.Name)
 		}

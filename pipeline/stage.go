@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+
+	"github.com/retally/retally/internal/digest"
 )
 
 // A Stage turns named inputs into measurements. It is pure: same inputs and
@@ -58,6 +60,30 @@ func (in *In) ReadFile(ctx context.Context, name string, limit int64) ([]byte, e
 		in.files = append(in.files, f)
 	}
 	return f.data, nil
+}
+
+// ReadTree lets a room read a file or folder by itself and records it with the
+// identity that reading gave.
+func (in *In) ReadTree(name string, read func(path string) (digest.Digest, int64, error)) error {
+	f, err := in.reader.ReadTree(name, read)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(in.files, f) {
+		in.files = append(in.files, f)
+	}
+	return nil
+}
+
+// ReadRemote records something that was read from elsewhere. It has no stat
+// identity, so a stage that used it is not reused.
+func (in *In) ReadRemote(name string, id digest.Digest, size int64) {
+	r := in.reader
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := &readFile{input: Input{File: name, Digest: id, Size: size}}
+	r.memo[name] = f
+	in.files = append(in.files, f)
 }
 
 // Get returns an earlier stage's measurement.

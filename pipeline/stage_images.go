@@ -3,94 +3,263 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/privatemode"
 )
 
-// imagesStage gives the digests of the images that were rebuilt. Digests out
-// of a hashes file are copied: another program printed them, nothing was
-// recounted here.
-var imagesStage = Stage{Name: "images", Version: 1, Run: runImages, Plan: planImages}
+// imagesStage recounts the digests of images from their bytes. Digests out of
+// a hashes file are copied: another program printed them, out of an index.json
+// that it believed.
+var imagesStage = Stage{Name: "images", Version: 2, Run: runImages, Plan: planImages}
 
 func planImages(c *Config) []PlanLine {
-	if c.Hashes == "" {
-		return []PlanLine{{Key: "image/*/manifest", Missing: "image digests", How: "hashes: hashes-<host>.json, from the vendor's rebuild script"}}
+	var lines []PlanLine
+	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
+		source, _ := c.Images[name].source()
+		lines = append(lines, PlanLine{Key: string(NewKey("image", name, "manifest")), From: source})
 	}
-	return []PlanLine{{Key: "image/*/manifest", From: c.Hashes}}
+	switch {
+	case c.Hashes != "":
+		lines = append(lines, PlanLine{Key: "image/*/manifest", From: c.Hashes + ", taken over as it is"})
+	case len(lines) == 0:
+		lines = append(lines, PlanLine{Key: "image/*/manifest", Missing: "images", How: "images: {NAME: {oci: result/NAME}}, the layouts of a rebuild"})
+	}
+	return lines
+}
+
+// imageRun collects what the stage finds.
+type imageRun struct {
+	in      *In
+	out     *Out
+	pins    []deployment.ImagePin
+	names   map[string]string
+	refused map[Key]bool
+	// rebuilt are the repositories that have a sibling among the images.
+	rebuilt []string
 }
 
 func runImages(ctx context.Context, in *In) (*Out, error) {
-	out := new(Out)
-	var pins []deployment.ImagePin
+	r := &imageRun{in: in, refused: map[Key]bool{}, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}}
 	if in.Config.Deployment != "" {
 		d, err := readDeployment(ctx, in)
 		if err != nil {
 			return nil, err
 		}
-		pins = d.Images()
+		r.pins = d.Images()
 	}
-	if in.Config.Hashes == "" {
-		if len(pins) > 0 {
-			in.Lack("image digests", "image/*/manifest", "rebuild the images (scripts/calculate-image-digests.sh) and add hashes: hashes-<host>.json")
+	r.names = imageNames(r.pins)
+	for _, name := range slices.Sorted(maps.Keys(in.Config.Images)) {
+		if err := r.recount(ctx, name, in.Config.Images[name]); err != nil {
+			return nil, err
 		}
-		out.Notes = map[Key]string{}
-		names := imageNames(pins)
-		for _, p := range pins {
-			if p.Pinned {
-				out.Notes[imageKey(names, p.Ref)] = "pinned, but not reproduced here"
+	}
+	if in.Config.Hashes != "" {
+		if err := r.hashes(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.pins) > 0 && in.Config.Hashes == "" && len(in.Config.Images) == 0 {
+		in.Lack("images", "image/*/manifest", "rebuild them (scripts/calculate-image-digests.sh) and give their OCI layouts, or at least hashes-<host>.json")
+	}
+	r.unreproduced()
+	return r.out, nil
+}
+
+// key finds the key of an image by the name its reference ends in.
+func (r *imageRun) key(name string) Key {
+	for _, p := range r.pins {
+		if p.Pinned && p.Ref.Name == name {
+			r.rebuilt = append(r.rebuilt, vendorRepository(p.Ref))
+			return imageKey(r.names, p.Ref)
+		}
+	}
+	return NewKey("image", name, "manifest")
+}
+
+func (r *imageRun) measured(k Key) *Measurement {
+	for i := range r.out.Measurements {
+		if r.out.Measurements[i].Key == k {
+			return &r.out.Measurements[i]
+		}
+	}
+	return nil
+}
+
+// recount reads every byte of one image. An image that is refused has no
+// digest; its problems are findings of the run.
+func (r *imageRun) recount(ctx context.Context, name string, c ImageConfig) error {
+	source, err := c.source()
+	if err != nil {
+		return err
+	}
+	key := r.key(name)
+	var progress imagehash.Progress
+	stop := r.in.Progress.follow(progress.Done, progress.Total)
+	defer stop()
+	opts := imagehash.Options{Progress: &progress}
+	var rep *imagehash.Report
+	read := func(path string) (digest.Digest, int64, error) {
+		if rep, err = imagehash.VerifyRef(ctx, path, opts); err != nil {
+			return digest.Digest{}, 0, err
+		}
+		id, _ := rootDigest(rep)
+		return id, rep.Bytes, nil
+	}
+	input := FromFile(source)
+	if c.Registry != "" {
+		id, n, err := read(c.Registry)
+		if err != nil {
+			return err
+		}
+		r.in.ReadRemote(c.Registry, id, n)
+	} else if err := r.in.ReadTree(source, read); err != nil {
+		return err
+	}
+	for _, p := range rep.AllProblems() {
+		r.out.Problems = append(r.out.Problems, imageProblem(source, p))
+	}
+	if !rep.OK() {
+		r.refused[key] = true
+		r.out.Notes[key] = "the image's bytes do not hold together, so it has no digest: see what was found in the inputs"
+		return nil
+	}
+	d, err := rootDigest(rep)
+	if err != nil {
+		r.in.Lack("an OCI layout of "+name, string(key), err.Error())
+		return nil
+	}
+	note := fmt.Sprintf("%s of %s recounted from %s", plural(len(rep.Images[0].Platforms), "platform", "platforms"), name, source)
+	r.out.Measurements = append(r.out.Measurements, Measurement{Key: key, Value: OfDigest(d), Basis: Recomputed, Inputs: []InputRef{input}, Note: note})
+	r.out.Causes[key] = append(r.otherDigests(key, rep), Cause{
+		Path: []string{string(key), source}, Actual: d.String(), Standing: Suspected, Hint: "image-digest", Where: Where{File: source},
+		Note: "the image has other content than the one that is pinned: other source, another tag, or a build that does not reproduce; retally image diff tells which, given both",
+	})
+	return nil
+}
+
+// rootDigest is the digest by which a registry would know the image.
+func rootDigest(rep *imagehash.Report) (digest.Digest, error) {
+	switch {
+	case len(rep.Images) == 0:
+		return digest.Digest{}, fmt.Errorf("it holds no image")
+	case len(rep.Images) > 1:
+		return digest.Digest{}, fmt.Errorf("it holds %d images, give one", len(rep.Images))
+	case rep.Images[0].Digest.IsZero():
+		return digest.Digest{}, fmt.Errorf("an archive of the docker save kind holds no manifest, so the image in it has no digest")
+	}
+	return rep.Images[0].Digest, nil
+}
+
+// otherDigests proves the commonest confusion: the pinned digest is another
+// one of the same image, such as that of a platform's manifest in place of the
+// index's.
+func (r *imageRun) otherDigests(key Key, rep *imagehash.Report) []Cause {
+	var want digest.Digest
+	var where Where
+	for _, p := range r.pins {
+		if p.Pinned && imageKey(r.names, p.Ref) == key {
+			want, where = p.Ref.Digest, Where{File: r.in.Config.Deployment, Line: p.Ref.Line}
+		}
+	}
+	if want.IsZero() {
+		return nil
+	}
+	for _, p := range rep.Images[0].Platforms {
+		kinds := map[digest.Digest]string{p.Digest: "the manifest of platform " + p.Platform, p.Config: "the configuration of platform " + p.Platform}
+		for i, l := range p.Layers {
+			kinds[l.Digest] = fmt.Sprintf("layer %d", i+1)
+			if l.DiffID != l.Digest {
+				kinds[l.DiffID] = fmt.Sprintf("the uncompressed layer %d", i+1)
 			}
 		}
-		return out, nil
+		if kind, ok := kinds[want]; ok {
+			return []Cause{{
+				Path: []string{string(key), kind}, Expected: rep.Images[0].Digest.String(), Actual: want.String(), Standing: Proved, Hint: "digest-kinds", Where: where,
+				Note: "the pinned digest is that of " + kind + " of the same image, not that of the image as a whole",
+			}}
+		}
 	}
-	data, err := in.ReadFile(ctx, in.Config.Hashes, jsonLimit)
+	return nil
+}
+
+func imageProblem(source string, p imagehash.Problem) Problem {
+	msg := p.Detail
+	if msg == "" {
+		msg = p.Code
+	}
+	if p.Found != "" || p.Expected != "" {
+		msg += fmt.Sprintf(": found %s, expected %s", orWord(p.Found, "nothing"), orWord(p.Expected, "something else"))
+	}
+	return Problem{Level: LevelError, Code: "image-" + p.Code, Where: Where{File: strings.TrimSuffix(source+"/"+p.Place, "/")}, Msg: msg}
+}
+
+func orWord(s, word string) string {
+	if s == "" {
+		return word
+	}
+	return s
+}
+
+// hashes takes over the digests of a hashes file where no bytes are at hand,
+// and holds them against the recounted ones where there are.
+func (r *imageRun) hashes(ctx context.Context) error {
+	file := r.in.Config.Hashes
+	data, err := r.in.ReadFile(ctx, file, jsonLimit)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	hashes, err := privatemode.ParseHashes(in.Config.Hashes, data)
+	hashes, err := privatemode.ParseHashes(file, data)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	names := imageNames(pins)
-	out.Notes = map[Key]string{}
-	var rebuilt []string // repositories that have a rebuilt sibling
 	for _, h := range hashes {
-		key := NewKey("image", h.Name, "manifest")
-		for _, p := range pins {
-			if p.Pinned && p.Ref.Name == h.Name {
-				key = imageKey(names, p.Ref)
-				rebuilt = append(rebuilt, vendorRepository(p.Ref))
-				break
+		key := r.key(h.Name)
+		where := Where{File: file, Line: h.Line}
+		if r.refused[key] {
+			continue // bytes that do not hold are not made good by a line of text
+		}
+		if m := r.measured(key); m != nil {
+			if !m.Value.Equal(OfDigest(h.Digest)) {
+				r.out.Problems = append(r.out.Problems, Problem{
+					Level: LevelError, Code: "hashes-differ", Where: where,
+					Msg:  fmt.Sprintf("says that %s has digest %s, but its bytes give %s", h.Name, h.Digest, m.Value),
+					Hint: "the file is of another build, or the script believed an index.json that does not hold",
+				})
 			}
+			continue
 		}
-		out.Measurements = append(out.Measurements, Measurement{
-			Key: key, Value: OfDigest(h.Digest), Basis: Copied, Inputs: []InputRef{FromFile(in.Config.Hashes)},
-			Note: fmt.Sprintf("%s:%d", in.Config.Hashes, h.Line),
+		r.out.Measurements = append(r.out.Measurements, Measurement{
+			Key: key, Value: OfDigest(h.Digest), Basis: Copied, Inputs: []InputRef{FromFile(file)}, Note: fmt.Sprintf("%s:%d", file, h.Line),
 		})
-		if out.Causes == nil {
-			out.Causes = map[Key][]Cause{}
-		}
-		out.Causes[key] = []Cause{{
-			Path: []string{string(key), in.Config.Hashes}, Actual: h.Digest.String(),
-			Note:     "the rebuild gave another image than the deployment pins: other source, another tag, or a build that does not reproduce",
-			Hint:     "image-digest",
-			Standing: Suspected, Where: Where{File: in.Config.Hashes, Line: h.Line},
+		r.out.Causes[key] = []Cause{{
+			Path: []string{string(key), file}, Actual: h.Digest.String(), Standing: Suspected, Hint: "image-digest", Where: where,
+			Note: "the rebuild gave another image than the deployment pins: other source, another tag, or a build that does not reproduce",
 		}}
 	}
-	for _, p := range pins {
+	return nil
+}
+
+// unreproduced says of every pin without a measurement why it has none.
+func (r *imageRun) unreproduced() {
+	for _, p := range r.pins {
 		if !p.Pinned {
 			continue
 		}
-		key := imageKey(names, p.Ref)
-		if slices.ContainsFunc(out.Measurements, func(m Measurement) bool { return m.Key == key }) {
-			continue
-		}
-		if slices.Contains(rebuilt, vendorRepository(p.Ref)) {
-			out.Notes[key] = "pinned, but not among the rebuilt images"
-		} else {
-			out.Notes[key] = "pinned, but not reproduced here (third party)"
+		key := imageKey(r.names, p.Ref)
+		switch {
+		case r.measured(key) != nil || r.out.Notes[key] != "":
+		case len(r.rebuilt) == 0:
+			r.out.Notes[key] = "pinned, but not reproduced here"
+		case slices.Contains(r.rebuilt, vendorRepository(p.Ref)):
+			r.out.Notes[key] = "pinned, but not among the rebuilt images"
+		default:
+			r.out.Notes[key] = "pinned, but not reproduced here (third party)"
 		}
 	}
-	return out, nil
 }

@@ -72,7 +72,9 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", quote(s.Root), at)
 	case s.Checkout != nil && c.Against == "":
 		return fmt.Sprintf("retally init --profile privatemode %s", quote(s.Root))
-	case c.Deployment != "" && c.Hashes == "":
+	case len(c.Images) > 0 && c.Deployment == "":
+		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins the image", at)
+	case c.Deployment != "" && c.Hashes == "" && len(c.Images) == 0:
 		return fmt.Sprintf("retally check %s hashes-HOST.json, with the digests of your own rebuild", filesOf(s, args))
 	case c.Deployment != "" && c.Against == "":
 		return fmt.Sprintf("retally check %s MANIFEST, with the published manifest", filesOf(s, args))

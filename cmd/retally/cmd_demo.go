@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,6 +143,9 @@ func (a *app) demoFolder(dir string, files []fixtures.File) (string, error) {
 			return "", err
 		}
 	}
+	if err := sweepDemo(dir, files); err != nil {
+		return "", err
+	}
 	for _, f := range files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))
 		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, f.Data) {
@@ -154,4 +159,25 @@ func (a *app) demoFolder(dir string, files []fixtures.File) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// sweepDemo removes what an earlier demo with other content left among the
+// images and models: a layout must hold its own blobs only.
+func sweepDemo(dir string, files []fixtures.File) error {
+	wanted := map[string]bool{}
+	for _, f := range files {
+		wanted[filepath.Join(dir, filepath.FromSlash(f.Name))] = true
+	}
+	for _, sub := range []string{"images", "models"} {
+		err := filepath.WalkDir(filepath.Join(dir, sub), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || wanted[path] {
+				return err
+			}
+			return os.Remove(path)
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &userError{op: "clear demo folder", path: dir, err: err}
+		}
+	}
+	return nil
 }

@@ -106,7 +106,7 @@ func (v *View) bytesWords(r *pipeline.Report) string {
 		}
 		words = append(words, "the two files are identical")
 	case pipeline.Differs:
-		words = append(words, fmt.Sprintf("not identical: %s, the first is line %d of %s", plural(b.Lines, "line differs", "lines differ"), b.FirstLine, v.WantName))
+		words = append(words, fmt.Sprintf("not identical: %s, first line %d of %s", plural(b.Lines, "line differs", "lines differ"), b.FirstLine, v.WantName))
 	default:
 		words = append(words, "no whole file was compared")
 	}
@@ -198,6 +198,7 @@ func (v *View) fill(g *Group, findings []pipeline.Finding, o Options) {
 		verdict pipeline.Verdict
 		class   pipeline.Class
 		subject string
+		note    string
 	}
 	index := map[bucket]int{}
 	for i := range findings {
@@ -211,9 +212,12 @@ func (v *View) fill(g *Group, findings []pipeline.Finding, o Options) {
 			continue
 		}
 		_, subject, _ := split(f.Key)
-		b := bucket{f.Verdict, f.Class, subject}
+		b := bucket{verdict: f.Verdict, class: f.Class, subject: subject}
 		if f.Verdict != pipeline.Differs {
 			b.subject = "" // one line for all that are missing, extra, unchecked
+		}
+		if f.Verdict == pipeline.Unchecked {
+			b.note = f.Note // and that are so for the same reason
 		}
 		if j, ok := index[b]; ok {
 			g.Lines[j].Findings = append(g.Lines[j].Findings, *f)
@@ -326,7 +330,7 @@ func names(findings []pipeline.Finding) string {
 			kind = k
 		}
 		switch {
-		case len(a) == 1 && slices.Contains([]string{"", "policy hash", "digest", "root hash", "sha256"}, a[0]), whole(&findings[i]):
+		case len(a) == 1 && slices.Contains([]string{"", "policy hash", "digest", "root hash", "hash"}, a[0]), whole(&findings[i]):
 			out = append(out, s)
 		case len(a) <= 3:
 			out = append(out, strings.TrimSpace(s+" "+strings.Join(a, ", ")))

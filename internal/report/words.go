@@ -22,6 +22,8 @@ var kindWords = []struct {
 	{"tpm", "TPM registers (what was measured at boot)", 2},
 	{"keys", "Owner keys (who may change or recover the deployment)", 2},
 	{"manifest", "The manifest file", 1},
+	{"workload", "What runs (containers and runtime of each workload)", 3},
+	{"workload-disk", "Model disks in use", 2},
 	{"file", "Files checked by their hash when a container starts", 2},
 	{"proxy", "The client's proxy", 1},
 }
@@ -31,6 +33,7 @@ var kindWords = []struct {
 var attributeWords = map[string]string{
 	"manifest":                     "digest",
 	"root":                         "root hash",
+	"sha256":                       "hash",
 	"SANs":                         "names in its certificate",
 	"CommonName":                   "first name in its certificate",
 	"WorkloadSecretID":             "identity of its secrets",

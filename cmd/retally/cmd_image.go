@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/privatemode"
+)
+
+func (a *app) imageCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "Recount container images, and say why two differ",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.imageDigestCommand())
+	return cmd
+}
+
+// remoteFlags are the flags of verbs that may pull from a registry.
+type remoteFlags struct {
+	mirrors   []string
+	caFile    string
+	store     string
+	timeout   time.Duration
+	retries   int
+	tags      bool
+	insecure  bool
+	platforms []string
+}
+
+func (r *remoteFlags) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&r.mirrors, "mirror", nil, "send pulls for a registry elsewhere, as HOST=ADDR or *=ADDR; plain HTTP where ADDR is loopback; may be given several times")
+	f.StringVar(&r.caFile, "ca", "", "PEM file with certificates to trust besides the system's")
+	f.StringVar(&r.store, "store", "", "folder that keeps pulled blobs; they are hashed again on every use")
+	f.DurationVar(&r.timeout, "timeout", 30*time.Second, "how long a registry may be silent")
+	f.IntVar(&r.retries, "retries", 3, "how often a failed request is repeated")
+	f.BoolVar(&r.tags, "tags", false, "accept references without a digest: the tag is resolved and shown")
+	f.BoolVar(&r.insecure, "insecure", false, "plain HTTP for registries on loopback (they are asked that way anyhow)")
+	f.StringArrayVar(&r.platforms, "platform", nil, "verify this member of an index only, as os/architecture[/variant]; may be given several times")
+}
+
+// options makes the reader's options; the caller closes the store.
+func (r *remoteFlags) options(p *imagehash.Progress) (opts imagehash.Options, closeStore func(), err error) {
+	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries, Mirrors: map[string]string{}}}
+	if r.retries == 0 {
+		opts.Remote.Retries = -1
+	}
+	for _, m := range r.mirrors {
+		host, addr, ok := strings.Cut(m, "=")
+		if !ok || host == "" || addr == "" {
+			return opts, nil, &userError{op: "retally", msg: fmt.Sprintf("--mirror %s: want HOST=ADDR", m), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
+		}
+		opts.Remote.Mirrors[host] = addr
+	}
+	if r.caFile != "" {
+		if opts.Remote.RootCAs, err = os.ReadFile(r.caFile); err != nil {
+			return opts, nil, &userError{op: "read certificates", path: r.caFile, err: reason(err)}
+		}
+	}
+	closeStore = func() {}
+	if r.store != "" {
+		store, err := imagehash.OpenStore(r.store)
+		if err != nil {
+			return opts, nil, &userError{op: "open store", path: r.store, err: err}
+		}
+		opts.Remote.Store = store
+		closeStore = func() { store.Close() }
+	}
+	return opts, closeStore, nil
+}
+
+func (a *app) imageDigestCommand() *cobra.Command {
+	var (
+		output, hashes string
+		remote         remoteFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "digest SRC...",
+		Short: "Read every byte of an image and compute every digest again",
+		Long: `SRC is an OCI layout folder, an OCI or docker archive, or a registry reference
+with a digest (name@sha256:...). Every blob is read, every digest and size is
+computed again, layers are decompressed and their contents walked. A refused
+image exits 1 with its problems; a source that cannot be read exits 2.
+
+An archive of the old docker save kind holds no manifest: it has config digest
+and diffIDs, and no digest of its own.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var count imagehash.Progress
+			opts, closeStore, err := remote.options(&count)
+			if err != nil {
+				return err
+			}
+			defer closeStore()
+			p := pipeline.FollowProgress("images", count.Done, count.Total)
+			stop := a.showProgress(p.Progress)
+			defer p.Stop()
+			rows := []imagehash.Image{}
+			refused := false
+			for _, src := range args {
+				rep, err := imagehash.VerifyRef(cmd.Context(), src, opts)
+				if err != nil {
+					stop()
+					return &userError{op: "read image", path: src, err: err}
+				}
+				rows = append(rows, rep.Rows()...)
+				refused = refused || !rep.OK()
+			}
+			stop()
+			if hashes != "" && !refused {
+				if err := writeHashes(hashes, rows); err != nil {
+					return err
+				}
+			}
+			if output == "json" {
+				if err := writeJSON(a.stdout, rows); err != nil {
+					return err
+				}
+			} else {
+				a.printImages(rows)
+			}
+			if refused {
+				return outcomeError{exitDiffers}
+			}
+			return nil
+		},
+	}
+	outputFlag(cmd, &output)
+	cmd.Flags().StringVar(&hashes, "hashes", "", "also write name and digest of each layout in the form of Privatemode's hashes-<host>.json")
+	remote.flags(cmd)
+	return cmd
+}
+
+// writeHashes writes a hashes file; an image is called what its folder or
+// archive is called.
+func writeHashes(path string, rows []imagehash.Image) error {
+	var list []privatemode.ImageHash
+	seen := map[string]bool{}
+	for _, r := range rows {
+		name := strings.TrimSuffix(filepath.Base(filepath.Clean(r.Source)), ".tar")
+		if r.Digest.IsZero() {
+			return &userError{op: "write hashes", path: path, msg: fmt.Sprintf("%s has no digest of its own", r.Source), hint: "give an OCI layout"}
+		}
+		if seen[name] {
+			return &userError{op: "write hashes", path: path, msg: fmt.Sprintf("two images are called %s", name)}
+		}
+		seen[name] = true
+		list = append(list, privatemode.ImageHash{Name: name, Digest: r.Digest})
+	}
+	return atomicfile.Write(path, privatemode.FormatHashes(list), 0o644)
+}
+
+func (a *app) printImages(rows []imagehash.Image) {
+	line := func(format string, args ...any) {
+		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
+	}
+	for _, r := range rows {
+		verdict := "ok"
+		if len(r.Problems) > 0 {
+			verdict = "REFUSED"
+		}
+		id := "no digest of its own"
+		if !r.Digest.IsZero() {
+			id = r.Digest.String()
+		}
+		line("%s  %s  %s", verdict, id, strings.TrimSpace(r.Source+" "+r.Name))
+		for _, p := range r.Platforms {
+			if p.Digest != r.Digest {
+				line("  %s  manifest %s", p.Platform, p.Digest)
+			} else {
+				line("  %s", p.Platform)
+			}
+			line("    config %s", p.Config)
+			for _, l := range p.Layers {
+				if l.Digest.IsZero() {
+					line("    layer  diffID %s  %d bytes", l.DiffID, l.Size)
+					continue
+				}
+				line("    layer  %s  %d bytes", l.Digest, l.Size)
+				if a.verbose && l.DiffID != l.Digest {
+					line("           diffID %s", l.DiffID)
+				}
+			}
+		}
+		for _, x := range r.Artifacts {
+			line("  %s  %s", x.Kind, x.Digest)
+		}
+		for _, p := range r.Problems {
+			line("  %s", problemText("problem", p))
+		}
+		for _, p := range r.Notes {
+			line("  %s", problemText("note", p))
+		}
+	}
+}
+
+func problemText(word string, p imagehash.Problem) string {
+	s := fmt.Sprintf("%s %s: %s", word, p.Code, p.Place)
+	if p.Detail != "" {
+		s += ": " + p.Detail
+	}
+	if p.Found != "" {
+		s += ": found " + p.Found
+	}
+	if p.Expected != "" {
+		s += ", expected " + p.Expected
+	}
+	return s
+}
