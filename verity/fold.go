@@ -196,3 +196,45 @@ func (f *Fold) Root() (digest.Digest, error) {
 }
 
 func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }
+
+// State is a fold's content between two Adds, to be kept and continued from.
+type State struct {
+	Blocks uint64   `json:"blocks"` // data blocks taken so far
+	Open   [][]byte `json:"open"`   // per level, the digests of the open hash block
+}
+
+// State returns a copy of the state of a fold that began at data block 0.
+func (f *Fold) State() (State, error) {
+	if f.begin != 0 {
+		return State{}, fmt.Errorf("verity fold: the run begins at block %d, only runs from 0 can be kept", f.begin)
+	}
+	s := State{Blocks: f.end}
+	for i := range f.levels {
+		s.Open = append(s.Open, append([]byte{}, f.levels[i].right...))
+	}
+	return s, nil
+}
+
+// Restore returns a fold that continues from a state.
+func (p Params) Restore(s State, sink func(level int, index uint64, block []byte) error) (*Fold, error) {
+	f, err := p.NewFold(0, sink)
+	if err != nil {
+		return nil, err
+	}
+	f.end = s.Blocks
+	nodes := s.Blocks
+	for i, open := range s.Open {
+		// Exactly the nodes behind the last complete hash block are open.
+		if want := int(nodes%f.perBlock) * f.size; len(open) != want {
+			return nil, fmt.Errorf("verity fold: state of level %d has %d bytes after %d blocks, want %d", i, len(open), s.Blocks, want)
+		}
+		l := f.level(i)
+		l.right = append(l.right, open...)
+		l.rightStart = nodes / f.perBlock * f.perBlock
+		nodes /= f.perBlock
+	}
+	if nodes > 0 {
+		return nil, fmt.Errorf("verity fold: state of %d levels is not that of %d blocks", len(s.Open), s.Blocks)
+	}
+	return f, nil
+}

@@ -160,3 +160,45 @@ func TestMergeRefusesGap(t *testing.T) {
 		t.Error("got no error for part of a digest")
 	}
 }
+
+// Keeping the state and restoring it changes nothing; a damaged state is
+// refused.
+func TestFoldState(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawParams(t)
+		p.HashBlockSize = 512
+		n := rapid.IntRange(1, 2000).Draw(t, "leaves")
+		cut := rapid.IntRange(0, n).Draw(t, "cut")
+		leaves := make([]byte, n*p.Hash.Size())
+		for i := range leaves {
+			leaves[i] = byte(i * i >> 3)
+		}
+		whole, _ := p.NewFold(0, nil)
+		half, _ := p.NewFold(0, nil)
+		for _, err := range []error{whole.Add(leaves), half.Add(leaves[:cut*p.Hash.Size()])} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		state, err := half.State()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := p.Restore(state, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Add(leaves[cut*p.Hash.Size():]); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := again.Root()
+		want, _ := whole.Root()
+		if got != want || want.IsZero() {
+			t.Fatalf("got root %v, want %v", got, want)
+		}
+		state.Blocks++
+		if _, err := p.Restore(state, nil); err == nil {
+			t.Fatal("a state with a wrong number of blocks is accepted")
+		}
+	})
+}

@@ -62,6 +62,11 @@ func (p *Plan) extentAt(block int64) int {
 	return sort.Search(len(p.extents), func(k int) bool { return p.extents[k].addr+p.extents[k].blocks > block })
 }
 
+// firstPiece returns the index of the first piece that starts at off or later.
+func firstPiece(e *buffer, off int64) int {
+	return sort.Search(len(e.pieces), func(k int) bool { return e.pieces[k].off >= off })
+}
+
 // fillExtent writes whole blocks of an extent from block first of it on.
 func (r *Reader) fillExtent(e *buffer, b []byte, first int64) error {
 	i := e.pieces[0].inode
@@ -91,9 +96,8 @@ func (r *Reader) fillMeta(e *buffer, b []byte, off int64) error {
 	end := off + int64(len(b))
 	// Pieces are in order and only the one before the first that starts in b
 	// can reach into it.
-	k := sort.Search(len(e.pieces), func(k int) bool { return e.pieces[k].off >= off })
 	var scratch [extendedSize + xattrSize]byte
-	for k = max(k-1, 0); k < len(e.pieces) && e.pieces[k].off < end; k++ {
+	for k := max(firstPiece(e, off)-1, 0); k < len(e.pieces) && e.pieces[k].off < end; k++ {
 		p := e.pieces[k]
 		switch p.kind {
 		case superblockPiece:
