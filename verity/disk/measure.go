@@ -22,7 +22,12 @@ func Measure(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	res, err := MeasurePlan(ctx, plan, erofs.DirContent{Root: o.Dir}, o)
+	content, err := erofs.OpenDir(o.Dir)
+	if err != nil {
+		return Result{}, err
+	}
+	defer content.Close()
+	res, err := MeasurePlan(ctx, plan, content, o)
 	if err != nil {
 		return Result{}, fmt.Errorf("measure disk of %s: %w", o.Dir, err)
 	}

@@ -139,6 +139,16 @@ func model(t testing.TB) string {
 	return dir
 }
 
+func openDir(t testing.TB, dir string) *erofs.DirContent {
+	t.Helper()
+	content, err := erofs.OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { content.Close() })
+	return content
+}
+
 func measure(t testing.TB, o disk.Options) disk.Result {
 	t.Helper()
 	r, err := disk.Measure(context.Background(), o)
@@ -255,7 +265,7 @@ func TestChangedFile(t *testing.T) {
 			if err := c.change(filepath.Join(dir, "model-1.safetensors")); err != nil {
 				t.Fatal(err)
 			}
-			_, err = disk.MeasurePlan(context.Background(), plan, erofs.DirContent{Root: dir}, disk.Options{})
+			_, err = disk.MeasurePlan(context.Background(), plan, openDir(t, dir), disk.Options{})
 			var changed *erofs.ChangedError
 			if !errors.As(err, &changed) || changed.Path != "model-1.safetensors" || !strings.Contains(changed.What, c.what) {
 				t.Errorf("got error %v, want model-1.safetensors, %s", err, c.what)
@@ -339,7 +349,7 @@ func resumeAfter(t *testing.T, o disk.Options, n int) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	_, err = disk.MeasurePlan(ctx, plan, &stopper{erofs.DirContent{Root: o.Dir}, n, cancel}, o)
+	_, err = disk.MeasurePlan(ctx, plan, &stopper{openDir(t, o.Dir), n, cancel}, o)
 	if err == nil && n < 4 {
 		t.Fatalf("the run was not stopped")
 	}

@@ -108,7 +108,12 @@ func ReadTree(o Options) (*Tree, error) {
 	}
 	slices.Sort(t.Excluded)
 	t.Root = root
-	s := surveyor{o: o, links: map[erofs.LinkID]bool{}}
+	content, err := erofs.OpenDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	s := surveyor{o: o, content: content, links: map[erofs.LinkID]bool{}}
 	if err := s.walk("", root); err != nil {
 		return nil, err
 	}
@@ -128,6 +133,7 @@ func ReadTree(o Options) (*Tree, error) {
 // with Normalize makes it so.
 type surveyor struct {
 	o             Options
+	content       *erofs.DirContent
 	links         map[erofs.LinkID]bool
 	warn, changed notes
 }
@@ -258,7 +264,7 @@ func (s *surveyor) pointer(p string, n *erofs.Node) error {
 	if !source.MayBePointer(n.Size) {
 		return nil
 	}
-	f, err := erofs.DirContent{Root: s.o.Dir}.Open(p, n)
+	f, err := s.content.Open(p, n)
 	if err != nil {
 		return err
 	}

@@ -154,26 +154,56 @@ func StatFile(path string) (mode uint32, s Stat, err error) {
 }
 
 // DirContent reads the files of a tree in place, and only as they were when
-// the tree was read.
-type DirContent struct{ Root string }
+// the tree was read. It may be used by several goroutines.
+type DirContent struct {
+	root string
+	dir  *os.File // names are resolved from here
+}
 
-// Open implements Content.
-func (d DirContent) Open(path string, n *Node) (File, error) {
-	full, flags := d.Root+"/"+path, syscall.O_NOFOLLOW
-	if n.Source != "" {
-		full, flags = n.Source, 0
-	}
-	// O_NONBLOCK: what was a file may have become a FIFO.
-	fd, err := syscall.Open(full, syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NONBLOCK|flags, 0)
+// OpenDir returns the content of the directory that ReadDir read.
+func OpenDir(root string) (*DirContent, error) {
+	f, err := os.OpenFile(root, os.O_RDONLY|syscall.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: full, Err: err}
-	}
-	f := &dirFile{fd, path, n}
-	if err := f.check(); err != nil {
-		syscall.Close(fd)
 		return nil, err
 	}
+	return &DirContent{root, f}, nil
+}
+
+// Close gives the directory back. Open files are not affected.
+func (d *DirContent) Close() error { return d.dir.Close() }
+
+// largeFile is the size in bytes from which a changed file is worth finding
+// before it is read; smaller ones are only checked afterwards.
+const largeFile = 1 << 20
+
+// Open implements Content.
+func (d *DirContent) Open(path string, n *Node) (File, error) {
+	at, name, flags := int(d.dir.Fd()), path, syscall.O_NOFOLLOW
+	if n.Source != "" {
+		name, flags = n.Source, 0
+	}
+	// O_NONBLOCK: what was a file may have become a FIFO.
+	fd, err := openat(at, name, syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NONBLOCK|flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: d.root + "/" + path, Err: err}
+	}
+	f := &dirFile{fd, path, n}
+	if n.Size >= largeFile {
+		if err := f.check(); err != nil {
+			syscall.Close(fd)
+			return nil, err
+		}
+	}
 	return f, nil
+}
+
+func openat(dir int, name string, flags int) (int, error) {
+	for {
+		fd, err := syscall.Openat(dir, name, flags, 0)
+		if err != syscall.EINTR {
+			return fd, err
+		}
+	}
 }
 
 // dirFile is a bare descriptor: with tens of thousands of small files the
@@ -214,6 +244,9 @@ func (f *dirFile) ReadAt(b []byte, off int64) (int, error) {
 		case err != nil:
 			return done, err
 		case n == 0:
+			if err := f.check(); err != nil {
+				return done, err // says more than where it ends
+			}
 			return done, io.EOF
 		default:
 			done += n

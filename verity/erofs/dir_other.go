@@ -20,7 +20,13 @@ func ReadDir(string, ReadOptions) (*Node, error) { return nil, errNotHere }
 func StatFile(string) (uint32, Stat, error) { return 0, Stat{}, errNotHere }
 
 // DirContent is not implemented for this system.
-type DirContent struct{ Root string }
+type DirContent struct{}
+
+// OpenDir is not implemented for this system.
+func OpenDir(string) (*DirContent, error) { return nil, errNotHere }
+
+// Close does nothing.
+func (*DirContent) Close() error { return nil }
 
 // Open implements Content.
-func (DirContent) Open(string, *Node) (File, error) { return nil, errNotHere }
+func (*DirContent) Open(string, *Node) (File, error) { return nil, errNotHere }

@@ -2,6 +2,7 @@ package erofs_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -38,11 +39,15 @@ func TestRandomTreesOracle(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := make([]byte, plan.Size())
-		reader := plan.NewReader(erofs.Profile191, erofs.DirContent{Root: dir})
+		content, err := erofs.OpenDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader := plan.NewReader(erofs.Profile191, content)
 		if err := reader.Fill(got, 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := reader.Close(); err != nil {
+		if err := errors.Join(reader.Close(), content.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, want) {

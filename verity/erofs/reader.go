@@ -1,6 +1,7 @@
 package erofs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -154,6 +155,10 @@ func (r *Reader) read(i *inode, b []byte, off int64) error {
 	n, err := r.file.ReadAt(b, off)
 	if n == len(b) {
 		return nil
+	}
+	var changed *ChangedError
+	if errors.As(err, &changed) {
+		return err
 	}
 	if err == nil || err == io.EOF {
 		return &ChangedError{Path: i.path(), What: fmt.Sprintf("content ends at byte %d of %d", off+int64(n), i.size)}
