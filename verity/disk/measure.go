@@ -5,11 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/erofs"
 	"github.com/retally/retally/verity/internal/pump"
+	"github.com/retally/retally/verity/source"
 )
 
 // Measure computes the disk of a directory.
@@ -27,12 +30,57 @@ func Measure(ctx context.Context, o Options) (Result, error) {
 		return Result{}, err
 	}
 	defer content.Close()
+	if o.Source != nil {
+		o.Watch = o.Source.Watch
+	}
 	res, err := MeasurePlan(ctx, plan, content, o)
 	if err != nil {
 		return Result{}, fmt.Errorf("measure disk of %s: %w", o.Dir, err)
 	}
 	res.Warnings, res.Changes, res.Excluded = tree.Warnings, tree.Changes, tree.Excluded
+	if o.Source != nil {
+		report := o.Source.Check(plan, res.Files, o.excluded)
+		res.Source = &report
+	}
 	return res, nil
+}
+
+// PlanList lays out the disk of a list of files that need not be there: sizes
+// and numbers, no hashes.
+func PlanList(list *source.Tree, o Options) (Result, error) {
+	if o.Profile == "" {
+		o.Profile = erofs.Profile19
+	}
+	root, err := list.Nodes()
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", list.Name, err)
+	}
+	var out []string
+	prune("", root, func(path string, dir bool) bool {
+		if !o.excluded(path, dir) {
+			return false
+		}
+		out = append(out, path)
+		return true
+	})
+	plan, err := erofs.NewPlan(root)
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", list.Name, err)
+	}
+	res, err := Planned(plan, o.Profile)
+	slices.Sort(out)
+	res.Excluded = out
+	return res, err
+}
+
+// prune takes excluded nodes out of a tree.
+func prune(dir string, n *erofs.Node, excluded func(string, bool) bool) {
+	n.Children = slices.DeleteFunc(n.Children, func(c *erofs.Node) bool {
+		return excluded(path.Join(dir, c.Name), c.Is(erofs.ModeDir))
+	})
+	for _, c := range n.Children {
+		prune(path.Join(dir, c.Name), c, excluded)
+	}
 }
 
 // Planned returns what is known of a disk before any content is read: sizes

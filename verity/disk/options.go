@@ -17,6 +17,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/erofs"
+	"github.com/retally/retally/verity/source"
 )
 
 // Options say what to measure and how. Only Dir is required.
@@ -59,6 +60,9 @@ type Options struct {
 	// Watch asks for the content of regular files to be hashed in the same
 	// pass: it returns a fresh hash for a path, or nil.
 	Watch func(path string, n *erofs.Node) hash.Hash
+	// Source is what the directory is to be bound to; it takes the place of
+	// Watch, and Result.Source says how it came out.
+	Source *source.Tree
 
 	Workers  int // goroutines that read and hash; 0 means one per core
 	Chunk    int // bytes read at once; 0 means a fitting default
@@ -81,7 +85,9 @@ type Result struct {
 	Changes  []Warning `json:"normalized,omitempty"` // what Normalize changed
 	Excluded []string  `json:"excluded,omitempty"`   // paths that were left out
 	Against  *Against  `json:"against_image,omitempty"`
-	Resumed  int64     `json:"resumed_at,omitempty"` // byte of the image that a resumed run began with
+	// Source says whether the directory is what Options.Source says.
+	Source  *source.Report `json:"source,omitempty"`
+	Resumed int64          `json:"resumed_at,omitempty"` // byte of the image that a resumed run began with
 
 	// Files are the digests that Options.Watch asked for, by path.
 	Files map[string][]byte `json:"-"`
@@ -117,6 +123,19 @@ const (
 	blockSize  = 4096
 	defaultMem = 1 << 30
 )
+
+// excluded reports whether a path itself is left out.
+func (o Options) excluded(path string, dir bool) bool {
+	if path == ".git" {
+		return true
+	}
+	for _, g := range o.Exclude {
+		if g.Match(path, dir) {
+			return true
+		}
+	}
+	return false
+}
 
 func (o Options) workers() int {
 	n := o.Workers

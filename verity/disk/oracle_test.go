@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/verity/disk"
 	"github.com/retally/retally/verity/erofs"
 	"github.com/retally/retally/verity/internal/vectest"
@@ -19,7 +20,7 @@ var rootLine = regexp.MustCompile(`Root hash:\s+([0-9a-f]{64})`)
 // 200 random trees through the whole recipe with the real tools: the disk
 // file byte for byte, every hash, and fsck.erofs on what --write makes.
 func TestRecipeOracle(t *testing.T) {
-	c := vectest.NewChroot(t)
+	c := testenv.NewChroot(t)
 	r := rand.New(rand.NewPCG(5, 5))
 	for i := range 200 {
 		v := vectest.RandomTree(r, fmt.Sprintf("recipe-%d", i), []int{20, 80, 300}[i%3])

@@ -22,7 +22,6 @@ type table struct {
 	spool  *os.File
 	buf    *bufio.Writer
 	size   int64 // bytes of level 0 so far
-	keep   bool  // the spool belongs to a checkpoint
 }
 
 func newTable(layout verity.Layout, limit int64, dir string) *table {

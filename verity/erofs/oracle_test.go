@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/verity/erofs"
 	"github.com/retally/retally/verity/internal/vectest"
 )
@@ -16,7 +17,7 @@ const zeroUUID = "-U00000000-0000-0000-0000-000000000000"
 
 // 200 random trees on disk against mkfs.erofs, byte for byte.
 func TestRandomTreesOracle(t *testing.T) {
-	c := vectest.NewChroot(t)
+	c := testenv.NewChroot(t)
 	r := rand.New(rand.NewPCG(5, 4))
 	for i := range 200 {
 		size := []int{30, 150, 700}[i%3]

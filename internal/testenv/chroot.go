@@ -1,4 +1,4 @@
-package vectest
+package testenv
 
 import (
 	"bytes"
@@ -6,8 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-
-	"github.com/retally/retally/internal/testenv"
 )
 
 // A Chroot is a folder with newer tools than the system's, made by
@@ -22,7 +20,7 @@ func NewChroot(t testing.TB) Chroot {
 	t.Helper()
 	root := os.Getenv("RETALLY_SID_ROOT")
 	if root == "" || os.Geteuid() != 0 {
-		testenv.Missing(t, "chroot of a newer Debian (RETALLY_SID_ROOT, .ci/oracle-chroot, root)")
+		Missing(t, "chroot of a newer Debian (RETALLY_SID_ROOT, .ci/oracle-chroot, root)")
 	}
 	work, err := os.MkdirTemp(filepath.Join(root, "tmp"), "retally-test-")
 	if err != nil {
