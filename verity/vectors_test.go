@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/internal/vectest"
 )
@@ -99,23 +97,7 @@ func (o options) params() (verity.Params, verity.FEC, error) {
 	return p, fec, errors.Join(errs...)
 }
 
-func loadCases[T any](t *testing.T, name string) []T {
-	t.Helper()
-	b, err := os.ReadFile(testenv.Vectors(t, "own/verity/"+name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []T
-	if err := json.Unmarshal(b, &cases); err != nil {
-		t.Fatal(err)
-	}
-	if len(cases) == 0 {
-		t.Fatal("no cases")
-	}
-	return cases
-}
-
-// write puts data (and, on one device, the hash) into dir.
+// writeData puts data (and, on one device, the hash) into dir.
 func writeData(t *testing.T, dir string, c vectest.Content, same bool) (data, hash string) {
 	t.Helper()
 	data, hash = filepath.Join(dir, "data"), filepath.Join(dir, "hash")
@@ -139,7 +121,7 @@ func fileSHA256(t *testing.T, path string) (string, int64) {
 }
 
 func TestFormatVectors(t *testing.T) {
-	for _, c := range loadCases[formatCase](t, "verity_format.json") {
+	for _, c := range vectest.Load[formatCase](t, "verity_format") {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
@@ -287,7 +269,7 @@ func flip(t *testing.T, path string, off int64, xor byte) {
 }
 
 func TestVerifyVectors(t *testing.T) {
-	for _, c := range loadCases[verifyCase](t, "verity_verify.json") {
+	for _, c := range vectest.Load[verifyCase](t, "verity_verify") {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()

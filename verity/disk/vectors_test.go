@@ -14,7 +14,7 @@ import (
 )
 
 func trees(t testing.TB) []vectest.Tree {
-	return vectest.Trees(t, testenv.Vectors(t, "own/verity/trees.json"))
+	return vectest.Trees(t)
 }
 
 // expected puts a result in the vectors' form.

@@ -36,6 +36,7 @@ type buffer struct {
 	blocks     int64 // spanned so far
 	live       int   // pieces not yet released
 	pieces     []piece
+	first      [2]piece // room for the pieces of nearly all buffers
 
 	// Place in a bucket; set is nil outside.
 	set                    *bucketSet
@@ -151,18 +152,18 @@ func (a *allocator) queue(b *buffer) {
 // grow into a mapped successor or behind other blocks.
 func (a *allocator) fit(b *buffer, size, align, inl int64) (at, used int64, grow, ok bool) {
 	at = roundUp(b.off, align)
-	used = (at + size + blockSize - 1) % blockSize
+	used = (at + size + blockSize - 1) & (blockSize - 1)
 	if used+inl > blockSize-1 {
 		return 0, 0, false, false
 	}
 	end := at + size + inl
-	if end >= b.blocks*blockSize {
-		if end > b.blocks*blockSize && b.next.mapped() {
+	if room := b.blocks << blockBits; end >= room {
+		if end > room && b.next.mapped() {
 			return 0, 0, false, false
 		}
 		if b.mapped() {
 			grow = a.tail == b.addr+b.blocks
-			if end > b.blocks*blockSize && !grow {
+			if end > room && !grow {
 				return 0, 0, false, false
 			}
 		}
@@ -245,6 +246,7 @@ func (a *allocator) alloc(data bool, size, align, inl int64, p piece) *buffer {
 	}
 	if b == nil {
 		b = &buffer{data: data, addr: unmapped}
+		b.pieces = b.first[:0]
 		a.all = append(a.all, b)
 		if data {
 			a.insertAfter(a.last, b)
@@ -300,6 +302,7 @@ func (a *allocator) insertAfter(at, b *buffer) {
 	at.next.prev, at.next = b, b
 }
 
-func roundUp(x, a int64) int64 { return (x + a - 1) / a * a }
+// roundUp rounds up to a multiple of a, a power of two.
+func roundUp(x, a int64) int64 { return (x + a - 1) &^ (a - 1) }
 
-func ceilBlocks(x int64) int64 { return (x + blockSize - 1) / blockSize }
+func ceilBlocks(x int64) int64 { return (x + blockSize - 1) >> blockBits }

@@ -6,8 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ReadOptions tune ReadDir.
@@ -20,11 +25,12 @@ type ReadOptions struct {
 // ReadDir reads the tree below a directory with lstat: symlinks are never
 // followed, mount points are crossed, as mkfs.erofs does.
 func ReadDir(root string, o ReadOptions) (*Node, error) {
-	var st syscall.Stat_t
+	var st unix.Stat_t
 	if err := lstat(root, &st); err != nil {
 		return nil, err
 	}
-	n := newNode("", &st)
+	top := newNode("", &st)
+	n := &top
 	if n.Is(ModeSymlink) {
 		return nil, &TreeError{root, "a symlink (mkfs.erofs takes it for an image to rebuild)", "the directory itself: write " + strings.TrimRight(root, "/") + "/"}
 	}
@@ -52,19 +58,12 @@ func (r *dirReader) walk(top *Node) error {
 	for len(pending) > 0 {
 		j := pending[len(pending)-1]
 		pending = pending[:len(pending)-1]
-		names, err := readNames(filepath.Join(r.root, j.path))
+		nodes, err := r.readDir(filepath.Join(r.root, j.path), j.path)
 		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			path := name
-			if j.path != "" {
-				path = j.path + "/" + name
-			}
-			n, err := r.entry(name, path)
-			if err != nil {
-				return err
-			}
+		for _, n := range nodes {
+			path := join(j.path, n.Name)
 			if r.Skip != nil && r.Skip(path, n) {
 				continue
 			}
@@ -80,38 +79,78 @@ func (r *dirReader) walk(top *Node) error {
 	return nil
 }
 
-func readNames(dir string) ([]string, error) {
-	f, err := os.Open(dir)
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// statsPerWorker is how many names are worth a goroutine.
+const statsPerWorker = 512
+
+// readDir reads the names of a directory and their inodes. With many names
+// the time goes into one stat after the other, so cores share them.
+func (r *dirReader) readDir(full, rel string) ([]*Node, error) {
+	f, err := os.Open(full)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return f.Readdirnames(-1)
-}
-
-func (r *dirReader) entry(name, path string) (*Node, error) {
-	full := r.root + "/" + path
-	var st syscall.Stat_t
-	if err := lstat(full, &st); err != nil {
+	names, err := f.Readdirnames(-1)
+	if err != nil {
 		return nil, err
 	}
-	n := newNode(name, &st)
-	if n.Is(ModeSymlink) {
-		target, err := os.Readlink(full)
-		if err != nil {
-			return nil, err
-		}
-		if int64(len(target)) != n.Size {
-			return nil, &ChangedError{path, "length of the symlink's target", fmt.Sprint(len(target)), fmt.Sprint(n.Size)}
-		}
-		n.Target = target
+	dir := int(f.Fd())
+	slab := make([]Node, len(names))
+	nodes := make([]*Node, len(names))
+	workers := min(runtime.GOMAXPROCS(0), (len(names)+statsPerWorker-1)/statsPerWorker)
+	errs := make([]error, workers)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for k := w * len(names) / workers; k < (w+1)*len(names)/workers; k++ {
+				if errs[w] = readEntry(&slab[k], dir, names[k], rel, full); errs[w] != nil {
+					return
+				}
+				nodes[k] = &slab[k]
+			}
+		})
 	}
-	return n, nil
+	wg.Wait()
+	return nodes, errors.Join(errs...)
 }
 
-func lstat(path string, st *syscall.Stat_t) error {
+// readEntry fills a node from one name in an open directory.
+func readEntry(n *Node, dir int, name, rel, full string) error {
+	var st unix.Stat_t
 	for {
-		err := syscall.Lstat(path, st)
+		err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return &os.PathError{Op: "lstat", Path: full + "/" + name, Err: err}
+		}
+	}
+	*n = newNode(name, &st)
+	if !n.Is(ModeSymlink) {
+		return nil
+	}
+	target, err := os.Readlink(full + "/" + name)
+	if err != nil {
+		return err
+	}
+	if int64(len(target)) != n.Size {
+		return &ChangedError{join(rel, name), "length of the symlink's target", fmt.Sprint(len(target)), fmt.Sprint(n.Size)}
+	}
+	n.Target = target
+	return nil
+}
+
+func lstat(path string, st *unix.Stat_t) error {
+	for {
+		err := unix.Lstat(path, st)
 		if err == nil {
 			return nil
 		}
@@ -121,8 +160,8 @@ func lstat(path string, st *syscall.Stat_t) error {
 	}
 }
 
-func newNode(name string, st *syscall.Stat_t) *Node {
-	n := &Node{Name: name, Mode: st.Mode, Stat: statOf(st)}
+func newNode(name string, st *unix.Stat_t) Node {
+	n := Node{Name: name, Mode: st.Mode, Stat: statOf(st)}
 	switch n.Mode & ModeType {
 	case ModeRegular, ModeSymlink:
 		n.Size = st.Size
@@ -137,7 +176,7 @@ func newNode(name string, st *syscall.Stat_t) *Node {
 	return n
 }
 
-func statOf(st *syscall.Stat_t) Stat {
+func statOf(st *unix.Stat_t) Stat {
 	return Stat{
 		Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, NLink: uint64(st.Nlink),
 		MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano(),
@@ -146,8 +185,8 @@ func statOf(st *syscall.Stat_t) Stat {
 
 // StatFile returns the identity of a regular file, following symlinks.
 func StatFile(path string) (mode uint32, s Stat, err error) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(path, &st); err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		return 0, Stat{}, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return st.Mode, statOf(&st), nil
@@ -187,7 +226,7 @@ func (d *DirContent) Open(path string, n *Node) (File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.root + "/" + path, Err: err}
 	}
-	f := &dirFile{fd, path, n}
+	f := &dirFile{fd: fd, path: path, node: n}
 	if n.Size >= largeFile {
 		if err := f.check(); err != nil {
 			syscall.Close(fd)
@@ -212,12 +251,33 @@ type dirFile struct {
 	fd   int
 	path string
 	node *Node
+	cold bool // the last large read had to wait for the disk
+}
+
+// Several workers take turns along a file, each with a descriptor of its own.
+// To the kernel that is no sequential read, so it is told what comes, but only
+// where reading is slower than memory could be: for cached pages the advice
+// costs more than it gives.
+const (
+	readAhead    = 16 << 20          // bytes
+	judgedRead   = 128 << 10         // bytes from which a read's speed says something
+	memorySpeed  = 1 << 30           // bytes per second
+	nanosPerByte = 1e9 / memorySpeed // of a read that is not from memory
+)
+
+func (f *dirFile) advise(off, n int64, took time.Duration) {
+	cold := float64(took.Nanoseconds()) > nanosPerByte*float64(n)
+	// Twice in a row: one slow read may be the scheduler's doing.
+	if cold && f.cold && off+n < f.node.Size {
+		_ = unix.Fadvise(f.fd, off+n, readAhead, unix.FADV_WILLNEED)
+	}
+	f.cold = cold
 }
 
 // check compares the open file with the one the plan was made from.
 func (f *dirFile) check() error {
-	var st syscall.Stat_t
-	if err := syscall.Fstat(f.fd, &st); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
 		return &os.PathError{Op: "fstat", Path: f.path, Err: err}
 	}
 	now, was := statOf(&st), f.node.Stat
@@ -236,6 +296,16 @@ func (f *dirFile) check() error {
 }
 
 func (f *dirFile) ReadAt(b []byte, off int64) (int, error) {
+	if len(b) < judgedRead {
+		return f.pread(b, off)
+	}
+	start := time.Now()
+	n, err := f.pread(b, off)
+	f.advise(off, int64(n), time.Since(start))
+	return n, err
+}
+
+func (f *dirFile) pread(b []byte, off int64) (int, error) {
 	done := 0
 	for done < len(b) {
 		n, err := syscall.Pread(f.fd, b[done:], off+int64(done))

@@ -154,6 +154,7 @@ type builder struct {
 	plan  *Plan
 	seen  map[LinkID]*inode
 	total int64
+	slab  []inode
 }
 
 func (b *builder) build(rootNode *Node) error {
@@ -192,7 +193,12 @@ func (b *builder) build(rootNode *Node) error {
 
 // newInode numbers an inode and checks what the format bounds.
 func (b *builder) newInode(n *Node, parent *inode) (*inode, error) {
-	i := &inode{node: n, parent: parent, nlink: 1, start: noStartBlock}
+	if len(b.slab) == 0 {
+		b.slab = make([]inode, 256) // all live as long as the plan does
+	}
+	i := &b.slab[0]
+	b.slab = b.slab[1:]
+	*i = inode{node: n, parent: parent, nlink: 1, start: noStartBlock}
 	if parent == nil {
 		i.parent = i
 	}
@@ -355,7 +361,7 @@ func badName(name string) string {
 		return "reserved"
 	case len(name) > maxName:
 		return fmt.Sprintf("%d bytes", len(name))
-	case strings.ContainsAny(name, "/\x00"):
+	case strings.IndexByte(name, '/') >= 0 || strings.IndexByte(name, 0) >= 0:
 		return "has a separator or a zero byte"
 	}
 	return ""

@@ -16,7 +16,7 @@ import (
 var profiles = map[erofs.Profile]string{erofs.Profile19: "erofs-1.9", erofs.Profile191: "erofs-1.9.1+"}
 
 func trees(t *testing.T) []vectest.Tree {
-	return vectest.Trees(t, testenv.Vectors(t, "own/verity/trees.json"))
+	return vectest.Trees(t)
 }
 
 func TestTreeVectors(t *testing.T) {

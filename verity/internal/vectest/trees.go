@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -60,22 +59,8 @@ type Tree struct {
 	Layout   [][]json.RawMessage `json:"layout"`
 }
 
-// Trees reads trees.json.
-func Trees(t testing.TB, path string) []Tree {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var trees []Tree
-	if err := json.Unmarshal(b, &trees); err != nil {
-		t.Fatal(err)
-	}
-	if len(trees) == 0 {
-		t.Fatal("no trees")
-	}
-	return trees
-}
+// Trees reads the tree vectors.
+func Trees(t testing.TB) []Tree { return Load[Tree](t, "trees") }
 
 // expand writes series out as single entries.
 func (v Tree) expand() []Entry {
@@ -249,13 +234,4 @@ func (c Content) write(t testing.TB, path string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// PathOf undoes the vectors' writing of the root as ".".
-func PathOf(raw json.RawMessage) string {
-	s := string(raw)
-	if u, err := strconv.Unquote(s); err == nil {
-		return u
-	}
-	return strings.Trim(s, `"`)
 }
