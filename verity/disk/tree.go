@@ -1,0 +1,280 @@
+package disk
+
+import (
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/verity/erofs"
+	"github.com/retally/retally/verity/source"
+)
+
+// A Warning is something that silently changes a root hash, or did change.
+type Warning struct {
+	Code    string   `json:"code"`
+	Message string   `json:"message"`
+	Count   int      `json:"count"`
+	Paths   []string `json:"paths,omitempty"` // the first few
+}
+
+// Codes of warnings and of what Normalize changes.
+const (
+	WarnHardLink    = "hard-link"
+	WarnOutside     = "symlink-outside"
+	WarnMode        = "unusual-mode"
+	WarnSpecial     = "special-file"
+	WarnLFSPointer  = "lfs-pointer"
+	WarnEmptyDir    = "empty-directory"
+	WarnDateEpoch   = "source-date-epoch"
+	WarnNestedGit   = "nested-git"
+	WarnExcludeNone = "exclude-matches-nothing"
+)
+
+// messages are constant.
+var messages = map[string]string{
+	WarnHardLink:    "names share one file; a fresh checkout has a file for each name and another root hash (--normalize)",
+	WarnOutside:     "symlinks lead out of the directory (a hub cache?); the disk would hold links and no content (--normalize)",
+	WarnMode:        "modes are not those of a git checkout under umask 022 (0644, 0755) (--normalize)",
+	WarnSpecial:     "devices, FIFOs and sockets cannot come from a git checkout",
+	WarnLFSPointer:  "files are Git LFS pointers in place of content (git lfs pull)",
+	WarnEmptyDir:    "empty directories cannot come from a git checkout",
+	WarnDateEpoch:   "SOURCE_DATE_EPOCH is set: mkfs.erofs would write it as the image's time and get another root hash; this result is without it",
+	WarnNestedGit:   "entries named .git below the root are kept, as in the published recipe",
+	WarnExcludeNone: "exclude patterns match nothing",
+}
+
+const maxPaths = 10
+
+// notes collects warnings by code.
+type notes struct {
+	list  []Warning
+	index map[string]int
+}
+
+func (n *notes) add(code, path string) {
+	if n.index == nil {
+		n.index = map[string]int{}
+	}
+	k, ok := n.index[code]
+	if !ok {
+		k = len(n.list)
+		n.index[code] = k
+		n.list = append(n.list, Warning{Code: code, Message: messages[code]})
+	}
+	w := &n.list[k]
+	w.Count++
+	if path != "" && len(w.Paths) < maxPaths {
+		w.Paths = append(w.Paths, path)
+	}
+}
+
+// sorted returns the warnings by code, so that the order does not depend on
+// that of readdir.
+func (n *notes) sorted() []Warning {
+	slices.SortFunc(n.list, func(a, b Warning) int { return strings.Compare(a.Code, b.Code) })
+	return n.list
+}
+
+// Tree is a source tree ready to be planned.
+type Tree struct {
+	Root     *erofs.Node
+	Warnings []Warning
+	Changes  []Warning
+	Excluded []string
+}
+
+// ReadTree reads a directory as the published recipe leaves it: without the
+// top .git and without what the patterns exclude.
+func ReadTree(o Options) (*Tree, error) {
+	t := &Tree{}
+	used := make([]bool, len(o.Exclude))
+	root, err := erofs.ReadDir(o.Dir, erofs.ReadOptions{Skip: func(path string, n *erofs.Node) bool {
+		out := path == ".git"
+		for k, g := range o.Exclude {
+			if g.Match(path, n.Is(erofs.ModeDir)) {
+				out, used[k] = true, true
+			}
+		}
+		if out {
+			t.Excluded = append(t.Excluded, path)
+		}
+		return out
+	}})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(t.Excluded)
+	t.Root = root
+	content, err := erofs.OpenDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	s := surveyor{o: o, content: content, links: map[erofs.LinkID]bool{}}
+	if err := s.walk("", root); err != nil {
+		return nil, err
+	}
+	for k, g := range o.Exclude {
+		if !used[k] {
+			s.warn.add(WarnExcludeNone, g.String())
+		}
+	}
+	if o.SourceDateEpoch != "" {
+		s.warn.add(WarnDateEpoch, "")
+	}
+	t.Warnings, t.Changes = s.warn.sorted(), s.changed.sorted()
+	return t, nil
+}
+
+// surveyor looks at every node for what is not as in a fresh checkout, and
+// with Normalize makes it so.
+type surveyor struct {
+	o             Options
+	content       *erofs.DirContent
+	links         map[erofs.LinkID]bool
+	warn, changed notes
+}
+
+func (s *surveyor) walk(p string, n *erofs.Node) error {
+	name := p
+	if p == "" {
+		name = "."
+	}
+	if err := s.survey(name, n); err != nil {
+		return err
+	}
+	// Path order, so that the first few paths of a warning are always the same.
+	slices.SortFunc(n.Children, func(a, b *erofs.Node) int { return strings.Compare(a.Name, b.Name) })
+	for _, c := range n.Children {
+		if err := s.walk(path.Join(p, c.Name), c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *surveyor) survey(p string, n *erofs.Node) error {
+	if n.Name == ".git" {
+		s.warn.add(WarnNestedGit, p)
+	}
+	switch n.Mode & erofs.ModeType {
+	case erofs.ModeSymlink:
+		if leavesTree(p, n.Target) {
+			if !s.o.Normalize {
+				s.warn.add(WarnOutside, p)
+				return nil
+			}
+			if err := s.follow(p, n); err != nil {
+				return err
+			}
+		}
+	case erofs.ModeDir:
+		if len(n.Children) == 0 && p != "." {
+			s.warn.add(WarnEmptyDir, p)
+		}
+	case erofs.ModeRegular:
+		if err := s.pointer(p, n); err != nil {
+			return err
+		}
+	default:
+		s.warn.add(WarnSpecial, p)
+		return nil
+	}
+	s.link(p, n)
+	s.mode(p, n)
+	return nil
+}
+
+// link notes hard links from their second name on.
+func (s *surveyor) link(p string, n *erofs.Node) {
+	if n.Link == (erofs.LinkID{}) {
+		return
+	}
+	again := s.links[n.Link]
+	s.links[n.Link] = true
+	if s.o.Normalize {
+		n.Link = erofs.LinkID{}
+	}
+	if again {
+		s.noteOrChange(WarnHardLink, p)
+	}
+}
+
+func (s *surveyor) noteOrChange(code, p string) {
+	if s.o.Normalize {
+		s.changed.add(code, p)
+	} else {
+		s.warn.add(code, p)
+	}
+}
+
+// mode compares with what git writes under umask 022: it keeps one bit only,
+// whether the owner may execute a file.
+func (s *surveyor) mode(p string, n *erofs.Node) {
+	want := uint32(0o644)
+	switch {
+	case n.Is(erofs.ModeSymlink):
+		return
+	case n.Is(erofs.ModeDir) || n.Mode&0o100 != 0:
+		want = 0o755
+	}
+	if n.Mode&erofs.ModePerm == want {
+		return
+	}
+	s.noteOrChange(WarnMode, fmt.Sprintf("%s (%04o)", p, n.Mode&erofs.ModePerm))
+	if s.o.Normalize {
+		n.Mode = n.Mode&erofs.ModeType | want
+	}
+}
+
+// follow puts the file in place of a symlink that leaves the tree.
+func (s *surveyor) follow(p string, n *erofs.Node) error {
+	full := filepath.Join(s.o.Dir, p)
+	real, err := filepath.EvalSymlinks(full)
+	if err != nil {
+		return fmt.Errorf("normalize: follow symlink %q: %w", p, err)
+	}
+	mode, stat, err := erofs.StatFile(real)
+	if err != nil {
+		return fmt.Errorf("normalize: follow symlink %q: %w", p, err)
+	}
+	if mode&erofs.ModeType != erofs.ModeRegular {
+		return &erofs.TreeError{Path: p, Found: "a symlink out of the directory to what is no regular file", Want: "a file, to put it in the symlink's place"}
+	}
+	s.changed.add(WarnOutside, p)
+	*n = erofs.Node{Name: n.Name, Mode: mode, Size: stat.Size, Stat: stat, Source: real}
+	return s.pointer(p, n)
+}
+
+// leavesTree reports whether a symlink's target is outside the root, judged by
+// the names alone.
+func leavesTree(p, target string) bool {
+	if strings.HasPrefix(target, "/") {
+		return true
+	}
+	to := path.Join(path.Dir(p), target)
+	return to == ".." || strings.HasPrefix(to, "../")
+}
+
+// pointer notes a Git LFS pointer.
+func (s *surveyor) pointer(p string, n *erofs.Node) error {
+	if !source.MayBePointer(n.Size) {
+		return nil
+	}
+	f, err := s.content.Open(p, n)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, n.Size)
+	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+		return fmt.Errorf("read %q: %w", p, err)
+	}
+	if _, err := source.ParsePointer(b); err == nil {
+		s.warn.add(WarnLFSPointer, p)
+	}
+	return nil
+}
