@@ -67,7 +67,8 @@ func matchAny(k Key, globs []string) bool {
 }
 
 // groupSets returns groups of alternative sets, in order of appearance. A
-// reference without a set is a set of its own.
+// reference without a set is a set of its own and nobody's alternative: two
+// published files that speak of one key must both be right.
 func groupSets(refs []Reference) [][][]Reference {
 	var sets [][]Reference
 	index := map[string]int{}
@@ -95,6 +96,9 @@ func groupSets(refs []Reference) [][][]Reference {
 	}
 	owner := map[Key]int{}
 	for i, set := range sets {
+		if set[0].Set == "" {
+			continue // said without a set: it must hold by itself
+		}
 		for _, r := range set {
 			if j, ok := owner[r.Key]; ok {
 				a, b := root(i), root(j)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/internal/yamldoc"
+	"github.com/retally/retally/verity/erofs"
 )
 
 // ConfigFile is the name that `run` and `plan` look for.
@@ -27,6 +28,9 @@ type Config struct {
 	Images map[string]ImageConfig `yaml:"images" json:"images,omitempty"`
 	// Hashes is a hashes-<host>.json of a rebuild.
 	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
+	// Disks says where the models are whose disks are measured, by their key in
+	// the models file.
+	Disks map[string]DiskConfig `yaml:"disks" json:"disks,omitempty"`
 	// Manifest says how the deployment's manifest comes about.
 	Manifest *ManifestConfig `yaml:"manifest" json:"manifest,omitempty"`
 	// Against is the published file to compare with.
@@ -41,6 +45,22 @@ type ImageConfig struct {
 	OCI      string `yaml:"oci,omitempty" json:"oci,omitempty"`           // folder of an OCI layout
 	Archive  string `yaml:"archive,omitempty" json:"archive,omitempty"`   // OCI or docker archive
 	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"` // reference with a digest
+}
+
+// DiskConfig names a model directory and the recipe of its disk.
+type DiskConfig struct {
+	Dir string `yaml:"dir" json:"dir"`
+	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" (the default,
+	// that of the published disks) or "1.9.1+".
+	MKFS string `yaml:"mkfs,omitempty" json:"mkfs,omitempty"`
+	// Exclude lists what the recipe leaves out; by default what the models file
+	// says of this model.
+	Exclude []string `yaml:"exclude,omitempty" json:"exclude,omitempty"`
+	// Normalize takes the modes of a checkout under umask 022 in place of those
+	// that the files have.
+	Normalize bool `yaml:"normalize,omitempty" json:"normalize,omitempty"`
+	// RootOnly leaves out the hash of the whole disk file.
+	RootOnly bool `yaml:"root_only,omitempty" json:"root_only,omitempty"`
 }
 
 // source returns the one source that is set.
@@ -101,6 +121,16 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
+		if c.Disks[name].Dir == "" {
+			return nil, bad("dir is missing", "for instance {dir: models/"+name+"}", "disks", name)
+		}
+		if m := c.Disks[name].MKFS; m != "" {
+			if _, err := erofs.ParseProfile(m); err != nil {
+				return nil, bad(err.Error(), "write mkfs: \"1.9\" for the published disks", "disks", name, "mkfs")
+			}
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
 		if _, err := c.Images[name].source(); err != nil {
 			return nil, bad(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
@@ -114,8 +144,8 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
 		}
 	}
-	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 {
-		return nil, bad("nothing to recount: none of deployment, models, images, hashes, manifest is given", "retally init writes a commented example")
+	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 {
+		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, manifest is given", "retally init writes a commented example")
 	}
 	c.fillDefaults()
 	return &c, nil
@@ -125,6 +155,12 @@ func (c *Config) fillDefaults() {
 	c.Version = 1
 	if c.Manifest != nil && c.Manifest.Format == "" {
 		c.Manifest.Format = "contrast"
+	}
+	for name, d := range c.Disks {
+		if d.MKFS == "" {
+			d.MKFS = string(erofs.Profile19)
+			c.Disks[name] = d
+		}
 	}
 	c.AllowUnchecked = slices.Clone(c.AllowUnchecked)
 }

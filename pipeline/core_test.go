@@ -245,3 +245,15 @@ func TestMissingNeedsACompletePublishedSide(t *testing.T) {
 		t.Errorf("got %v, want one missing", fs)
 	}
 }
+
+// Two published files that speak of the same key are no alternatives.
+func TestReferencesWithoutSetMustAllHold(t *testing.T) {
+	refs := []pipeline.Reference{
+		{Key: "disk/m/root", Relation: pipeline.Equal, Want: val("a"), Where: pipeline.Where{File: "deployment.yaml"}},
+		{Key: "disk/m/root", Relation: pipeline.Equal, Want: val("b"), Where: pipeline.Where{File: "models.yaml"}},
+	}
+	fs, _ := pipeline.Compare([]pipeline.Measurement{{Key: "disk/m/root", Value: val("a"), Basis: pipeline.Recomputed}}, refs, pipeline.CompareOptions{})
+	if len(fs) != 2 || fs[0].Bad() == fs[1].Bad() {
+		t.Errorf("got %+v, want one match and one difference", fs)
+	}
+}

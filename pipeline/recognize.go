@@ -35,6 +35,7 @@ const (
 	KindReport     FileKind = "retally report"
 	KindImage      FileKind = "image layout"
 	KindArchive    FileKind = "image archive"
+	KindModelDir   FileKind = "model directory"
 	KindUnknown    FileKind = ""
 )
 
@@ -173,6 +174,10 @@ func (s *Subject) look(ctx context.Context, name string) error {
 	if !info.IsDir() {
 		return s.lookFile(ctx, name, true)
 	}
+	if isModel(dir) {
+		s.Found = append(s.Found, FoundFile{name, KindModelDir})
+		return nil
+	}
 	if isLayout(dir) {
 		s.Found = append(s.Found, FoundFile{name, KindImage})
 		return nil
@@ -223,6 +228,25 @@ func isLayout(dir string) bool {
 		}
 	}
 	return true
+}
+
+// isModel reports whether a folder is a model as hubs keep it: a configuration
+// beside weights.
+func isModel(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > foldersAtMost {
+		return false
+	}
+	config, weights := false, false
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case ".safetensors", ".gguf", ".bin", ".pt", ".pth", ".msgpack", ".h5", ".onnx":
+			weights = true
+		case ".json":
+			config = config || e.Name() == "config.json" || e.Name() == "params.json"
+		}
+	}
+	return config && weights
 }
 
 // isArchive reports whether a file starts as an image archive does: a tar, or
@@ -321,6 +345,17 @@ func (s *Subject) configure(ctx context.Context) error {
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
 	s.Inspect = first(KindInspect)
 	for _, f := range s.Found {
+		if f.Kind == KindModelDir {
+			abs, err := filepath.Abs(s.Reader.Path(f.Name))
+			if err != nil {
+				return err
+			}
+			if s.Config.Disks == nil {
+				s.Config.Disks = map[string]DiskConfig{}
+			}
+			s.Config.Disks[filepath.Base(abs)] = DiskConfig{Dir: f.Name}
+			continue
+		}
 		if f.Kind != KindImage && f.Kind != KindArchive {
 			continue
 		}

@@ -186,6 +186,7 @@ func (r *runner) finish() *Result {
 		f := &rep.Findings[i]
 		if f.Bad() {
 			f.Why = append(f.Why, causes[f.Key]...)
+			delete(causes, f.Key) // two findings of one key have one reason
 		}
 		if n := notes[f.Key]; n != "" && f.Verdict == Unchecked {
 			f.Note = n

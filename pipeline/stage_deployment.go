@@ -238,7 +238,10 @@ func diskReferences(d *deployment.Deployment, byRoot map[digest.Digest]Key) []Re
 			seen[id], taken[key] = true, true
 		}
 		note := "passed to disk-mounter, but no disk or models file is at hand"
-		if byRoot != nil {
+		switch {
+		case known:
+			note = ""
+		case byRoot != nil:
 			note = "no entry of the models file has this root hash"
 		}
 		refs = append(refs, Reference{

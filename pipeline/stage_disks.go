@@ -3,79 +3,201 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/bits"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/privatemode"
+	"github.com/retally/retally/verity"
+	"github.com/retally/retally/verity/disk"
+	"github.com/retally/retally/verity/erofs"
 )
 
-// disksStage joins the root hashes that the deployment passes to disk-mounters
-// with the published models.
-var disksStage = Stage{Name: "disks", Version: 1, Run: runDisks, Plan: planDisks}
+// disksStage recounts the disks of model directories and joins them with the
+// published models and with the root hashes that the deployment passes to
+// disk-mounters.
+var disksStage = Stage{Name: "disks", Version: 2, Run: runDisks, Plan: planDisks}
 
 func planDisks(c *Config) []PlanLine {
-	if c.Models == "" {
-		return []PlanLine{{Key: "disk/*/root", Missing: "models.yaml", How: "models: models.yaml, the published root hashes"}}
+	var lines []PlanLine
+	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
+		lines = append(lines, PlanLine{Key: string(NewKey("disk", name, "root")), From: c.Disks[name].Dir})
 	}
-	return []PlanLine{{Key: "disk/*/root", From: c.Models}}
+	switch {
+	case c.Models == "" && len(lines) == 0:
+		lines = append(lines, PlanLine{Key: "disk/*/root", Missing: "models.yaml", How: "models: models.yaml, the published root hashes"})
+	case len(lines) == 0:
+		lines = append(lines, PlanLine{Key: "disk/*/root", From: c.Models + ", taken over as it is"})
+	}
+	return lines
+}
+
+// diskRun collects what the stage finds.
+type diskRun struct {
+	in     *In
+	out    *Out
+	models *privatemode.Models
+	// byRoot leads from a published root hash to its key.
+	byRoot   map[digest.Digest]Key
+	measured map[Key]bool
 }
 
 func runDisks(ctx context.Context, in *In) (*Out, error) {
-	out := &Out{Causes: map[Key][]Cause{}}
-	if in.Config.Models == "" {
-		if in.Config.Deployment == "" {
-			return out, nil
-		}
-		d, err := readDeployment(ctx, in)
+	r := &diskRun{in: in, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]Key{}, measured: map[Key]bool{}}
+	if file := in.Config.Models; file != "" {
+		data, err := in.ReadFile(ctx, file, yamlLimit)
 		if err != nil {
 			return nil, err
 		}
-		if len(d.Disks()) > 0 {
-			in.Lack("models.yaml", "disk/*/root", "add models: models.yaml, the published root hashes of the model disks")
+		if r.models, err = privatemode.ParseModels(file, data); err != nil {
+			return nil, err
 		}
-		return out, nil
+		for _, m := range r.models.Entries {
+			r.byRoot[m.RootHash] = modelKey(m)
+		}
 	}
-	data, err := in.ReadFile(ctx, in.Config.Models, yamlLimit)
+	for _, name := range slices.Sorted(maps.Keys(in.Config.Disks)) {
+		if err := r.measure(ctx, name, in.Config.Disks[name]); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range r.models.Entries {
+		if key := modelKey(m); !r.measured[key] {
+			r.out.Measurements = append(r.out.Measurements, Measurement{
+				Key: key, Value: OfDigest(m.RootHash), Basis: Copied, Inputs: []InputRef{FromFile(in.Config.Models)},
+				Note: fmt.Sprintf("%s at commit %s", m.Source, m.Commit),
+			})
+		}
+	}
+	if in.Config.Deployment != "" {
+		if err := r.deployed(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.out, nil
+}
+
+// deployed holds the disks against what the deployment mounts.
+func (r *diskRun) deployed(ctx context.Context) error {
+	d, err := readDeployment(ctx, r.in)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	models, err := privatemode.ParseModels(in.Config.Models, data)
-	if err != nil {
-		return nil, err
+	if r.in.Config.Models == "" {
+		if len(d.Disks()) > 0 && len(r.in.Config.Disks) == 0 {
+			r.in.Lack("models.yaml", "disk/*/root", "add models: models.yaml, the published root hashes of the model disks")
+		}
+		return nil
 	}
-	byRoot := map[digest.Digest]Key{}
-	for _, m := range models.Entries {
-		key := modelKey(m)
-		byRoot[m.RootHash] = key
-		out.Measurements = append(out.Measurements, Measurement{
-			Key: key, Value: OfDigest(m.RootHash), Basis: Copied, Inputs: []InputRef{FromFile(in.Config.Models)},
-			Note: fmt.Sprintf("%s at commit %s", m.Source, m.Commit),
-		})
-	}
-	if in.Config.Deployment == "" {
-		return out, nil
-	}
-	d, err := readDeployment(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	refs := diskReferences(d, byRoot)
-	out.References = refs
+	refs := diskReferences(d, r.byRoot)
+	r.out.References = append(r.out.References, refs...)
 	// A disk that the deployment mounts and no model explains is a finding,
 	// not a gap: models.yaml is the vendor's complete list.
-	out.Complete = []string{"disk/**"}
-	out.disksUnknown(refs, models, byRoot)
-	out.disksUnused(in.Config.Models, d, models)
+	r.out.Complete = []string{"disk/**"}
+	r.out.disksUnknown(refs, r.models, r.byRoot)
+	r.out.disksUnused(r.in.Config.Models, d, r.models)
 	joined := 0
-	for _, r := range refs {
-		if _, ok := byRoot[r.Want.Digest()]; ok {
+	for _, ref := range refs {
+		if _, ok := r.byRoot[ref.Want.Digest()]; ok {
 			joined++
 		}
 	}
-	out.Facts = append(out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", models.File, plural(len(models.Entries), "model", "models"), joined, plural(len(refs), "root hash", "root hashes")))
-	return out, nil
+	r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", r.models.File, plural(len(r.models.Entries), "model", "models"), joined, plural(len(refs), "root hash", "root hashes")))
+	return nil
+}
+
+// measure recounts one disk from its model directory.
+func (r *diskRun) measure(ctx context.Context, name string, c DiskConfig) error {
+	profile, err := erofs.ParseProfile(c.MKFS)
+	if err != nil {
+		return err
+	}
+	key := NewKey("disk", name, "root")
+	exclude := strings.Join(c.Exclude, ",")
+	var published *privatemode.Model
+	for i := range r.models.Entries {
+		if m := &r.models.Entries[i]; m.Key == name {
+			published, key = m, modelKey(*m)
+			if c.Exclude == nil {
+				exclude = strings.Join(m.Excluded, ",")
+			}
+		}
+	}
+	var count verity.Progress
+	stop := r.in.Progress.follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
+	defer stop()
+	var res disk.Result
+	err = r.in.ReadTree(c.Dir, func(path string) (digest.Digest, int64, error) {
+		var err error
+		res, err = disk.Measure(ctx, disk.Options{
+			Dir: path, Exclude: disk.ParseExclude(exclude), Profile: profile, RootOnly: c.RootOnly, Normalize: c.Normalize, Progress: &count,
+		})
+		return res.RootHash.Digest, res.HashOffset, err
+	})
+	if err != nil {
+		return err
+	}
+	r.measured[key] = true
+	add := func(what string, v Value) Key {
+		k := Key(strings.TrimSuffix(string(key), "root") + what)
+		r.out.Measurements = append(r.out.Measurements, Measurement{
+			Key: k, Value: v, Basis: Recomputed, Inputs: []InputRef{FromFile(c.Dir)}, Note: fmt.Sprintf("EROFS of %s as mkfs.erofs %s writes it, dm-verity tree behind it", c.Dir, profile),
+		})
+		return k
+	}
+	add("root", OfDigest(res.RootHash.Digest))
+	add("hash-offset", OfNumber(uint64(res.HashOffset)))
+	if !c.RootOnly {
+		add("file", OfDigest(res.FileSHA256.Digest))
+	}
+	for _, w := range slices.Concat(res.Warnings, res.Changes) {
+		r.out.Problems = append(r.out.Problems, Problem{Level: LevelNote, Code: "disk-" + w.Code, Where: Where{File: c.Dir}, Msg: w.Message})
+	}
+	if published == nil {
+		return nil
+	}
+	refer := func(what string, v Value) {
+		r.out.References = append(r.out.References, Reference{
+			Key: Key(strings.TrimSuffix(string(key), "root") + what), Relation: Equal, Want: v, Where: Where{File: r.models.File, Line: published.RootLine}, Words: "published " + what + " of " + name,
+		})
+	}
+	refer("root", OfDigest(published.RootHash))
+	refer("hash-offset", OfNumber(published.HashOffset))
+	if !c.RootOnly {
+		refer("file", OfDigest(published.FileHash))
+	}
+	r.whyDisk(key, c, res, published)
+	return nil
+}
+
+// whyDisk says why a measured disk is not the published one. The other
+// releases of mkfs.erofs were computed in the same pass, so that cause is
+// proved; the rest is what is known to change a root hash silently.
+func (r *diskRun) whyDisk(key Key, c DiskConfig, res disk.Result, published *privatemode.Model) {
+	if res.RootHash.Digest == published.RootHash {
+		return
+	}
+	where := Where{File: r.models.File, Line: published.RootLine}
+	for _, o := range res.Others {
+		if o.RootHash.Digest == published.RootHash {
+			r.out.Causes[key] = append(r.out.Causes[key], Cause{
+				Path: []string{string(key), "superblock"}, Expected: res.RootHash.String(), Actual: o.RootHash.String(), Standing: Proved, Hint: "erofs-version", Where: where,
+				Note: fmt.Sprintf("the published disk was made with mkfs.erofs %s, this one as with %s; the same files give it", o.Mkfs, res.Mkfs),
+			})
+			return
+		}
+	}
+	for _, w := range res.Warnings {
+		r.out.Causes[key] = append(r.out.Causes[key], Cause{Path: []string{string(key), w.Code}, Standing: Suspected, Hint: "disk-root-hash", Where: Where{File: c.Dir}, Note: w.Message})
+	}
+	note := "the directory has other sizes or names than the published model: the image alone is of another length"
+	if uint64(res.HashOffset) == published.HashOffset {
+		note = "the image has the published length, so names and sizes fit: the content or a mode of some file differs"
+	}
+	r.out.Causes[key] = append(r.out.Causes[key], Cause{Path: []string{string(key), c.Dir}, Standing: Suspected, Hint: "disk-root-hash", Where: where, Note: note})
 }
 
 func modelKey(m privatemode.Model) Key {

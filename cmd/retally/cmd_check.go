@@ -72,6 +72,8 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", quote(s.Root), at)
 	case s.Checkout != nil && c.Against == "":
 		return fmt.Sprintf("retally init --profile privatemode %s", quote(s.Root))
+	case len(c.Disks) > 0 && c.Models == "":
+		return fmt.Sprintf("retally check %s models.yaml, with the published root hashes; or retally disk %s --normalize", at, at)
 	case len(c.Images) > 0 && c.Deployment == "":
 		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins the image", at)
 	case c.Deployment != "" && c.Hashes == "" && len(c.Images) == 0:

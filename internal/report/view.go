@@ -372,6 +372,9 @@ func (v *View) changes(findings []pipeline.Finding, full bool) string {
 	var out []string
 	for i := range findings {
 		f := &findings[i]
+		if i > 0 && f.Key == findings[i-1].Key && f.Got.Equal(findings[i-1].Got) && f.Want.Equal(findings[i-1].Want) {
+			continue // published in two places, the same both times
+		}
 		a := attribute(f)
 		switch {
 		case f.Got.Kind() == pipeline.ListKind && f.Want.Kind() == pipeline.ListKind:

@@ -33,6 +33,8 @@ var kindWords = []struct {
 var attributeWords = map[string]string{
 	"manifest":                     "digest",
 	"root":                         "root hash",
+	"file":                         "whole disk file",
+	"hash-offset":                  "length of the image",
 	"sha256":                       "hash",
 	"SANs":                         "names in its certificate",
 	"CommonName":                   "first name in its certificate",
