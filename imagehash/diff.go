@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"slices"
 	"sort"
@@ -111,7 +112,7 @@ func Diff(ctx context.Context, a, b *Source, opts DiffOptions) (*Difference, err
 	if opts.Leaves <= 0 {
 		opts.Leaves = 100
 	}
-	x := &differ{ctx: ctx, opts: opts, same: true, proved: true}
+	x := &differ{ctx: ctx, opts: opts, seed: maphash.MakeSeed(), same: true, proved: true}
 	var err error
 	if x.a, err = x.side(a, opts.NameA); err != nil {
 		return nil, err
@@ -151,6 +152,7 @@ type differ struct {
 	ctx    context.Context
 	opts   DiffOptions
 	a, b   *diffSide
+	seed   maphash.Seed
 	leaves []leaf
 	same   bool
 	proved bool
@@ -481,7 +483,10 @@ func (x *differ) nodes(path []string, a, b *node) error {
 // images compares two image manifests with all below them.
 func (x *differ) images(path []string, a, b *diffImage) error {
 	in := func(name string) []string { return append(slices.Clone(path), name) }
-	pairs := pairLayers(a.layers, b.layers)
+	pairs, err := x.pairLayers(a.layers, b.layers)
+	if err != nil {
+		return err
+	}
 	ordered := pairs.ordered()
 	for _, p := range pairs.list {
 		switch {

@@ -1,5 +1,13 @@
 package imagehash
 
+import (
+	"cmp"
+	"hash/maphash"
+	"slices"
+
+	"github.com/retally/retally/imagehash/internal/rawtar"
+)
+
 // pair joins a layer (or array element) of A with one of B; -1 for none.
 type pair struct{ a, b int }
 
@@ -33,8 +41,8 @@ func (p pairing) ofA(i int) int {
 
 // pairLayers pairs by diffID where the two sides hold the same layers, by
 // position where they hold as many, and otherwise by the longest common
-// subsequence of diffIDs, the rest in between by position.
-func pairLayers(a, b []diffLayer) pairing {
+// subsequence of diffIDs, and what lies between by the paths in the layers.
+func (x *differ) pairLayers(a, b []diffLayer) (pairing, error) {
 	ka, kb := make([]string, len(a)), make([]string, len(b))
 	for i, l := range a {
 		ka[i] = l.diffID.String()
@@ -42,7 +50,115 @@ func pairLayers(a, b []diffLayer) pairing {
 	for i, l := range b {
 		kb[i] = l.diffID.String()
 	}
-	return pairKeys(ka, kb)
+	p := pairKeys(ka, kb)
+	if len(a) == len(b) {
+		return p, nil
+	}
+	var fixed []pair
+	var restA, restB []int
+	for _, q := range p.list {
+		if q.a >= 0 && q.b >= 0 && ka[q.a] == kb[q.b] {
+			fixed = append(fixed, q)
+			continue
+		}
+		if q.a >= 0 {
+			restA = append(restA, q.a)
+		}
+		if q.b >= 0 {
+			restB = append(restB, q.b)
+		}
+	}
+	if len(restA) == 0 || len(restB) == 0 || len(restA)*len(restB) > 10_000 {
+		return p, nil
+	}
+	best, err := x.pairByPaths(a, b, restA, restB)
+	if err != nil {
+		return p, err
+	}
+	list := append(fixed, best...)
+	slices.SortStableFunc(list, func(q, r pair) int { return cmp.Compare(q.sortKey(), r.sortKey()) })
+	return pairing{list}, nil
+}
+
+// sortKey puts pairs into A's order, and B's own members behind the place they
+// have in B.
+func (q pair) sortKey() int {
+	if q.a >= 0 {
+		return 2 * q.a
+	}
+	return 2*q.b + 1
+}
+
+// pairByPaths joins the layers that share most of their paths.
+func (x *differ) pairByPaths(a, b []diffLayer, restA, restB []int) ([]pair, error) {
+	limits := x.opts.Limits.orDefault()
+	names := func(l diffLayer) (map[uint64]struct{}, error) {
+		set := map[uint64]struct{}{}
+		err := l.walkPlain(x.ctx, limits, rawtar.Visitor{Member: func(h *rawtar.Header) error {
+			if name, _ := cleanPath(h.Name); h.Type != '5' && !h.Global {
+				set[maphash.String(x.seed, name)] = struct{}{}
+			}
+			return nil
+		}})
+		return set, err
+	}
+	read := func(list []diffLayer, rest []int) ([]map[uint64]struct{}, error) {
+		var out []map[uint64]struct{}
+		for _, i := range rest {
+			set, err := names(list[i])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, set)
+		}
+		return out, nil
+	}
+	setsA, err := read(a, restA)
+	if err != nil {
+		return nil, err
+	}
+	setsB, err := read(b, restB)
+	if err != nil {
+		return nil, err
+	}
+	type score struct {
+		i, j    int
+		overlap float64
+	}
+	var scores []score
+	for i, sa := range setsA {
+		for j, sb := range setsB {
+			common := 0
+			for k := range sa {
+				if _, ok := sb[k]; ok {
+					common++
+				}
+			}
+			if common > 0 {
+				scores = append(scores, score{i, j, float64(common) / float64(len(sa)+len(sb)-common)})
+			}
+		}
+	}
+	slices.SortStableFunc(scores, func(s, t score) int { return cmp.Compare(t.overlap, s.overlap) })
+	usedA, usedB := make([]bool, len(restA)), make([]bool, len(restB))
+	var out []pair
+	for _, s := range scores {
+		if !usedA[s.i] && !usedB[s.j] {
+			usedA[s.i], usedB[s.j] = true, true
+			out = append(out, pair{restA[s.i], restB[s.j]})
+		}
+	}
+	for i, used := range usedA {
+		if !used {
+			out = append(out, pair{restA[i], -1})
+		}
+	}
+	for j, used := range usedB {
+		if !used {
+			out = append(out, pair{-1, restB[j]})
+		}
+	}
+	return out, nil
 }
 
 func pairKeys(a, b []string) pairing {
