@@ -48,7 +48,7 @@ func unpackedReader(ctx context.Context, r io.ReadCloser, p packing, limits Limi
 	case packGzip:
 		return &closingReader{gunzip.NewReader(in), func() { r.Close() }}, nil
 	case packZstd:
-		z, err := newZstd(in, limits.Window)
+		z, err := newZstd(in, limits.Window, nil)
 		if err != nil {
 			r.Close()
 			return nil, err

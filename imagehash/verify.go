@@ -62,6 +62,7 @@ type verifier struct {
 	findings
 	indexJSON digest.Digest
 	bytes     int64
+	pool      *pool
 	keepRaw   bool // for callers who look into documents afterwards
 
 	roots  []*root
@@ -108,7 +109,7 @@ type node struct {
 func newVerifier(src *Source, opts Options) *verifier {
 	v := &verifier{
 		src: src, opts: opts, limits: opts.Limits.orDefault(),
-		nodes: map[nodeKey]*node{}, used: map[digest.Digest]bool{}, jobs: map[string]*job{},
+		nodes: map[nodeKey]*node{}, used: map[digest.Digest]bool{}, jobs: map[string]*job{}, pool: &pool{},
 	}
 	if src.reg != nil {
 		v.blobs = src.reg
