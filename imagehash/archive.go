@@ -337,7 +337,7 @@ func (a *archive) unpacked(ctx context.Context, src io.Reader, p packing) (*unpa
 		u.r = gunzip.NewReader(counted)
 		return u, nil
 	}
-	z, err := newZstd(counted, a.limits.Window)
+	z, err := newZstd(counted, a.limits.Window, nil)
 	if err != nil {
 		return nil, a.broken(err)
 	}

@@ -34,7 +34,7 @@ func (v *verifier) want(e *entry, d descriptor, blob algs) *job {
 		if size < 0 {
 			size = d.size
 		}
-		j = &job{entry: e, desc: d, how: reading{size: size, limits: v.limits, progress: v.opts.Progress}}
+		j = &job{entry: e, desc: d, how: reading{size: size, limits: v.limits, progress: v.opts.Progress, pool: v.pool}}
 		v.jobs[e.name] = j
 		v.queue = append(v.queue, j)
 		if e.facts == nil {
@@ -60,6 +60,7 @@ func (v *verifier) runJobs(ctx context.Context) error {
 	if workers <= 0 {
 		workers = min(runtime.GOMAXPROCS(0), 8)
 	}
+	defer v.pool.close()
 	memory := semaphore.NewWeighted(memoryBudget)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)

@@ -61,6 +61,79 @@ type reading struct {
 	asLayer  bool  // decompress and walk the tar
 	limits   Limits
 	progress *Progress
+	pool     *pool // nil for none
+}
+
+// pool keeps what one blob's pipeline needs for the next one's: without it the
+// garbage of windows and buffers would be as large as what is in use.
+type pool struct {
+	mu       sync.Mutex
+	chunks   []*chunk
+	decoders []*zstd.Decoder
+}
+
+func (p *pool) chunk() *chunk {
+	if p != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if n := len(p.chunks); n > 0 {
+			c := p.chunks[n-1]
+			p.chunks = p.chunks[:n-1]
+			return c
+		}
+	}
+	return &chunk{buf: make([]byte, gunzip.History+chunkSize)}
+}
+
+// takeBack returns all buffers of a free list that nobody uses any more.
+func (p *pool) takeBack(free chan *chunk) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		select {
+		case c := <-free:
+			p.chunks = append(p.chunks, c)
+		default:
+			return
+		}
+	}
+}
+
+func (p *pool) decoder() *zstd.Decoder {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.decoders); n > 0 {
+		d := p.decoders[n-1]
+		p.decoders = p.decoders[:n-1]
+		return d
+	}
+	return nil
+}
+
+func (p *pool) keep(d *zstd.Decoder) {
+	if p == nil || d.Reset(nil) != nil {
+		d.Close()
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.decoders = append(p.decoders, d)
+}
+
+// close releases the decoders.
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, d := range p.decoders {
+		d.Close()
+	}
+	p.decoders, p.chunks = nil, nil
 }
 
 // algs is a set of hash algorithms.
@@ -190,11 +263,8 @@ func readLayer(ctx context.Context, src *hashingReader, how reading, f *facts) e
 
 	// Part 1: read and hash the blob. It reads to the end even if the
 	// content turns out to be broken: the blob's digest is wanted.
-	raw := make(chan *chunk, 3)
-	rawFree := make(chan *chunk, 4)
-	for range cap(rawFree) {
-		rawFree <- &chunk{buf: make([]byte, gunzip.History+chunkSize)}
-	}
+	raw, rawFree := buffers(how.pool)
+	defer how.pool.takeBack(rawFree)
 	wg.Go(func() {
 		defer close(raw)
 		for {
@@ -217,11 +287,8 @@ func readLayer(ctx context.Context, src *hashingReader, how reading, f *facts) e
 	plainFree := rawFree
 	var unpackErr error
 	if f.packing != packPlain {
-		plain = make(chan *chunk, 3)
-		plainFree = make(chan *chunk, 4)
-		for range cap(plainFree) {
-			plainFree <- &chunk{buf: make([]byte, gunzip.History+chunkSize)}
-		}
+		plain, plainFree = buffers(how.pool)
+		defer how.pool.takeBack(plainFree)
 		// Part 2: decompress.
 		wg.Go(func() {
 			defer close(plain)
@@ -243,6 +310,17 @@ func readLayer(ctx context.Context, src *hashingReader, how reading, f *facts) e
 	}
 	w.finish(unpackErr)
 	return nil
+}
+
+// buffers makes the two directions of a connection between parts: full ones
+// and free ones.
+func buffers(p *pool) (full, free chan *chunk) {
+	const n = 4
+	full, free = make(chan *chunk, n-1), make(chan *chunk, n)
+	for range n {
+		free <- p.chunk()
+	}
+	return full, free
 }
 
 // fill reads until p is full or the source ends.
@@ -316,7 +394,7 @@ func unpack(f *facts, how reading, src io.Reader, out chan<- *chunk, free <-chan
 			return err
 		}
 	case packZstd:
-		z, err := newZstd(src, how.limits.Window)
+		z, err := newZstd(src, how.limits.Window, how.pool)
 		if err != nil {
 			return err
 		}
@@ -351,7 +429,7 @@ func unpack(f *facts, how reading, src io.Reader, out chan<- *chunk, free <-chan
 type zstdReader struct {
 	dec  *zstd.Decoder
 	tap  *zstdTap
-	scan *zstdframe.Scanner
+	pool *pool
 }
 
 // zstdTap shows the compressed bytes to the scanner before the decoder gets
@@ -383,8 +461,14 @@ func (t *zstdTap) Read(p []byte) (int, error) {
 	return n, t.err
 }
 
-func newZstd(src io.Reader, window uint64) (*zstdReader, error) {
+func newZstd(src io.Reader, window uint64, p *pool) (*zstdReader, error) {
 	tap := &zstdTap{r: src, scan: zstdframe.NewScanner(window)}
+	if dec := p.decoder(); dec != nil {
+		if err := dec.Reset(tap); err == nil {
+			return &zstdReader{dec: dec, tap: tap, pool: p}, nil
+		}
+		dec.Close()
+	}
 	dec, err := zstd.NewReader(tap,
 		zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true),
@@ -395,10 +479,10 @@ func newZstd(src io.Reader, window uint64) (*zstdReader, error) {
 		}
 		return nil, err
 	}
-	return &zstdReader{dec: dec, tap: tap, scan: tap.scan}, nil
+	return &zstdReader{dec: dec, tap: tap, pool: p}, nil
 }
 
-func (z *zstdReader) close() { z.dec.Close() }
+func (z *zstdReader) close() { z.pool.keep(z.dec) }
 
 func (z *zstdReader) Read(p []byte) (int, error) {
 	n, err := z.dec.Read(p)

@@ -62,6 +62,8 @@ type verifier struct {
 	findings
 	indexJSON digest.Digest
 	bytes     int64
+	pool      *pool
+	keepRaw   bool // for callers who look into documents afterwards
 
 	roots  []*root
 	nodes  map[nodeKey]*node
@@ -89,6 +91,7 @@ type root struct {
 type node struct {
 	findings
 	digest   digest.Digest // recomputed
+	raw      []byte        // the document, if verifier.keepRaw
 	size     int64
 	place    string
 	desc     descriptor // through which it was loaded
@@ -106,7 +109,7 @@ type node struct {
 func newVerifier(src *Source, opts Options) *verifier {
 	v := &verifier{
 		src: src, opts: opts, limits: opts.Limits.orDefault(),
-		nodes: map[nodeKey]*node{}, used: map[digest.Digest]bool{}, jobs: map[string]*job{},
+		nodes: map[nodeKey]*node{}, used: map[digest.Digest]bool{}, jobs: map[string]*job{}, pool: &pool{},
 	}
 	if src.reg != nil {
 		v.blobs = src.reg
@@ -411,6 +414,9 @@ func (v *verifier) load(ctx context.Context, d descriptor, depth int, out *findi
 	n := &node{digest: got, size: int64(len(data)), place: e.name, desc: d}
 	if data == nil {
 		return n, nil
+	}
+	if v.keepRaw {
+		n.raw = data
 	}
 	v.nodes[key] = n
 	v.order = append(v.order, n)
