@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-Ag1DYyF1n+wPKHiVgHVeigWMmN7pCWSor92e7vrM79Q=";
+  vendorHash = "sha256-0rtCIQb2EdaEEjlPtYWwo7Qymjdj3QEoSMgpbh8QlvE=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];

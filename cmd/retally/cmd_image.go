@@ -23,7 +23,7 @@ func (a *app) imageCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.imageDigestCommand())
+	cmd.AddCommand(a.imageDigestCommand(), a.imageDiffCommand())
 	return cmd
 }
 
@@ -218,4 +218,144 @@ func problemText(word string, p imagehash.Problem) string {
 		s += ", expected " + p.Expected
 	}
 	return s
+}
+
+func (a *app) imageDiffCommand() *cobra.Command {
+	var (
+		output, nameA, nameB string
+		ignore               []string
+		remote               remoteFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "diff A B",
+		Short: "Say why two images have different digests",
+		Long: `Compare two images down to manifest, configuration, layer, file and attribute.
+A cause is proved when undoing it on one side gives exactly the other side's
+digest; the causes that are shown are a minimal set. --ignore leaves kinds of
+causes out of the verdict, and the verdict says so.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var count imagehash.Progress
+			opts, closeStore, err := remote.options(&count)
+			if err != nil {
+				return err
+			}
+			defer closeStore()
+			var sides [2]*imagehash.Source
+			for i, ref := range args {
+				src, err := imagehash.Open(cmd.Context(), ref, opts)
+				if err != nil {
+					return &userError{op: "read image", path: ref, err: err}
+				}
+				defer src.Close()
+				sides[i] = src
+			}
+			p := pipeline.FollowProgress("image diff", count.Done, count.Total)
+			stop := a.showProgress(p.Progress)
+			var kinds []string
+			for _, list := range ignore {
+				kinds = append(kinds, strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })...)
+			}
+			d, err := imagehash.Diff(cmd.Context(), sides[0], sides[1], imagehash.DiffOptions{Options: opts, NameA: nameA, NameB: nameB, Ignore: kinds})
+			stop()
+			p.Stop()
+			if err != nil {
+				return &userError{op: "compare images", path: args[0] + " and " + args[1], err: err}
+			}
+			if output == "json" {
+				if err := writeJSON(a.stdout, d); err != nil {
+					return err
+				}
+			} else {
+				a.printImageDiff(d, kinds)
+			}
+			if d.Equal || d.EqualIgnoring {
+				return nil
+			}
+			return outcomeError{exitDiffers}
+		},
+	}
+	outputFlag(cmd, &output)
+	cmd.Flags().StringArrayVar(&ignore, "ignore", nil, "kinds of causes to leave out of the verdict: time, compression, or a kind as shown; may be a list")
+	cmd.Flags().StringVar(&nameA, "name-a", "", "which image of A, by name or digest, where A holds several")
+	cmd.Flags().StringVar(&nameB, "name-b", "", "which image of B")
+	remote.flags(cmd)
+	return cmd
+}
+
+func (a *app) printImageDiff(d *imagehash.Difference, ignored []string) {
+	line := func(format string, args ...any) {
+		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
+	}
+	switch {
+	case d.Equal:
+		line("MATCH  the two images are the same")
+	case d.EqualIgnoring:
+		line("MATCH  but for what was ignored (%s)", strings.Join(ignored, ", "))
+	case d.SameContent:
+		line("DIFFERS  the same content, packed differently")
+	default:
+		line("DIFFERS  %s", plural(len(d.Causes), "cause", "causes"))
+	}
+	line("  A %s  %s", sideID(d.A), d.A.Source)
+	line("  B %s  %s", sideID(d.B), d.B.Source)
+	if !d.Equal && len(d.Causes)+len(d.Ignored) > 0 {
+		if d.Proved {
+			line("  proved: undoing these causes on B gives A, digest for digest")
+		} else {
+			line("  not proved: undoing what is listed does not give A's digest exactly")
+		}
+	}
+	for _, c := range d.Causes {
+		a.printImageCause(c, 1, "")
+	}
+	for _, c := range d.Ignored {
+		a.printImageCause(c, 1, "ignored: ")
+	}
+	for _, n := range d.Notes {
+		line("  note: %s", n)
+	}
+}
+
+func (a *app) printImageCause(c imagehash.Cause, depth int, prefix string) {
+	s := fmt.Sprintf("%s%s%s: %s", strings.Repeat("  ", depth), prefix, strings.Join(c.Path, " > "), c.Kind)
+	if c.Count > 1 {
+		s += fmt.Sprintf(" (%d)", c.Count)
+	}
+	if c.Expected != "" || c.Actual != "" {
+		s += fmt.Sprintf(": %s -> %s", orWord(c.Expected, "(none)"), orWord(c.Actual, "(none)"))
+	}
+	if c.Note != "" {
+		s += ": " + c.Note
+	}
+	if depth == 1 {
+		s += fmt.Sprintf(" [%s]", c.Standing)
+	}
+	if c.Hint != "" && depth == 1 {
+		s += " (" + c.Hint + ")"
+	}
+	fmt.Fprintln(a.stdout, show.Text(s))
+	const most = 5
+	for i, child := range c.Children {
+		if i == most && !a.verbose {
+			fmt.Fprintf(a.stdout, "%sand %d more (-v shows all)\n", strings.Repeat("  ", depth+1), c.Count-most)
+			break
+		}
+		a.printImageCause(child, depth+1, "")
+	}
+}
+
+func orWord(s, word string) string {
+	if s == "" {
+		return word
+	}
+	return s
+}
+
+// sideID is what tells an image from another: its digest, if it has one.
+func sideID(s imagehash.DiffSide) string {
+	if s.Digest.IsZero() {
+		return "no digest of its own"
+	}
+	return s.Digest.String()
 }
