@@ -6,6 +6,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
+
+	"gopkg.in/yaml.v3"
 
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/verity/erofs"
@@ -103,6 +106,9 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 	if err := yamldoc.DecodeStrict(file, docs[0], &c); err != nil {
 		return nil, err
 	}
+	if err := noControls(file, docs[0], ""); err != nil {
+		return nil, err
+	}
 	bad := func(msg, hint string, path ...string) error {
 		n := yamldoc.Path(docs[0], path...)
 		if n == nil {
@@ -149,6 +155,30 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 	}
 	c.fillDefaults()
 	return &c, nil
+}
+
+// noControls refuses names with line breaks, tabs and other control characters:
+// no file is meant to be called that, and a report could not show it.
+func noControls(file string, n *yaml.Node, path string) error {
+	for _, p := range yamldoc.Pairs(n) {
+		for _, text := range []*yaml.Node{p.Key, p.Value} {
+			if text.Kind == yaml.ScalarNode && strings.ContainsFunc(text.Value, unicode.IsControl) {
+				return yamldoc.Errorf(file, text, strings.TrimPrefix(path+"."+p.Key.Value, "."), "holds a control character (%q)", text.Value[:min(len(text.Value), 40)])
+			}
+		}
+		if err := noControls(file, p.Value, path+"."+p.Key.Value); err != nil {
+			return err
+		}
+	}
+	for _, e := range yamldoc.Elems(n) {
+		if e.Kind == yaml.ScalarNode && strings.ContainsFunc(e.Value, unicode.IsControl) {
+			return yamldoc.Errorf(file, e, strings.TrimPrefix(path, "."), "holds a control character (%q)", e.Value[:min(len(e.Value), 40)])
+		}
+		if err := noControls(file, e, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Config) fillDefaults() {
