@@ -19,6 +19,9 @@ type Chroot struct {
 func NewChroot(t testing.TB) Chroot {
 	t.Helper()
 	root := os.Getenv("RETALLY_SID_ROOT")
+	if root == "unavailable" {
+		t.Skip("SKIP-VISIBLE oracle: no chroot of a newer Debian could be made on this machine")
+	}
 	if root == "" || os.Geteuid() != 0 {
 		Missing(t, "chroot of a newer Debian (RETALLY_SID_ROOT, .ci/oracle-chroot, root)")
 	}
