@@ -52,6 +52,10 @@ func (e *StageError) Unwrap() error { return e.Err }
 
 // Run executes every stage in order, compares, and reports.
 func Run(ctx context.Context, cfg *Config, o Options) (*Result, error) {
+	return run(ctx, stages, cfg, o)
+}
+
+func run(ctx context.Context, stages []Stage, cfg *Config, o Options) (*Result, error) {
 	if o.Progress == nil {
 		o.Progress = new(Progress)
 	}
