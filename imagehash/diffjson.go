@@ -182,8 +182,13 @@ func (s jstyle) format(n *jnode) string {
 func styleOf(data []byte, n *jnode) (jstyle, bool) {
 	for _, end := range []string{"", "\n"} {
 		for _, s := range []jstyle{
-			{",", ":", "", end}, {", ", ": ", "", end},
-			{",", ": ", "  ", end}, {",", ": ", "   ", end}, {",", ": ", "    ", end}, {",", ": ", "\t", end}, {",", ": ", " ", end},
+			{",", ":", "", end},
+			{", ", ": ", "", end},
+			{",", ": ", "  ", end},
+			{",", ": ", "   ", end},
+			{",", ": ", "    ", end},
+			{",", ": ", "\t", end},
+			{",", ": ", " ", end},
 		} {
 			if s.format(n) == string(data) {
 				return s, true

@@ -157,10 +157,21 @@ func fields(gnu bool) []field {
 		prefix.kind = "tar-format" // times and sparse maps, no name
 	}
 	return []field{
-		{0, 100, "name-form", false}, {100, 108, "mode", true}, {108, 116, "uid", true}, {116, 124, "gid", true},
-		{124, 136, "content", true}, {136, 148, "mtime", true}, {156, 157, "type", false}, {157, 257, "link", false},
-		{257, 265, "tar-format", false}, {265, 297, "uname", false}, {297, 329, "gname", false},
-		{329, 337, "device", true}, {337, 345, "device", true}, prefix, {500, 512, "tar-format", false},
+		{0, 100, "name-form", false},
+		{100, 108, "mode", true},
+		{108, 116, "uid", true},
+		{116, 124, "gid", true},
+		{124, 136, "content", true},
+		{136, 148, "mtime", true},
+		{156, 157, "type", false},
+		{157, 257, "link", false},
+		{257, 265, "tar-format", false},
+		{265, 297, "uname", false},
+		{297, 329, "gname", false},
+		{329, 337, "device", true},
+		{337, 345, "device", true},
+		prefix,
+		{500, 512, "tar-format", false},
 	}
 }
 
