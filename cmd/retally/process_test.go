@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -306,6 +307,55 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	if killed < 50 {
 		t.Errorf("only %d of 100 processes were killed, the test shows nothing", killed)
+	}
+}
+
+// TestManyRunsAtOnce lets several programs use one cache, one demo folder and
+// one output folder at the same time.
+func TestManyRunsAtOnce(t *testing.T) {
+	exe := program(t)
+	base := t.TempDir()
+	env := append(os.Environ(), "RETALLY_CACHE="+filepath.Join(base, "cache"))
+	demo := filepath.Join(base, "demo")
+	first := exec.Command(exe, "demo", "-q", "--dir", demo)
+	first.Env = env
+	if out, err := first.CombinedOutput(); err != nil {
+		t.Fatalf("demo: %v\n%s", err, out)
+	}
+	want, err := os.ReadFile(filepath.Join(demo, "retally-out", "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			args := []string{"run", "-q", "-f", filepath.Join(demo, pipeline.ConfigFile), "--out", filepath.Join(base, "out")}
+			if i%2 == 0 {
+				args = append(args, "--fresh")
+			}
+			cmd := exec.Command(exe, args...)
+			cmd.Env = env
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("run %d: %v\n%s", i, err, out)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := os.ReadFile(filepath.Join(base, "out", "report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The demo names its subject and its next step otherwise; the values agree.
+	a, err := pipeline.ReadReport("demo", want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := pipeline.ReadReport("run", got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Measurements) == 0 || len(a.Measurements) != len(b.Measurements) || b.Outcome != pipeline.OutcomeMatch {
+		t.Errorf("got %s with %d measurements, want match with %d", b.Outcome, len(b.Measurements), len(a.Measurements))
 	}
 }
 
