@@ -231,9 +231,12 @@ func (i timage) clone() timage {
 func compatible(list []change) bool {
 	clash := [][]string{
 		{"compression-level", "compression-implementation", "compression-format"},
-		{"compression-format", "gzip-header-mtime"}, {"compression-format", "gzip-header-os"}, {"compression-format", "gzip-header-name"},
+		{"compression-format", "gzip-header-mtime"},
+		{"compression-format", "gzip-header-os"},
+		{"compression-format", "gzip-header-name"},
 		{"compression-implementation", "gzip-header-name"}, // the test's klauspost writer writes none
-		{"pax", "xattr"}, {"pax", "mtime"},
+		{"pax", "xattr"},
+		{"pax", "mtime"},
 	}
 	for i, c := range list {
 		for _, d := range list[:i] {

@@ -125,9 +125,17 @@ func TestNumber(t *testing.T) {
 		want int64
 		ok   bool
 	}{
-		{"0000644\x00", 0o644, true}, {"   644 \x00", 0o644, true}, {"\x00\x00\x00", 0, true}, {"", 0, true}, {"644\x00junk", 0o644, true},
-		{"\x80\x00\x00\x00\x00\x00\x01\x00", 256, true}, {"\xff\xff\xff\xff\xff\xff\xff\xfe", -2, true},
-		{"8", 0, false}, {"-1", 0, false}, {"+1", 0, false}, {"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 0, false},
+		{"0000644\x00", 0o644, true},
+		{"   644 \x00", 0o644, true},
+		{"\x00\x00\x00", 0, true},
+		{"", 0, true},
+		{"644\x00junk", 0o644, true},
+		{"\x80\x00\x00\x00\x00\x00\x01\x00", 256, true},
+		{"\xff\xff\xff\xff\xff\xff\xff\xfe", -2, true},
+		{"8", 0, false},
+		{"-1", 0, false},
+		{"+1", 0, false},
+		{"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 0, false},
 	} {
 		got, err := rawtar.Number([]byte(tt.in))
 		if got != tt.want && tt.ok || (err == nil) != tt.ok {
