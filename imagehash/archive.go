@@ -227,8 +227,11 @@ func (a *archive) member(h *rawtar.Header) (*entry, error) {
 		return nil, nil
 	}
 	name, safe := entryName(h.Name)
+	if h.Prefixed {
+		return nil, &archiveError{Problem{Code: "archive-ambiguous", Place: fmt.Sprintf("@%d:%s", h.Offset, clip(h.Short)), Found: clip(h.Name), Expected: clip(h.Short), Detail: "Go readers take the times of this header for a part of the name, others do not"}}
+	}
 	if !safe {
-		return nil, &archiveError{Problem{Code: "entry-unsafe-path", Place: clip(h.Name), Found: clip(h.Name), Expected: "a relative path without .."}}
+		return nil, &archiveError{Problem{Code: "entry-unsafe-path", Place: fmt.Sprintf("@%d:%s", h.Offset, clip(h.Name)), Found: clip(h.Name), Expected: "a relative path without .."}}
 	}
 	if len(a.f.order) >= a.limits.Entries {
 		return nil, &archiveError{Problem{Code: "limit-entries", Place: clip(name), Expected: fmt.Sprintf("at most %d entries", a.limits.Entries)}}
@@ -259,7 +262,7 @@ func (a *archive) member(h *rawtar.Header) (*entry, error) {
 		if e.typ == folderEntry {
 			return nil, nil // "./"
 		}
-		return nil, &archiveError{Problem{Code: "entry-unsafe-path", Place: clip(h.Name), Found: "an empty name", Expected: "a relative path"}}
+		return nil, &archiveError{Problem{Code: "entry-unsafe-path", Place: fmt.Sprintf("@%d", h.Offset), Found: "an empty name", Expected: "a relative path"}}
 	}
 	if old := a.f.names[name]; old != nil {
 		if old.typ == folderEntry && e.typ == folderEntry {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -75,10 +74,20 @@ type content struct {
 	turn  *rand.Rand
 }
 
+// goRoot is the folder of the Go tree.
+func goRoot(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command(testenv.Oracle(t, "go"), "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 func newContent(t testing.TB, seed byte, noise int) *content {
 	t.Helper()
 	c := &content{noise: noise, r: rand.NewChaCha8([32]byte{seed}), turn: rand.New(rand.NewPCG(uint64(seed), 3))}
-	err := filepath.WalkDir(runtime.GOROOT(), func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(goRoot(t), func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			c.files = append(c.files, p)
 		}

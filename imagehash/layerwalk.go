@@ -157,6 +157,12 @@ func (w *layerWalk) member(h *rawtar.Header) error {
 	} else if strings.HasPrefix(h.Name, "/") {
 		w.note(Problem{Code: "layer-absolute-path", Place: place})
 	}
+	if h.Prefixed {
+		w.note(Problem{Code: "layer-gnu-prefix", Place: place, Found: clip(h.Name), Expected: clip(h.Short), Detail: "Go readers take the times of this header for a part of the name, others do not"})
+		if _, escapes := cleanPath(h.Short); escapes {
+			w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: clip(h.Short), Expected: "a path inside the root"})
+		}
+	}
 	if strings.IndexByte(h.Linkname, 0) >= 0 || strings.IndexByte(h.Name, 0) >= 0 {
 		w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: "a NUL in a name", Expected: "none"})
 	}

@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -61,9 +60,6 @@ type registry struct {
 	remote Remote
 	base   string // scheme://host/v2/repository
 	what   string // for errors
-
-	mu    sync.Mutex
-	types map[digest.Digest]string
 }
 
 func openRegistry(ctx context.Context, source, ref string, opts Options) (*Source, error) {
@@ -119,7 +115,6 @@ func connect(ctx context.Context, ref string, remote Remote) (*registry, error) 
 	r := &registry{
 		name: ref, repo: repo, remote: remote, what: "registry " + repo.RegistryStr(),
 		client: &http.Client{Transport: rt, CheckRedirect: checkRedirect},
-		types:  map[digest.Digest]string{},
 	}
 	scheme := "https"
 	if isLoopback(repo.RegistryStr()) && base.plain() {

@@ -37,7 +37,7 @@ func Checksum(block *[BlockSize]byte) (unsigned, signed int64) {
 
 // Number reads a numeric header field: octal digits with blanks around, or the
 // GNU base-256 form (first bit set, big-endian, two's complement). An empty
-// field is 0.
+// field is 0. A number beyond 63 bits comes out negative, as in archive/tar.
 func Number(field []byte) (int64, error) {
 	if len(field) > 0 && field[0]&0x80 != 0 {
 		return base256(field)
@@ -50,7 +50,7 @@ func Number(field []byte) (int64, error) {
 	if i := strings.IndexByte(s, 0); i >= 0 {
 		s = s[:i]
 	}
-	n, err := strconv.ParseUint(strings.TrimRight(s, " "), 8, 63)
+	n, err := strconv.ParseUint(s, 8, 64)
 	if err != nil {
 		return 0, fmt.Errorf("field %q is not octal", field)
 	}

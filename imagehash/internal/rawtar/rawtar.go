@@ -63,6 +63,11 @@ type Header struct {
 	Ext      []Extension
 	Records  []Record // pax records in force for this member alone
 	Global   bool     // the member is a pax global header, given for itself
+	// Prefixed: a GNU header with a name prefix where its times belong, as Go
+	// wrote it before 1.8. Go readers take it for a part of the name, others
+	// see Short alone.
+	Prefixed bool
+	Short    string
 }
 
 // Record is one pax record.
@@ -381,7 +386,9 @@ func (s *Scanner) describe(data int64) (Header, error) {
 	h := Header{Offset: s.start, Data: data, Type: raw[156], Raw: raw, Ext: s.ext, Sparse: s.sparse}
 	at := data - BlockSize - int64(len(s.sparse))
 	h.Name, h.Linkname = cString(raw[:100]), cString(raw[157:257])
-	if bytes.Equal(raw[257:263], []byte("ustar\x00")) {
+	posix := bytes.Equal(raw[257:263], []byte("ustar\x00"))
+	h.Short = h.Name
+	if h.Prefixed = bytes.Equal(raw[257:265], []byte("ustar  \x00")) && oldGoPrefix(raw); posix || h.Prefixed {
 		// Only POSIX has the prefix field; GNU keeps times there.
 		n := 155
 		if bytes.Equal(raw[508:512], []byte("tar\x00")) {
@@ -413,9 +420,9 @@ func (s *Scanner) describe(data int64) (Header, error) {
 	}
 	if h.Type == 0 {
 		h.Type = '0'
-	}
-	if h.Type == '0' && len(h.Name) > 0 && h.Name[len(h.Name)-1] == '/' {
-		h.Type = '5' // Version 7 has no type for folders
+		if len(h.Name) > 0 && h.Name[len(h.Name)-1] == '/' {
+			h.Type = '5' // Version 7 has no type for folders
+		}
 	}
 	h.Size = h.Claimed
 	switch h.Type {
@@ -426,6 +433,27 @@ func (s *Scanner) describe(data int64) (Header, error) {
 		return h, &Error{TooLarge, at, fmt.Sprintf("size %d is beyond every file", h.Size)}
 	}
 	return h, nil
+}
+
+// oldGoPrefix reports whether archive/tar would take the times of a GNU header
+// for a name prefix: they are no numbers, and the field is ASCII text.
+func oldGoPrefix(raw *[BlockSize]byte) bool {
+	bad := false
+	for _, field := range [][]byte{raw[345:357], raw[357:369]} {
+		if _, err := Number(field); field[0] != 0 && err != nil {
+			bad = true
+		}
+	}
+	if !bad {
+		return false
+	}
+	prefix := cString(raw[345:500])
+	for i := range len(prefix) {
+		if prefix[i] >= 0x80 {
+			return false
+		}
+	}
+	return prefix != ""
 }
 
 func (h *Header) apply(r Record) error {
