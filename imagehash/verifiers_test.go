@@ -18,7 +18,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the documents that tests generate")
 
 // verifiersDoc is the table of who accepts what.
-const verifiersDoc = "docs/parts/images-verifiers.md"
+const verifiersDoc = "docs/verifiers.md"
 
 // tool is one column: what it answered on a vector, of tool_matrix.json.
 type tool struct {
