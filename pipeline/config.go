@@ -56,9 +56,9 @@ type DiskConfig struct {
 	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" (the default,
 	// that of the published disks) or "1.9.1+".
 	MKFS string `yaml:"mkfs,omitempty" json:"mkfs,omitempty"`
-	// Exclude lists what the recipe leaves out; by default what the models file
-	// says of this model.
-	Exclude []string `yaml:"exclude,omitempty" json:"exclude,omitempty"`
+	// Exclude lists what the recipe leaves out; where it is not given, what the
+	// models file says of this model. An empty list leaves nothing out.
+	Exclude *[]string `yaml:"exclude,omitempty" json:"exclude,omitempty"`
 	// Normalize takes the modes of a checkout under umask 022 in place of those
 	// that the files have.
 	Normalize bool `yaml:"normalize,omitempty" json:"normalize,omitempty"`

@@ -123,6 +123,7 @@ type Subject struct {
 	ConfigInput *Input
 
 	workspaceDir string
+	checkoutDir  string
 }
 
 // FoundFile is a recognized file.
@@ -191,7 +192,7 @@ func (s *Subject) look(ctx context.Context, name string) error {
 		return nil
 	}
 	if c, err := privatemode.Checkout(os.DirFS(dir)); err == nil && c != nil {
-		s.Checkout = c
+		s.Checkout, s.checkoutDir = c, name
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -324,7 +325,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		// A checkout's own files win over look-alikes beside them.
 		for kind, name := range map[FileKind]string{KindDeployment: c.Deployment, KindModels: c.Models} {
 			if name != "" {
-				byKind[kind] = []string{name}
+				byKind[kind] = []string{path.Join(filepath.ToSlash(s.checkoutDir), name)}
 			}
 		}
 	}

@@ -116,7 +116,10 @@ func (r *diskRun) measure(ctx context.Context, name string, c DiskConfig) error 
 		return err
 	}
 	key := NewKey("disk", name, "root")
-	exclude := strings.Join(c.Exclude, ",")
+	exclude := ""
+	if c.Exclude != nil {
+		exclude = strings.Join(*c.Exclude, ",")
+	}
 	var published *privatemode.Model
 	for i := range r.models.Entries {
 		if m := &r.models.Entries[i]; m.Key == name {
