@@ -53,5 +53,5 @@ func (o Options) chunkSize(blockSize int) int {
 	if o.ChunkSize > 0 {
 		return max(o.ChunkSize/blockSize*blockSize, blockSize)
 	}
-	return max(512<<10, blockSize)
+	return max(256<<10, blockSize)
 }

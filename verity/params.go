@@ -219,3 +219,6 @@ func quote(s string) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+// DigestsPerBlock is how many digests one hash block holds.
+func (p Params) DigestsPerBlock() int { return p.perBlock() }

@@ -128,7 +128,7 @@ func cutSet(pattern string) (set, rest string, ok bool) {
 		case pattern[i] == ']' && i > start:
 			return pattern[1:i], pattern[i+1:], true
 		case strings.HasPrefix(pattern[i:], "[:"):
-			if end := strings.Index(pattern[i:], ":]"); end > 0 {
+			if end := strings.Index(pattern[i:], ":]"); end > 1 {
 				i += end + 1
 			}
 		case pattern[i] == '\\':
@@ -147,7 +147,7 @@ func inSet(set string, r rune) bool {
 	found := false
 	for set != "" {
 		if strings.HasPrefix(set, "[:") {
-			if end := strings.Index(set, ":]"); end > 0 {
+			if end := strings.Index(set, ":]"); end > 1 {
 				found = found || inClass(set[2:end], r)
 				set = set[end+2:]
 				continue

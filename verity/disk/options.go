@@ -148,12 +148,13 @@ func (o Options) workers() int {
 	return n
 }
 
-// chunk keeps all chunks in flight below a fixed sum, whatever the cores.
+// chunk is small enough for a core's cache, so that what was just read is
+// hashed from there, and keeps all chunks in flight below a fixed sum.
 func (o Options) chunk(window int) int {
 	if o.Chunk > 0 {
 		return max(o.Chunk/blockSize, 1) * blockSize
 	}
-	size := 1 << 20
+	size := 256 << 10
 	for size > 64<<10 && size*window > 24<<20 {
 		size /= 2
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -226,7 +225,7 @@ func (d *DirContent) Open(path string, n *Node) (File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: d.root + "/" + path, Err: err}
 	}
-	f := &dirFile{fd: fd, path: path, node: n}
+	f := &dirFile{fd, path, n}
 	if n.Size >= largeFile {
 		if err := f.check(); err != nil {
 			syscall.Close(fd)
@@ -251,27 +250,6 @@ type dirFile struct {
 	fd   int
 	path string
 	node *Node
-	cold bool // the last large read had to wait for the disk
-}
-
-// Several workers take turns along a file, each with a descriptor of its own.
-// To the kernel that is no sequential read, so it is told what comes, but only
-// where reading is slower than memory could be: for cached pages the advice
-// costs more than it gives.
-const (
-	readAhead    = 16 << 20          // bytes
-	judgedRead   = 128 << 10         // bytes from which a read's speed says something
-	memorySpeed  = 1 << 30           // bytes per second
-	nanosPerByte = 1e9 / memorySpeed // of a read that is not from memory
-)
-
-func (f *dirFile) advise(off, n int64, took time.Duration) {
-	cold := float64(took.Nanoseconds()) > nanosPerByte*float64(n)
-	// Twice in a row: one slow read may be the scheduler's doing.
-	if cold && f.cold && off+n < f.node.Size {
-		_ = unix.Fadvise(f.fd, off+n, readAhead, unix.FADV_WILLNEED)
-	}
-	f.cold = cold
 }
 
 // check compares the open file with the one the plan was made from.
@@ -296,16 +274,6 @@ func (f *dirFile) check() error {
 }
 
 func (f *dirFile) ReadAt(b []byte, off int64) (int, error) {
-	if len(b) < judgedRead {
-		return f.pread(b, off)
-	}
-	start := time.Now()
-	n, err := f.pread(b, off)
-	f.advise(off, int64(n), time.Since(start))
-	return n, err
-}
-
-func (f *dirFile) pread(b []byte, off int64) (int, error) {
 	done := 0
 	for done < len(b) {
 		n, err := syscall.Pread(f.fd, b[done:], off+int64(done))
