@@ -38,6 +38,13 @@ func TestMain(m *testing.M) {
 			err = fmt.Errorf("%+v", r.AllProblems())
 		}
 		childDone(err)
+	case "vectors":
+		for file := range strings.SplitSeq(os.Args[1], "\n") {
+			if _, err := imagehash.VerifyRef(context.Background(), file, imagehash.Options{}); err != nil {
+				childDone(err)
+			}
+		}
+		childDone(nil)
 	case "ggcr":
 		index, err := layout.ImageIndexFromPath(os.Args[1])
 		if err == nil {
@@ -238,9 +245,10 @@ func envInt(name string, value int) int {
 }
 
 // TestPaired is the comparison of docs/performance.md: the same layout, one
-// tool after the other, each in its own process, twice.
+// tool after the other, each in its own process, some times.
 //
 //	RETALLY_PAIRED_MIB=3072     plain content in all, in 12 layers
+//	RETALLY_PAIRED_RUNS=2       of each tool, the fastest counts
 //	RETALLY_PAIRED_NOISE=0      percent of the files that are noise
 func TestPaired(t *testing.T) {
 	testenv.Long(t)
@@ -260,7 +268,7 @@ func TestPaired(t *testing.T) {
 		})
 		t.Logf("%s: %d MiB plain, %d MiB stored, %d%% noise", comp, total, size>>20, noise)
 		var ours, theirs, copying cost
-		for range 2 {
+		for range envInt("RETALLY_PAIRED_RUNS", 2) {
 			better := func(best *cost, c cost) {
 				t.Logf("  %s", c)
 				if best.wall == 0 || c.err != "" || c.wall < best.wall {

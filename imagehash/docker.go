@@ -135,6 +135,10 @@ func (v *verifier) dockerConfig(ctx context.Context, d *dockerImage, name, place
 		d.problem(Problem{Code: "limit-config-size", Place: clip(name), Found: fmt.Sprintf("%d bytes", e.size), Expected: fmt.Sprintf("at most %d", v.limits.Config)})
 		return nil
 	}
+	if v.documents += e.size; v.documents > v.limits.Documents {
+		d.problem(Problem{Code: "limit-documents", Place: clip(name), Found: fmt.Sprintf("%d bytes of configs", v.documents), Expected: fmt.Sprintf("at most %d", v.limits.Documents)})
+		return nil
+	}
 	r, err := v.src.files.open(ctx, e)
 	if err != nil {
 		return err

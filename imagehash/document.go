@@ -67,8 +67,20 @@ type findings struct {
 	notes    []Problem
 }
 
-func (f *findings) problem(p Problem) { f.problems = append(f.problems, p) }
-func (f *findings) note(p Problem)    { f.notes = append(f.notes, p) }
+// maxFindings bounds what one document can make a report say.
+const maxFindings = 1000
+
+func (f *findings) problem(p Problem) {
+	if len(f.problems) < maxFindings {
+		f.problems = append(f.problems, p)
+	}
+}
+
+func (f *findings) note(p Problem) {
+	if len(f.notes) < maxFindings {
+		f.notes = append(f.notes, p)
+	}
+}
 
 // view reads fields of one JSON document and records what is wrong with them.
 // The zero value of a field stands for an absent or a wrong one.

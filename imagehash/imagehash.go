@@ -107,7 +107,7 @@ type Artifact struct {
 	Blobs     []digest.Digest `json:"blobs"`
 }
 
-// Problem is one finding. Codes are listed in docs/image-codes.md.
+// Problem is one finding. The documentation lists the codes (images-codes.md).
 type Problem struct {
 	Code     string `json:"code"`
 	Place    string `json:"place"` // file in the source, then a JSON pointer, tar entry or byte offset
@@ -178,6 +178,7 @@ type Limits struct {
 	Manifest  int64  // bytes of an index, manifest or docker manifest.json, default 4 MiB
 	Config    int64  // bytes of a config, default 8 MiB
 	Depth     int    // nesting of indexes, default 8
+	Documents int64  // bytes of all indexes, manifests and configs together, default 32 MiB
 	Manifests int    // different manifests in one source, default 10,000
 	Entries   int    // files in a layout or archive, default 200,000
 	Window    uint64 // zstd window in bytes, default 8 MiB
@@ -194,6 +195,7 @@ func (l Limits) orDefault() Limits {
 	}
 	set(&l.Manifest, 4<<20)
 	set(&l.Config, 8<<20)
+	set(&l.Documents, 32<<20)
 	set(&l.Ratio, 64)
 	set(&l.Floor, 64<<20)
 	set(&l.Expanded, 1<<40)

@@ -39,6 +39,10 @@ func (v *verifier) document(ctx context.Context, d descriptor, limit int64, tooB
 		out.problem(Problem{Code: tooBig, Place: e.name, Found: fmt.Sprintf("%d bytes", size), Expected: fmt.Sprintf("at most %d", limit)})
 		return nil, got, e, nil
 	}
+	if v.documents += max(e.size, d.size); v.documents > v.limits.Documents {
+		out.problem(Problem{Code: "limit-documents", Place: e.name, Found: fmt.Sprintf("%d bytes of manifests and configs", v.documents), Expected: fmt.Sprintf("at most %d", v.limits.Documents)})
+		return nil, got, e, nil
+	}
 	r, err := v.blobs.open(ctx, e, d)
 	if errors.Is(err, errBlobMissing) {
 		out.problem(missing)

@@ -59,6 +59,7 @@ type verifier struct {
 	findings
 	indexJSON digest.Digest
 	bytes     int64
+	documents int64 // bytes of documents read
 	pool      *pool
 	keepRaw   bool // for callers who look into documents afterwards
 
