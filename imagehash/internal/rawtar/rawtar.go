@@ -399,12 +399,13 @@ func (s *Scanner) describe(data int64) (Header, error) {
 		}
 	}
 	h.Claimed, _ = Number(raw[124:136])
+	longName, longLink := "", ""
 	for _, e := range s.ext {
 		switch e.Raw[156] {
 		case 'L':
-			h.Name = cString(e.Data)
+			longName = cString(e.Data)
 		case 'K':
-			h.Linkname = cString(e.Data)
+			longLink = cString(e.Data)
 		case 'x':
 			records, err := parseRecords(e.Data)
 			if err != nil {
@@ -417,6 +418,14 @@ func (s *Scanner) describe(data int64) (Header, error) {
 		if err := h.apply(r); err != nil {
 			return h, &Error{NotTar, at, err.Error()}
 		}
+	}
+	// As archive/tar has it: a GNU name wins over a pax record, an empty one
+	// says nothing.
+	if longName != "" {
+		h.Name = longName
+	}
+	if longLink != "" {
+		h.Linkname = longLink
 	}
 	if h.Type == 0 {
 		h.Type = '0'
