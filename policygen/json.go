@@ -48,7 +48,7 @@ func appendJSONValue(dst []byte, v reflect.Value, depth int) []byte {
 		var names []string
 		for i := range v.NumField() {
 			name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			if name == "-" || option == "omitempty" && v.Field(i).Len() == 0 {
+			if name == "-" || option == "omitempty" && isEmpty(v.Field(i)) {
 				continue
 			}
 			fields, names = append(fields, i), append(names, name)
@@ -59,6 +59,14 @@ func appendJSONValue(dst []byte, v reflect.Value, depth int) []byte {
 		})
 	}
 	panic("policygen: data type " + v.Type().String()) // a fault of data.go, not of the input
+}
+
+// isEmpty is serde's is_none for pointers and is_empty for the rest.
+func isEmpty(v reflect.Value) bool {
+	if v.Kind() == reflect.Pointer {
+		return v.IsNil()
+	}
+	return v.Len() == 0
 }
 
 func appendJSONList(dst []byte, open, closing byte, n, depth int, elem func([]byte, int) []byte) []byte {

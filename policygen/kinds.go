@@ -168,7 +168,7 @@ func (g *generator) parseResource(tree *value, c *collector, depth int) *resourc
 	default:
 		rule, known := ruleOf(kind)
 		if !known {
-			c.add(tree.get("kind"), "kind", Unsupported, "kind %q is not known", clip(kind))
+			c.add(locate(tree, "kind"), "kind", Unsupported, "kind %q is not known", clip(kind))
 			c.hint("only workloads, ConfigMap, Secret, List and %s can be in the file", strings.Join(passThrough, ", "))
 			return nil
 		}

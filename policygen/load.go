@@ -53,7 +53,7 @@ func (g *generator) loadImages(ctx context.Context) {
 func (g *generator) imageProblem(n *imageNeed) {
 	p := Problem{File: g.in.YAML.Name, Kind: Image, Message: n.err.Error()}
 	if n.w == nil {
-		p.Message = "settings: cluster_config.pause_container_image: " + p.Message
+		p.File, p.Path = g.in.Settings.name, "cluster_config.pause_container_image"
 	} else if at := locate(n.w.tree, n.path); at != nil {
 		p.Line, p.Column, p.Path = at.line, at.column, n.path
 	}

@@ -12,7 +12,8 @@ import (
 
 // Settings are genpolicy settings with their drop-ins applied.
 type Settings struct {
-	s settings
+	name string // of the file, for errors
+	s    settings
 }
 
 // settings is the schema of genpolicy-settings.json: what policies are made
@@ -185,7 +186,7 @@ type createContainerDefaults struct {
 }
 
 type execDefaults struct {
-	Commands        []string   `json:"commands,omitempty" k:"commands"`
+	Commands        *[]string  `json:"commands,omitempty" k:"commands"`
 	AllowedCommands [][]string `json:"allowed_commands" k:"allowed_commands,req"`
 	Regex           []string   `json:"regex" k:"regex,req"`
 }
@@ -298,9 +299,9 @@ func ParseSettings(base NamedFile, dropIns []NamedFile, profile Profile) (*Setti
 		lines = nil // places of a patched document belong to several files
 	}
 	d := decoder{collector: &collector{file: base.Name}, json: true, relaxed: profile.Layout != Kata4Layout}
-	s := &Settings{}
+	s := &Settings{name: base.Name}
 	d.decode(fromJSON(doc, lines), "", &s.s)
-	if len(s.s.RequestDefaults.ExecProcess.Commands) > 0 {
+	if c := s.s.RequestDefaults.ExecProcess.Commands; c != nil && len(*c) > 0 {
 		d.add(nil, "request_defaults.ExecProcessRequest.commands", SettingsKind, "this member is no longer supported")
 		d.hint("use allowed_commands")
 	}
