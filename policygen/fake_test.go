@@ -18,6 +18,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/policygen"
+	"github.com/retally/retally/policygen/internal/vectors"
 )
 
 const (
@@ -157,7 +158,7 @@ func input(t testing.TB, yaml string, images fakeImages) policygen.Input {
 // settings are the committed ones, patched.
 func settings(t testing.TB, profile policygen.Profile, patch string) *policygen.Settings {
 	t.Helper()
-	base, _, err := policygen.SettingsFiles(sub(t, committed(t), "settings/own"))
+	base, _, err := policygen.SettingsFiles(sub(t, vectors.Committed(t), "settings/own"))
 	if err != nil {
 		t.Fatal(err)
 	}

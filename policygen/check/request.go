@@ -67,6 +67,9 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 // of escapes after another.
 func findObject(text []byte) ([]byte, error) {
 	const levels, starts = 5, 64
+	if whole := bytes.TrimSpace(text); string(whole) == "{}" {
+		return whole, nil
+	}
 	for range levels {
 		var best []byte
 		rest := text

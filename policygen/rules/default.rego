@@ -340,6 +340,12 @@ annotation_ok(c, key, _) if {
 	startswith(key, "io.kubernetes.cri.")
 }
 
+# The path of the bundle is the runtime's own; the data may fix it.
+annotation_ok(c, "io.katacontainers.pkg.oci.bundle_path", value) if {
+	policy_annotation(c, bundle_key) == null
+	regex.match("^/[a-zA-Z0-9/._-]*$", value)
+}
+
 digest_of(reference) := parts[1] if {
 	parts := split(reference, "@")
 	count(parts) == 2
