@@ -102,7 +102,9 @@ func sha(data []byte) digest.Digest {
 
 // fakeImage builds an image; config is the image config's config object.
 func fakeImage(t testing.TB, config string, layers ...fakeLayer) *policygen.ResolvedImage {
-	t.Helper()
+	if t != nil {
+		t.Helper()
+	}
 	img := &policygen.ResolvedImage{}
 	diffIDs := []string{}
 	for _, l := range layers {
@@ -126,7 +128,7 @@ func fakeImage(t testing.TB, config string, layers ...fakeLayer) *policygen.Reso
 	}
 	ids, err := json.Marshal(diffIDs)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	img.Config = fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":%s}}`, config, ids)
 	img.Digest = sha(img.Config)

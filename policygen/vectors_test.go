@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"regexp"
@@ -30,7 +31,8 @@ type registry struct {
 	refs map[string]struct{ Digest, MediaType string }
 	// reachable lists the registries that may be asked; nil for all.
 	reachable []string
-	opened    func(d digest.Digest)
+	// url, if any, serves the blobs in place of dir.
+	url string
 }
 
 func newRegistry(t testing.TB, dir fs.FS) *registry {
@@ -51,7 +53,15 @@ func (r *registry) blob(d string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("digest %q", d)
 	}
-	return fs.ReadFile(r.dir, path.Join("blobs/sha256", hexPart))
+	if r.url == "" {
+		return fs.ReadFile(r.dir, path.Join("blobs/sha256", hexPart))
+	}
+	resp, err := http.Get(r.url + "/blobs/sha256/" + hexPart)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	return io.ReadAll(resp.Body)
 }
 
 type descriptor struct {
@@ -119,9 +129,6 @@ func (r *registry) manifest(want string, index bool) (*policygen.ResolvedImage, 
 		img.Layers = append(img.Layers, policygen.Layer{
 			Digest: d, MediaType: l.MediaType, Size: l.Size,
 			Open: func(context.Context) (io.ReadCloser, error) {
-				if r.opened != nil {
-					r.opened(d)
-				}
 				data, err := r.blob(l.Digest)
 				return io.NopCloser(bytes.NewReader(data)), err
 			},

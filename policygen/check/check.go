@@ -214,7 +214,9 @@ func (p *Policy) reasons(ctx context.Context, d *Decision, request any) error {
 	if p.explain == nil {
 		c, err := compile("explanation", p.explanation)
 		if err != nil {
-			return err
+			// Data of another generator may lack members that our rules name.
+			d.Note = "no explanation: the policy's data has another form than ours: " + err.Error()
+			return nil
 		}
 		p.explain = c
 	}

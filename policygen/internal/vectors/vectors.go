@@ -47,4 +47,3 @@ func Committed(t testing.TB) fs.FS {
 		files[strings.TrimSuffix(h.Name, "/")] = &fstest.MapFile{Data: data, Mode: 0o444}
 	}
 }
-
