@@ -188,7 +188,7 @@ func quoteKataTOML(dst []byte, s string, multiline bool) []byte {
 	case multiline && apostrophes <= 2 && !control:
 		return wrap(`'''`)
 	}
-	return escapeKataTOML(dst, s, newline)
+	return escapeKataTOML(dst, s, newline && multiline)
 }
 
 func escapeKataTOML(dst []byte, s string, newline bool) []byte {

@@ -69,6 +69,9 @@ func ParseImageReference(text string) (ImageReference, error) {
 	if r.Registry == "docker.io" && !strings.Contains(r.Repository, "/") {
 		r.Repository = "library/" + r.Repository
 	}
+	if strings.ToLower(r.Repository) != r.Repository {
+		return r, fmt.Errorf("%q is no image reference: upper-case letters in the name", clip(text))
+	}
 	if r.Tag == "" && m[3] == "" {
 		r.Tag = "latest"
 	}
