@@ -129,9 +129,7 @@ func Generate(ctx context.Context, in Input) (*Output, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("generate policies: %w", err)
 	}
-	if len(g.problems) == 0 {
-		g.build(ctx)
-	}
+	g.build(ctx)
 	if len(g.problems) > 0 {
 		return nil, g.problems.sorted()
 	}
@@ -231,15 +229,31 @@ func (g *generator) parallel(ctx context.Context, n int, job func(i int)) {
 	wg.Wait()
 }
 
-// build computes every workload's policy.
+// build computes the policy of every workload whose images are known. It does
+// so in the face of other problems too: a user wants to hear of all at once.
 func (g *generator) build(ctx context.Context) {
 	policies := make([]*Policy, len(g.workloads))
-	g.parallel(ctx, len(g.workloads), func(i int) { policies[i] = g.policy(g.workloads[i]) })
+	g.parallel(ctx, len(g.workloads), func(i int) {
+		if g.hasImages(g.workloads[i]) {
+			policies[i] = g.policy(g.workloads[i])
+		}
+	})
 	g.policies = make(map[*workloadItem]*Policy, len(policies))
 	for i, w := range g.workloads {
 		g.problems = append(g.problems, w.problems...)
 		g.policies[w] = policies[i]
 	}
+}
+
+func (g *generator) hasImages(w *workloadItem) bool {
+	for _, list := range [][]container{w.pod.Containers, w.pod.InitContainers} {
+		for i := range list {
+			if g.images[list[i].Image] == nil {
+				return false
+			}
+		}
+	}
+	return g.images[g.in.Settings.s.ClusterConfig.PauseContainerImage] != nil
 }
 
 func (g *generator) policy(w *workloadItem) *Policy {

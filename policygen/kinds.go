@@ -75,7 +75,6 @@ type workloadItem struct {
 	namespace *string
 	nameRegex string
 	podPath   string
-	images    map[string]*image
 	config    []*configObject
 }
 

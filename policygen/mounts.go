@@ -160,7 +160,8 @@ func (b *builder) claimMounts() {
 			}
 			b.add(Mount{
 				m.MountPath, "^/run/kata-containers/shared/containers/$(bundle-id)-[a-z0-9]{16}-" + b.base(m.MountPath, fmt.Sprintf("volumeMounts[%d].mountPath", i)) + "$",
-				"bind", []string{"rbind", "rprivate", "rw"},
+				"bind",
+				[]string{"rbind", "rprivate", "rw"},
 			})
 		}
 	}

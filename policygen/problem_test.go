@@ -80,6 +80,21 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 }
 
+// TestProblemsOfAllStages wants an unknown field, an unknown image and a
+// missing ConfigMap of three documents in one report.
+func TestProblemsOfAllStages(t *testing.T) {
+	const yaml = onePod + "  hostPID: true\n---\n" +
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: q}\nspec:\n  containers: [{name: c, image: nowhere}]\n---\n" +
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: r}\nspec:\n  containers: [{name: c, image: app, env: [{name: X, valueFrom: {configMapKeyRef: {name: cm, key: k}}}]}]\n"
+	var got []string
+	for _, p := range refused(t, input(t, yaml, fakeImages{"app": fakeImage(t, `{}`)})) {
+		got = append(got, p.Kind.String()+" "+strconv.Itoa(p.Line))
+	}
+	if diff := cmp.Diff([]string{"unknown-field 6", "image 12", "reference 18"}, got); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
 func TestUnknownFieldModes(t *testing.T) {
 	const yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, generation: 3}\nspec:\n  containers: [{name: c, image: app}]\n"
 	const worse = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  hostPID: true\n  containers: [{name: c, image: app}]\n"

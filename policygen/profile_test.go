@@ -129,7 +129,8 @@ func TestEphemeralVolumes(t *testing.T) {
 	i := slices.IndexFunc(c.OCI.Mounts, func(m struct {
 		Destination, Source string
 		Options             []string
-	}) bool {
+	},
+	) bool {
 		return m.Destination == "/a/v.x"
 	})
 	if i < 0 || c.OCI.Mounts[i].Source != `$(sfprefix)v\.x$` || c.options("/a/v.x") != "rbind,rprivate,rw" {

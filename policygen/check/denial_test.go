@@ -45,9 +45,14 @@ func requestFor(t testing.TB, data []byte, container int) object {
 	oci := d.Containers[container].OCI
 	text := func(s string) string {
 		for _, r := range [][2]string{
-			{"$(sfprefix)", "/run/guest/shared/" + bundle + "-0123456789abcdef-"}, {"$(bundle-id)", bundle},
-			{"$(root_path)", "/run/guest/" + bundle + "/rootfs"}, {"$(host-name)", "w1"}, {"$(sandbox-namespace)", "ns1"},
-			{"$(sandbox-name)", "w1-b-c"}, {"^[a-f0-9]{64}$", bundle}, {"[bcdfghjklmnpqrstvwxz2456789]+", "b"},
+			{"$(sfprefix)", "/run/guest/shared/" + bundle + "-0123456789abcdef-"},
+			{"$(bundle-id)", bundle},
+			{"$(root_path)", "/run/guest/" + bundle + "/rootfs"},
+			{"$(host-name)", "w1"},
+			{"$(sandbox-namespace)", "ns1"},
+			{"$(sandbox-name)", "w1-b-c"},
+			{"^[a-f0-9]{64}$", bundle},
+			{"[bcdfghjklmnpqrstvwxz2456789]+", "b"},
 			{"[0-9a-f-]{36}", "00000000-0000-0000-0000-000000000000"},
 		} {
 			s = strings.ReplaceAll(s, r[0], r[1])

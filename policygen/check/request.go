@@ -135,8 +135,12 @@ func unescape(text []byte) []byte {
 // guessKind tells a request by a member that only its kind has.
 func guessKind(members map[string]json.RawMessage) string {
 	for _, k := range []struct{ member, kind string }{
-		{"OCI", "CreateContainerRequest"}, {"process", "ExecProcessRequest"}, {"guest_hook_path", "CreateSandboxRequest"},
-		{"path", "CopyFileRequest"}, {"routes", "UpdateRoutesRequest"}, {"interface", "UpdateInterfaceRequest"},
+		{"OCI", "CreateContainerRequest"},
+		{"process", "ExecProcessRequest"},
+		{"guest_hook_path", "CreateSandboxRequest"},
+		{"path", "CopyFileRequest"},
+		{"routes", "UpdateRoutesRequest"},
+		{"interface", "UpdateInterfaceRequest"},
 		{"neighbors", "AddARPNeighborsRequest"},
 	} {
 		if _, ok := members[k.member]; ok {
