@@ -1,0 +1,217 @@
+package check
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+)
+
+// Request is a request in the form that rules see.
+type Request struct {
+	Kind  string
+	Input []byte
+}
+
+// maxRequest bounds the text of a request.
+const maxRequest = 16 << 20
+
+var kindPattern = regexp.MustCompile(`\b[A-Z][A-Za-z]+Request\b`)
+
+// ParseRequest reads a request: its JSON, an object {kind, input} around it,
+// or text that has it somewhere in it, escaped once or more often, as events
+// of a pod and logs show it. kind may be empty if the text names it, or if its
+// members tell. Members that the agent always gives are filled in.
+func ParseRequest(text []byte, kind string) (*Request, error) {
+	if len(text) > maxRequest {
+		return nil, fmt.Errorf("read request: %d bytes, the limit is %d", len(text), maxRequest)
+	}
+	object, err := findObject(text)
+	if err != nil {
+		return nil, err
+	}
+	var envelope struct {
+		Kind    string          `json:"kind"`
+		Input   json.RawMessage `json:"input"`
+		Request json.RawMessage `json:"request"`
+	}
+	if json.Unmarshal(object, &envelope) == nil && envelope.Kind != "" {
+		for _, inner := range [][]byte{envelope.Input, envelope.Request} {
+			if inner != nil {
+				object = inner
+			}
+		}
+		if kind == "" {
+			kind = envelope.Kind
+		}
+	}
+	if kind == "" {
+		kind = string(kindPattern.Find(text))
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(object, &members); err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	if kind == "" {
+		kind = guessKind(members)
+	}
+	if kind == "" {
+		return nil, errors.New("read request: no kind (CreateContainerRequest, ...) in the text; name it")
+	}
+	return &Request{Kind: kind, Input: withDefaults(kind, object)}, nil
+}
+
+// findObject gives the largest JSON object in the text, taking away one level
+// of escapes after another.
+func findObject(text []byte) ([]byte, error) {
+	const levels, starts = 5, 64
+	if whole := bytes.TrimSpace(text); string(whole) == "{}" {
+		return whole, nil
+	}
+	for range levels {
+		var best []byte
+		rest := text
+		for range starts {
+			at := bytes.IndexByte(rest, '{')
+			if at < 0 {
+				break
+			}
+			rest = rest[at:]
+			var object json.RawMessage
+			if json.NewDecoder(bytes.NewReader(rest)).Decode(&object) == nil {
+				if len(object) > len(best) && len(object) > 2 {
+					best = object
+				}
+				rest = rest[len(object):]
+				continue
+			}
+			rest = rest[1:]
+		}
+		if best != nil {
+			return best, nil
+		}
+		next := unescape(text)
+		if bytes.Equal(next, text) {
+			break
+		}
+		text = next
+	}
+	return nil, errors.New("read request: no JSON object in the text, escaped or not")
+}
+
+// unescape takes away one level of backslashes.
+func unescape(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			out = append(out, text[i])
+			continue
+		}
+		i++
+		switch c := text[i]; c {
+		case 'n':
+			out = append(out, '\n')
+		case 't':
+			out = append(out, '\t')
+		case 'r':
+			out = append(out, '\r')
+		case 'u':
+			if i+4 < len(text) {
+				if r, err := strconv.ParseUint(string(text[i+1:i+5]), 16, 16); err == nil {
+					out, i = append(out, string(rune(r))...), i+4
+					continue
+				}
+			}
+			out = append(out, '\\', c)
+		default:
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// guessKind tells a request by a member that only its kind has.
+func guessKind(members map[string]json.RawMessage) string {
+	for _, k := range []struct{ member, kind string }{
+		{"OCI", "CreateContainerRequest"},
+		{"process", "ExecProcessRequest"},
+		{"guest_hook_path", "CreateSandboxRequest"},
+		{"path", "CopyFileRequest"},
+		{"routes", "UpdateRoutesRequest"},
+		{"interface", "UpdateInterfaceRequest"},
+		{"neighbors", "AddARPNeighborsRequest"},
+	} {
+		if _, ok := members[k.member]; ok {
+			return k.kind
+		}
+	}
+	return ""
+}
+
+// The members that the agent writes for an empty request of a kind (kata
+// agent protocol, agent.proto and oci.proto: absent messages are null).
+const (
+	emptyUser    = `{"UID":0,"GID":0,"AdditionalGids":[],"Username":""}`
+	emptyProcess = `{"Terminal":false,"ConsoleSize":null,"User":` + emptyUser + `,"Args":[],"Env":[],"Cwd":"","Capabilities":null,` +
+		`"Rlimits":[],"NoNewPrivileges":false,"ApparmorProfile":"","OOMScoreAdj":0,"SelinuxLabel":""}`
+	emptyLinux = `{"UIDMappings":[],"GIDMappings":[],"Sysctl":{},"Resources":null,"CgroupsPath":"","Namespaces":[],"Devices":[],` +
+		`"Seccomp":null,"RootfsPropagation":"","MaskedPaths":[],"ReadonlyPaths":[],"MountLabel":"","IntelRdt":null}`
+	emptyOCI = `{"Version":"","Process":` + emptyProcess + `,"Root":{"Path":"","Readonly":false},"Hostname":"","Mounts":[],"Hooks":null,` +
+		`"Annotations":{},"Linux":` + emptyLinux + `,"Solaris":null,"Windows":null}`
+)
+
+func emptyRequest(kind string) string {
+	switch kind {
+	case "CreateContainerRequest":
+		return `{"container_id":"","exec_id":"","string_user":null,"devices":[],"storages":[],"OCI":` + emptyOCI +
+			`,"sandbox_pidns":false,"shared_mounts":[],"stdin_port":0,"stdout_port":0,"stderr_port":0}`
+	case "ExecProcessRequest":
+		return `{"container_id":"","exec_id":"","string_user":null,"process":` + emptyProcess + `,"stdin_port":0,"stdout_port":0,"stderr_port":0}`
+	case "CreateSandboxRequest":
+		return `{"hostname":"","dns":[],"storages":[],"sandbox_pidns":false,"sandbox_id":"","guest_hook_path":"","kernel_modules":[]}`
+	case "CopyFileRequest":
+		return `{"path":"","file_type":"Unknown","symlink_target":null,"file_size":0,"file_mode":0,"dir_mode":0,"uid":0,"gid":0,"offset":0}`
+	case "UpdateInterfaceRequest":
+		return `{"interface":{"device":"","name":"","IPAddresses":[],"mtu":0,"hwAddr":"","devicePath":"","type_":"","raw_flags":0}}`
+	case "RemoveContainerRequest":
+		return `{"container_id":"","timeout":0}`
+	}
+	return `{}`
+}
+
+// withDefaults adds the members that are missing.
+func withDefaults(kind string, object []byte) []byte {
+	var have, empty any
+	if decodeNumbers(object, &have) != nil || decodeNumbers([]byte(emptyRequest(kind)), &empty) != nil {
+		return object
+	}
+	text, err := json.Marshal(fill(have, empty))
+	if err != nil {
+		return object
+	}
+	return text
+}
+
+func decodeNumbers(text []byte, into *any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	return dec.Decode(into)
+}
+
+func fill(have, empty any) any {
+	h, okH := have.(map[string]any)
+	e, okE := empty.(map[string]any)
+	if !okH || !okE {
+		return have
+	}
+	for key, def := range e {
+		if old, ok := h[key]; ok {
+			h[key] = fill(old, def)
+		} else {
+			h[key] = def
+		}
+	}
+	return h
+}
