@@ -8,6 +8,9 @@ import (
 // An AML term list as a tree: what encloses other terms is kept apart from
 // its length, so that an edit inside re-encodes every length around it (ACPI
 // specification 6.4, chapter 20.2, "AML Grammar Definition").
+//
+// The bytes of a tree are those of the table it was read from and are never
+// changed in place: an edit replaces them.
 type term struct {
 	op   []byte // opcode of a package; nil for raw bytes
 	head []byte // what follows the package length: name, flags

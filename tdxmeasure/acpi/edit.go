@@ -89,12 +89,18 @@ func (d *dsdt) replaceMethod(name, body string) error {
 	return nil
 }
 
-// edgeTriggered sets the edge bit in every Extended Interrupt descriptor of
-// one interrupt (ACPI specification, 6.4.3.6).
+// edgeTriggered sets the edge bit in every Extended Interrupt descriptor (ACPI
+// specification, 6.4.3.6): length, flags, count, then 4 bytes an interrupt.
 func (d *dsdt) edgeTriggered() {
 	walk(d.terms, func(_, t *term) bool {
-		if t.op == nil && bytes.Contains(t.raw, []byte{0x89, 6, 0}) {
-			t.raw = bytes.ReplaceAll(t.raw, []byte{0x89, 6, 0, 0x09}, []byte{0x89, 6, 0, 0x0b})
+		if t.op != nil {
+			return true
+		}
+		t.raw = bytes.Clone(t.raw)
+		for i := 0; i+5 <= len(t.raw); i++ {
+			if b := t.raw[i:]; b[0] == 0x89 && b[2] == 0 && b[3] == 0x09 && b[4] > 0 && int(b[1]) == 2+4*int(b[4]) {
+				t.raw[i+3] |= 2
+			}
 		}
 		return true
 	})

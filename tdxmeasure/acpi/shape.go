@@ -82,6 +82,10 @@ type Shape struct {
 	// Slots are the root bus slots with a plain device, RootPorts those with
 	// an occupied root port; root ports need NoHotplug. Only for Plain.
 	Slots, RootPorts []int
+	// AMDCPU lays memory out as QEMU does for a CPU model of AMD: a guest that
+	// would reach the HyperTransport range has its high memory above 1 TiB. No
+	// TDX host does so; tables made elsewhere, with another CPU model, do.
+	AMDCPU bool
 	// PCIHole64 is the least size of the 64-bit PCI window, 0 for QEMU's
 	// default of 32 GiB. PCI64Max, if not 0, is the window's last address.
 	PCIHole64, PCI64Max uint64

@@ -272,7 +272,7 @@ func makeSRAT(s Shape) []byte {
 		ranges++
 	}
 	if s.Memory > below4G {
-		memory(1<<32, s.Memory-below4G, 1)
+		memory(s.highStart(below4G), s.Memory-below4G, 1)
 		ranges++
 	}
 	for ; ranges < 3; ranges++ { // QEMU keeps room for nodes + 2 ranges
@@ -280,6 +280,17 @@ func makeSRAT(s Shape) []byte {
 	}
 	binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
 	return b
+}
+
+// highStart is where memory above 4 GiB begins (QEMU, hw/i386/pc.c,
+// pc_memory_init).
+func (s Shape) highStart(below4G uint64) uint64 {
+	const start, hyperTransport, moved, unit = 1 << 32, 0xFD00000000, 1 << 40, 1 << 30
+	end := (start + s.Memory - below4G + unit - 1) / unit * unit
+	if s.AMDCPU && end+max(s.PCIHole64, defaultHole)-1 >= hyperTransport {
+		return moved
+	}
+	return start
 }
 
 // pci64Last is the last address of the 64-bit PCI window.
