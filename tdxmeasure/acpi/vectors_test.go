@@ -134,9 +134,9 @@ type dstackShape struct {
 	QEMU     string `json:"qemu_version"`
 	CPU      int
 	Memory   string
-	GPUs     int `json:"num_gpus"`
-	Switches int `json:"num_nvswitches"`
-	NICs     *int `json:"num_nics"`
+	GPUs     int    `json:"num_gpus"`
+	Switches int    `json:"num_nvswitches"`
+	NICs     *int   `json:"num_nics"`
 	Volumes  int    `json:"num_verity_volumes"`
 	Off      bool   `json:"hotplug_off"`
 	PIC      bool   `json:"pic"`
