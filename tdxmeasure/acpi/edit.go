@@ -272,7 +272,7 @@ func (d *dsdt) hpet() error {
 	if at < 0 {
 		return errors.New("no _GPE in the base")
 	}
-	d.terms = slices.Insert(d.terms, at+1, rawTerm(raw...))
+	d.terms = slices.Insert(d.terms, at, rawTerm(raw...))
 	return nil
 }
 
@@ -360,9 +360,10 @@ func (d *dsdt) windows() error {
 		}
 		if i := bytes.Index(raw, d64); i >= 0 && i+32 <= len(raw) {
 			raw = bytes.Clone(raw)
-			last := d.shape.pci64Last()
+			first, last := d.shape.pci64Window()
+			binary.LittleEndian.PutUint64(raw[i:], first)
 			binary.LittleEndian.PutUint64(raw[i+8:], last)
-			binary.LittleEndian.PutUint64(raw[i+24:], last-pci64Base+1)
+			binary.LittleEndian.PutUint64(raw[i+24:], last-first+1)
 			done64 = true
 		}
 		t.raw = raw

@@ -86,8 +86,8 @@ type Shape struct {
 	// would reach the HyperTransport range has its high memory above 1 TiB. No
 	// TDX host does so; tables made elsewhere, with another CPU model, do.
 	AMDCPU bool
-	// PCIHole64 is the least size of the 64-bit PCI window, 0 for QEMU's
-	// default of 32 GiB. PCI64Max, if not 0, is the window's last address.
+	// PCIHole64 is the size of the 64-bit PCI window, at least 1 GiB, 0 for
+	// QEMU's default of 32 GiB. PCI64Max, if not 0, is the window's last address.
 	PCIHole64, PCI64Max uint64
 }
 
@@ -116,8 +116,8 @@ func (s Shape) Check() error {
 		return s.bad("memory", "1 MiB to 4 PiB in whole MiB", "%d bytes", s.Memory)
 	case s.PXB && !s.NUMA:
 		return s.bad("expander bridge", "a NUMA node with it", "no NUMA node")
-	case s.PCIHole64 > 1<<46:
-		return s.bad("64-bit PCI hole", "at most 64 TiB", "%d bytes", s.PCIHole64)
+	case s.PCIHole64 != 0 && (s.PCIHole64 < 1<<30 || s.PCIHole64 > 1<<46):
+		return s.bad("64-bit PCI hole", "1 GiB to 64 TiB", "%d bytes", s.PCIHole64)
 	case s.PCI64Max != 0 && s.PCI64Max <= pci64Base:
 		return s.bad("64-bit PCI window", fmt.Sprintf("an end above %#x", uint64(pci64Base)), "%#x", s.PCI64Max)
 	}
@@ -178,6 +178,9 @@ func (s Shape) String() string {
 	add(s.NoHotplug, "PCI hot-plug off")
 	add(s.NUMA, "NUMA")
 	add(s.PXB, "expander bridge")
+	if s.PCIHole64 > 0 {
+		words = append(words, fmt.Sprintf("%d GiB PCI hole", s.PCIHole64>>30))
+	}
 	return strings.Join(words, ", ")
 }
 

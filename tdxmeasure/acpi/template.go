@@ -287,25 +287,49 @@ func makeSRAT(s Shape) []byte {
 func (s Shape) highStart(below4G uint64) uint64 {
 	const start, hyperTransport, moved, unit = 1 << 32, 0xFD00000000, 1 << 40, 1 << 30
 	end := (start + s.Memory - below4G + unit - 1) / unit * unit
-	if s.AMDCPU && end+max(s.PCIHole64, defaultHole)-1 >= hyperTransport {
+	if s.AMDCPU && end+s.hole64()-1 >= hyperTransport {
 		return moved
 	}
 	return start
 }
 
-// pci64Last is the last address of the 64-bit PCI window.
-func (s Shape) pci64Last() uint64 {
+// pci64Window is the first and the last address of the 64-bit PCI window. It
+// begins where the firmware put the first 64-bit device; without devices QEMU
+// reports it right above memory, in whole GiB (QEMU, hw/pci-host/q35.c).
+func (s Shape) pci64Window() (first, last uint64) {
+	first = pci64Base
+	if !s.hasDevices() {
+		below4G := s.Memory
+		if s.Memory >= lowSplit {
+			below4G = lowMemoryEnd
+		}
+		const unit = 1 << 30
+		first = (s.highStart(below4G) + s.Memory - below4G + unit - 1) / unit * unit
+	}
 	switch {
 	case s.PCI64Max != 0:
-		return s.PCI64Max
+		return first, s.PCI64Max
 	case s.Base == SecretVM:
 		// 32 GiB reserved for the empty port, 4 times 16 KiB of virtio BARs.
-		return 0x38080000ffff
+		return first, 0x38080000ffff
 	case s.Base == SecretVMGPU:
 		// 128 GiB and 48 MiB of BARs behind the port: found by search.
-		return 0x38200300ffff
+		return first, 0x38200300ffff
 	}
-	return pci64Base + max(s.PCIHole64, defaultHole) - 1
+	return first, first + s.hole64() - 1
+}
+
+// hole64 is the least size of the 64-bit window. Devices of this package's
+// shapes never need more.
+func (s Shape) hole64() uint64 {
+	if s.PCIHole64 != 0 {
+		return s.PCIHole64
+	}
+	return defaultHole
+}
+
+func (s Shape) hasDevices() bool {
+	return s.Base == SecretVM || s.Base == SecretVMGPU || len(s.Slots)+len(s.RootPorts) > 0
 }
 
 func sorted(s []int) []int { return slices.Sorted(slices.Values(s)) }
