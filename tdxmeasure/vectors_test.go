@@ -333,6 +333,16 @@ func TestVectorQuotes(t *testing.T) {
 		if r.Shape.Kind != "dstack" {
 			continue
 		}
+		replayed, format, err := tdxmeasure.ReplayLog("event_log", []byte(lite.EventLog))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if format != tdxmeasure.DstackJSON || len(replayed.Problems) > 0 {
+			t.Errorf("event log read as %s with problems %v", format, replayed.Problems)
+		}
+		for i, w := range []string{r.Registers.RTMR0, r.Registers.RTMR1, r.Registers.RTMR2, r.Registers.RTMR3} {
+			equal(t, "replayed RTMR", replayed.RTMR[i], w)
+		}
 		m := doc.Measurement
 		want := r.Registers
 		equal(t, "MRTD", m.MRTD(tdxmeasure.TwoPass), want.MRTD)
