@@ -69,6 +69,9 @@ type Measurer struct {
 	tdvf     *ovmf.TDVF
 	tdvfErr  error
 
+	tablesMu   sync.Mutex
+	tablesDone map[string]*tableEvents
+
 	mrtdMu sync.Mutex
 	mrtds  map[string]Trace
 }

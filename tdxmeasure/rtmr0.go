@@ -10,7 +10,6 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
-	"github.com/retally/retally/tdxmeasure/acpi"
 )
 
 // EventName names an event of RTMR0 to RTMR2 in a profile.
@@ -124,12 +123,12 @@ const emptyCFV = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95
 
 func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 	t := Trace{Fold: Extend}
-	blobs, basis, err := m.tables(ctx, c)
+	acpi, err := m.tables(ctx, c)
 	if err != nil {
 		return t, err
 	}
 	for _, e := range c.Profile.RTMR0 {
-		if err := m.rtmr0Event(ctx, c, &t, e, blobs, basis); err != nil {
+		if err := m.rtmr0Event(ctx, c, &t, e, acpi); err != nil {
 			return t, err
 		}
 	}
@@ -139,14 +138,17 @@ func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 	return t, nil
 }
 
-func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventSpec, blobs *acpi.Blobs, basis string) error {
+func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventSpec, acpi *tableEvents) error {
 	if !e.Digest.IsZero() {
 		t.add(e.Label, e.Digest, Origin{Size: -1})
 		return nil
 	}
-	table := func(label string, data func() []byte) {
-		if blobs != nil {
-			t.add(label, digest.SHA384.Sum(data()), Origin{Input: basis, Size: int64(len(data()))})
+	if acpi == nil {
+		acpi = &tableEvents{} // the profile, or its switch, leaves them out
+	}
+	table := func(label string, d digest.Digest, size int64) {
+		if !d.IsZero() {
+			t.add(label, d, Origin{Input: acpi.source, Size: size})
 		}
 	}
 	if guid, ok := emptyVariable[e.Name]; ok {
@@ -173,11 +175,11 @@ func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventS
 	case EventSeparator:
 		t.made("separator", make([]byte, 4))
 	case EventLoader:
-		table("ACPI table-loader", func() []byte { return blobs.Loader })
+		table("ACPI table-loader", acpi.loader, acpi.sizes[0])
 	case EventRSDP:
-		table("ACPI rsdp", func() []byte { return blobs.RSDP })
+		table("ACPI rsdp", acpi.rsdp, acpi.sizes[1])
 	case EventTables:
-		table("ACPI tables", func() []byte { return blobs.Tables })
+		table("ACPI tables", acpi.tables, acpi.sizes[2])
 	case EventOrder:
 		t.made("BootOrder", []byte{0, 0})
 	case EventOrder01:
@@ -232,19 +234,48 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 	return nil
 }
 
+// tableEvents are the digests of the ACPI files of one shape.
+type tableEvents struct {
+	source               string
+	loader, rsdp, tables digest.Digest
+	sizes                [3]int64
+}
+
 // tables asks the source for the ACPI files, unless no event needs them.
-func (m *Measurer) tables(ctx context.Context, c *Config) (*acpi.Blobs, string, error) {
+// Shapes with the same tables are asked for and hashed once.
+func (m *Measurer) tables(ctx context.Context, c *Config) (*tableEvents, error) {
 	if c.Profile.ExcludeACPI || !c.Profile.needsACPI() {
-		return nil, "", nil
+		return nil, nil
 	}
 	if c.ACPI == nil {
-		return nil, "", &Error{
+		return nil, &Error{
 			Input: "ACPI tables", Offset: -1, Found: "no source", Want: "a file, the built-in templates or QEMU",
 			Hint: "--acpi FILE or --acpi-source template|qemu",
 		}
 	}
-	blobs, err := c.ACPI.Tables(ctx, c.Shape())
-	return blobs, c.ACPI.Name(), err
+	shape := c.Shape().Canonical()
+	key := fmt.Sprintf("%p %+v", c.ACPI, shape.Key())
+	m.tablesMu.Lock()
+	known := m.tablesDone[key]
+	m.tablesMu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	blobs, err := c.ACPI.Tables(ctx, shape)
+	if err != nil {
+		return nil, err
+	}
+	t := &tableEvents{
+		source: c.ACPI.Name(), loader: digest.SHA384.Sum(blobs.Loader), rsdp: digest.SHA384.Sum(blobs.RSDP), tables: digest.SHA384.Sum(blobs.Tables),
+		sizes: [3]int64{int64(len(blobs.Loader)), int64(len(blobs.RSDP)), int64(len(blobs.Tables))},
+	}
+	m.tablesMu.Lock()
+	defer m.tablesMu.Unlock()
+	if m.tablesDone == nil {
+		m.tablesDone = map[string]*tableEvents{}
+	}
+	m.tablesDone[key] = t
+	return t, nil
 }
 
 // ParseKeyProvider reads reproduce-mr's form of a key provider: a known name,

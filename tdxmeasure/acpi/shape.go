@@ -151,6 +151,22 @@ func (s Shape) checkSlots() error {
 	return nil
 }
 
+// Canonical returns the shape with the least memory that gives the same
+// tables: from 2816 MiB on nothing in them depends on it, unless they describe
+// NUMA memory or no device fixes the 64-bit window.
+func (s Shape) Canonical() Shape {
+	if s.Memory > lowSplit && !s.NUMA && s.hasDevices() {
+		s.Memory = lowSplit
+	}
+	return s
+}
+
+// Key is a text that two shapes share only if they are equal.
+func (s Shape) Key() string {
+	type plain Shape // without the String method, which leaves things out
+	return fmt.Sprintf("%+v", plain(s))
+}
+
 // SlotsUpTo returns the slots 1 to n.
 func SlotsUpTo(n int) []int {
 	var s []int
