@@ -58,8 +58,8 @@ func (e *Error) Error() string {
 
 const chunk = 256 << 10
 
-// sum hashes the whole input, unless its digest is known.
-func (in Input) sum(ctx context.Context, alg digest.Algorithm) (digest.Digest, error) {
+// Sum hashes the whole input, unless its digest is known.
+func (in Input) Sum(ctx context.Context, alg digest.Algorithm) (digest.Digest, error) {
 	if !in.Known.IsZero() {
 		if in.Known.Algorithm() != alg {
 			return digest.Digest{}, &Error{Input: in.Name, Offset: -1, Found: "a known " + in.Known.Algorithm().String() + " digest", Want: alg.String()}

@@ -38,6 +38,8 @@ type Config struct {
 	// AppID is for SecretVM with a key service, Events for scheme "events".
 	AppID  []byte
 	Events []RuntimeEvent
+	// NoInitrd measures as if no initrd had been given.
+	NoInitrd bool
 }
 
 // Shape is the machine as the ACPI sources see it.
@@ -164,6 +166,15 @@ func (m *Measurer) Measure(ctx context.Context, c *Config) (*Result, error) {
 	return r, nil
 }
 
+// Register computes one register's trace: 0 is MRTD, 1+i is RTMR i.
+func (m *Measurer) Register(ctx context.Context, c *Config, index int) (Trace, error) {
+	return m.registers()[index](ctx, c)
+}
+
+func (m *Measurer) registers() [5]func(context.Context, *Config) (Trace, error) {
+	return [5]func(context.Context, *Config) (Trace, error){m.mrtd, m.rtmr0, m.rtmr1, m.rtmr2, m.rtmr3}
+}
+
 // MeasureEach computes every register that the inputs allow: errs[0] is
 // MRTD's error, errs[1+i] that of RTMR i. A register with an error is zero.
 func (m *Measurer) MeasureEach(ctx context.Context, c *Config) (r *Result, errs [5]error) {
@@ -172,9 +183,8 @@ func (m *Measurer) MeasureEach(ctx context.Context, c *Config) (r *Result, errs 
 		err := &Error{Input: "vCPUs", Offset: -1, Found: fmt.Sprint(c.VCPUs), Want: fmt.Sprintf("1 to %d", acpi.MaxVCPUs), Hint: "--cpu N"}
 		return r, [5]error{err, err, err, err, err}
 	}
-	// Big files first: the longest hash decides how long it takes.
 	var wg sync.WaitGroup
-	for i, measure := range []func(context.Context, *Config) (Trace, error){m.mrtd, m.rtmr0, m.rtmr1, m.rtmr2, m.rtmr3} {
+	for i, measure := range m.registers() {
 		wg.Go(func() {
 			t, err := measure(ctx, c)
 			var d digest.Digest

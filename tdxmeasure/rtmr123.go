@@ -58,7 +58,7 @@ func (m *Measurer) kernelDigest(ctx context.Context, c *Config) (digest.Digest, 
 		if err != nil {
 			return digest.Digest{}, nil, err
 		}
-		if edits, err = k.Edits(m.Initrd.Size, c.Memory, c.Profile.HeaderRule); err != nil {
+		if edits, err = k.Edits(m.initrd(c).Size, c.Memory, c.Profile.HeaderRule); err != nil {
 			return digest.Digest{}, nil, err
 		}
 		key += fmt.Sprint(edits)
@@ -115,11 +115,20 @@ func (m *Measurer) rtmr2(ctx context.Context, c *Config) (Trace, error) {
 		return t, err
 	}
 	t.add("kernel command line", d, Origin{Size: -1})
-	if d, err = m.fileDigest(ctx, "initrd", m.Initrd, digest.SHA384); err != nil {
+	initrd := m.initrd(c)
+	if d, err = m.fileDigest(ctx, "initrd", initrd, digest.SHA384); err != nil {
 		return t, err
 	}
-	t.add("initrd", d, Origin{Input: m.Initrd.Name, Size: m.Initrd.Size})
+	t.add("initrd", d, Origin{Input: initrd.Name, Size: initrd.Size})
 	return t, nil
+}
+
+// initrd is the initrd of a machine.
+func (m *Measurer) initrd(c *Config) Input {
+	if c.NoInitrd {
+		return Input{}
+	}
+	return m.Initrd
 }
 
 // fileDigest hashes an input once; an absent one counts as empty.
@@ -127,7 +136,7 @@ func (m *Measurer) fileDigest(ctx context.Context, what string, in Input, alg di
 	if !in.Present() {
 		return alg.Sum(nil), nil
 	}
-	return m.memo.get(what+alg.String(), func() (digest.Digest, error) { return in.sum(ctx, alg) })
+	return m.memo.get(what+alg.String(), func() (digest.Digest, error) { return in.Sum(ctx, alg) })
 }
 
 // RTMR3Scheme says what extends RTMR3.
