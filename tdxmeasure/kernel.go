@@ -158,3 +158,6 @@ func (o overlay) ReadAt(p []byte, at int64) (int, error) {
 	}
 	return n, err
 }
+
+// Overlay reads the kernel's bytes with the edits in place.
+func (k *Kernel) Overlay(r io.ReaderAt, edits []HeaderEdit) io.ReaderAt { return overlay{r, edits} }
