@@ -58,6 +58,7 @@ func BenchmarkThousandShapes(b *testing.B) {
 	if os.Getenv("BENCH_KERNEL") != "" {
 		a = tdxmeasure.Artifacts{Firmware: file(b, "BENCH_FIRMWARE"), Kernel: file(b, "BENCH_KERNEL"), Initrd: file(b, "BENCH_INITRD")}
 	}
+	base := machine(b)
 	for b.Loop() {
 		m := tdxmeasure.New(a)
 		n := 0
@@ -65,7 +66,7 @@ func BenchmarkThousandShapes(b *testing.B) {
 			for _, family := range acpi.Families() {
 				for slots := range 4 {
 					for cpus := 1; cpus <= 10; cpus++ {
-						c := machine(b)
+						c := base
 						c.VCPUs, c.Memory, c.Profile.ACPIFamily = cpus, memory*mib, family
 						c.Devices = acpi.Shape{Slots: acpi.SlotsUpTo(3 + slots)}
 						if _, err := m.Measure(context.Background(), &c); err != nil {

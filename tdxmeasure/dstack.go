@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -437,6 +436,3 @@ func firstError(errs ...error) error {
 	}
 	return nil
 }
-
-// hexBytes reads hex digits with an optional 0x.
-func hexBytes(s string) ([]byte, error) { return hex.DecodeString(strings.TrimPrefix(s, "0x")) }
