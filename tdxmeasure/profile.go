@@ -37,6 +37,7 @@ type Profile struct {
 	ConstantCFV       bool
 	ExcludeACPI       bool
 	TrailingSeparator bool
+	SixTableLoader    bool // the table-loader of a dstack-mr that does not know SRAT
 	ACPIFamily        acpi.Family
 	PIC               bool
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/tdxmeasure/acpi"
 )
 
 // EventName names an event of RTMR0 to RTMR2 in a profile.
@@ -123,12 +124,12 @@ const emptyCFV = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95
 
 func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 	t := Trace{Fold: Extend}
-	acpi, err := m.tables(ctx, c)
+	files, err := m.tables(ctx, c)
 	if err != nil {
 		return t, err
 	}
 	for _, e := range c.Profile.RTMR0 {
-		if err := m.rtmr0Event(ctx, c, &t, e, acpi); err != nil {
+		if err := m.rtmr0Event(ctx, c, &t, e, files); err != nil {
 			return t, err
 		}
 	}
@@ -138,17 +139,17 @@ func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 	return t, nil
 }
 
-func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventSpec, acpi *tableEvents) error {
+func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventSpec, files *tableEvents) error {
 	if !e.Digest.IsZero() {
 		t.add(e.Label, e.Digest, Origin{Size: -1})
 		return nil
 	}
-	if acpi == nil {
-		acpi = &tableEvents{} // the profile, or its switch, leaves them out
+	if files == nil {
+		files = &tableEvents{} // the profile, or its switch, leaves them out
 	}
 	table := func(label string, d digest.Digest, size int64) {
 		if !d.IsZero() {
-			t.add(label, d, Origin{Input: acpi.source, Size: size})
+			t.add(label, d, Origin{Input: files.source, Size: size})
 		}
 	}
 	if guid, ok := emptyVariable[e.Name]; ok {
@@ -175,11 +176,11 @@ func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventS
 	case EventSeparator:
 		t.made("separator", make([]byte, 4))
 	case EventLoader:
-		table("ACPI table-loader", acpi.loader, acpi.sizes[0])
+		table("ACPI table-loader", files.loader, files.sizes[0])
 	case EventRSDP:
-		table("ACPI rsdp", acpi.rsdp, acpi.sizes[1])
+		table("ACPI rsdp", files.rsdp, files.sizes[1])
 	case EventTables:
-		table("ACPI tables", acpi.tables, acpi.sizes[2])
+		table("ACPI tables", files.tables, files.sizes[2])
 	case EventOrder:
 		t.made("BootOrder", []byte{0, 0})
 	case EventOrder01:
@@ -254,7 +255,7 @@ func (m *Measurer) tables(ctx context.Context, c *Config) (*tableEvents, error) 
 		}
 	}
 	shape := c.Shape().Canonical()
-	key := fmt.Sprintf("%p %+v", c.ACPI, shape.Key())
+	key := fmt.Sprintf("%p %t %s", c.ACPI, c.Profile.SixTableLoader, shape.Key())
 	m.tablesMu.Lock()
 	known := m.tablesDone[key]
 	m.tablesMu.Unlock()
@@ -264,6 +265,11 @@ func (m *Measurer) tables(ctx context.Context, c *Config) (*tableEvents, error) 
 	blobs, err := c.ACPI.Tables(ctx, shape)
 	if err != nil {
 		return nil, err
+	}
+	if c.Profile.SixTableLoader {
+		if blobs, err = withSixTableLoader(blobs); err != nil {
+			return nil, err
+		}
 	}
 	t := &tableEvents{
 		source: c.ACPI.Name(), loader: digest.SHA384.Sum(blobs.Loader), rsdp: digest.SHA384.Sum(blobs.RSDP), tables: digest.SHA384.Sum(blobs.Tables),
@@ -276,6 +282,15 @@ func (m *Measurer) tables(ctx context.Context, c *Config) (*tableEvents, error) 
 	}
 	m.tablesDone[key] = t
 	return t, nil
+}
+
+func withSixTableLoader(b *acpi.Blobs) (*acpi.Blobs, error) {
+	tables, err := acpi.Parse(b.Tables)
+	if err != nil {
+		return nil, err
+	}
+	loader, err := acpi.SixTableLoader(tables)
+	return &acpi.Blobs{Tables: b.Tables, RSDP: b.RSDP, Loader: loader}, err
 }
 
 // ParseKeyProvider reads reproduce-mr's form of a key provider: a known name,

@@ -147,7 +147,13 @@ const (
 
 // Loader makes etc/table-loader, the program by which the firmware places
 // the tables: records of 128 bytes (QEMU, hw/acpi/bios-linker-loader.c).
-func Loader(tables []Table) ([]byte, error) {
+func Loader(tables []Table) ([]byte, error) { return makeLoader(tables, false) }
+
+// SixTableLoader makes the loader as a dstack-mr that knows only six tables
+// does: without a checksum of SRAT and with a pointer less.
+func SixTableLoader(tables []Table) ([]byte, error) { return makeLoader(tables, true) }
+
+func makeLoader(tables []Table, sixTables bool) ([]byte, error) {
 	at := map[string]Table{}
 	for _, t := range tables {
 		if needsOwnRecords(t.Signature) {
@@ -178,13 +184,18 @@ func Loader(tables []Table) ([]byte, error) {
 		switch t.Signature {
 		case "FACS", "DSDT", "FACP", "RSDT":
 		default:
-			checksum(t)
 			entries++
+			if t.Signature != "SRAT" || !sixTables {
+				checksum(t)
+			}
 		}
 	}
 	rsdt := at["RSDT"]
 	if rsdt.Length != headerSize+4*entries {
 		return nil, fail(rsdt.Offset+4, fmt.Sprintf("%d", headerSize+4*entries), "RSDT of %d bytes for %d tables", rsdt.Length, entries)
+	}
+	if _, numa := at["SRAT"]; numa && sixTables {
+		entries--
 	}
 	for i := range entries {
 		out = addPointer(out, tablesFile, tablesFile, rsdt.Offset+headerSize+4*i, 4)
