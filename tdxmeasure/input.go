@@ -1,0 +1,99 @@
+package tdxmeasure
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/retally/retally/internal/digest"
+)
+
+// Input is one artifact: a name for traces and errors, and its bytes. The
+// bytes are never changed and never held whole. An Input without a reader is
+// absent.
+type Input struct {
+	Name string
+	R    io.ReaderAt
+	Size int64
+	// Known is the digest of the whole file where it is known without the
+	// bytes, as from a registry row. Its algorithm must be the one that the
+	// register uses.
+	Known digest.Digest
+}
+
+// Bytes makes an Input of bytes in memory.
+func Bytes(name string, data []byte) Input {
+	return Input{Name: name, R: bytes.NewReader(data), Size: int64(len(data))}
+}
+
+// Present reports whether the input was given, as bytes or as a digest.
+func (in Input) Present() bool { return in.R != nil || !in.Known.IsZero() }
+
+// Error says which input cannot be measured and why.
+type Error struct {
+	Input  string // the artifact or setting
+	Offset int64  // byte offset in it; -1 where none applies
+	Found  string
+	Want   string
+	Hint   string // the flag or edit that helps
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	s := e.Input
+	if e.Offset >= 0 {
+		s += fmt.Sprintf(": offset %#x", e.Offset)
+	}
+	s += ": " + e.Found
+	if e.Want != "" {
+		s += ", want " + e.Want
+	}
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+const chunk = 256 << 10
+
+// Sum hashes the whole input, unless its digest is known.
+func (in Input) Sum(ctx context.Context, alg digest.Algorithm) (digest.Digest, error) {
+	if !in.Known.IsZero() {
+		if in.Known.Algorithm() != alg {
+			return digest.Digest{}, &Error{Input: in.Name, Offset: -1, Found: "a known " + in.Known.Algorithm().String() + " digest", Want: alg.String()}
+		}
+		return in.Known, nil
+	}
+	h := alg.New()
+	if err := in.copyTo(ctx, h, 0, in.Size); err != nil {
+		return digest.Digest{}, err
+	}
+	return digest.FromHash(alg, h), nil
+}
+
+// copyTo writes n bytes from offset to w. Less than that is an error: the
+// size was promised.
+func (in Input) copyTo(ctx context.Context, w io.Writer, offset, n int64) error {
+	buf := make([]byte, min(chunk, n))
+	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b := buf[:min(int64(len(buf)), n)]
+		got, err := in.R.ReadAt(b, offset)
+		if got < len(b) {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("read %s: offset %#x: %w", in.Name, offset+int64(got), err)
+		}
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		offset += int64(got)
+		n -= int64(got)
+	}
+	return nil
+}
