@@ -146,9 +146,8 @@ func Verify(chain []*x509.Certificate, anchors Anchors, rules Rules) error {
 		if reason := defect(c, i, rules); reason != "" {
 			return &Error{i, c.Subject.String(), reason}
 		}
-		if i == len(path)-1 {
-			continue
-		}
+	}
+	for i, c := range path[:len(path)-1] {
 		parent := path[i+1]
 		if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 			return &Error{i, c.Subject.String(), "its issuer is " + c.Issuer.String() + ", the next certificate is " + parent.Subject.String()}
