@@ -66,7 +66,7 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 		return nil, fmt.Errorf("SGX extension: %w", err)
 	}
 	p := &PCK{SGXType: -1}
-	missing := map[string]bool{"TCB": true, "PCEID": true, "FMSPC": true}
+	var tcb, pceid, fmspc bool
 	for _, e := range entries {
 		var err error
 		switch {
@@ -74,13 +74,13 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 			p.PPID, err = octets(e.Value, 16)
 		case e.ID.Equal(sgxOID(2)):
 			err = p.readTCB(e.Value.FullBytes)
-			delete(missing, "TCB")
+			tcb = true
 		case e.ID.Equal(sgxOID(3)):
 			err = octetsInto(p.PCEID[:], e.Value)
-			delete(missing, "PCEID")
+			pceid = true
 		case e.ID.Equal(sgxOID(4)):
 			err = octetsInto(p.FMSPC[:], e.Value)
-			delete(missing, "FMSPC")
+			fmspc = true
 		case e.ID.Equal(sgxOID(5)):
 			var n asn1.Enumerated
 			_, err = asn1.Unmarshal(e.Value.FullBytes, &n)
@@ -90,8 +90,8 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 			return nil, fmt.Errorf("SGX extension: entry %s: %w", e.ID, err)
 		}
 	}
-	for name := range missing {
-		return nil, fmt.Errorf("SGX extension: no %s", name)
+	if !tcb || !pceid || !fmspc {
+		return nil, errors.New("SGX extension: it lacks TCB, PCEID or FMSPC")
 	}
 	return p, nil
 }

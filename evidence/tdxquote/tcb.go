@@ -211,17 +211,20 @@ func readLevel(n node, platform bool) tcbLevel {
 		return l
 	}
 	l.pcesvn = tcb.get("pcesvn").number(1 << 16)
-	for key, dst := range map[string]*[16]uint64{"sgxtcbcomponents": &l.sgx, "tdxtcbcomponents": &l.tdx} {
-		components := tcb.get(key).each()
-		if len(components) != len(dst) {
-			tcb.get(key).fail(fmt.Sprintf("%d components", len(components)), "16")
-			continue
-		}
-		for i, c := range components {
-			dst[i] = c.get("svn").number(255)
-		}
-	}
+	readComponents(tcb.get("sgxtcbcomponents"), &l.sgx)
+	readComponents(tcb.get("tdxtcbcomponents"), &l.tdx)
 	return l
+}
+
+func readComponents(n node, dst *[16]uint64) {
+	components := n.each()
+	if len(components) != len(dst) {
+		n.fail(fmt.Sprintf("%d components", len(components)), "16")
+		return
+	}
+	for i, c := range components {
+		dst[i] = c.get("svn").number(255)
+	}
 }
 
 // parseQEIdentity reads the TD quoting enclave's identity, version 2.
