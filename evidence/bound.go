@@ -54,7 +54,7 @@ func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) TL
 		cert, source = r.Evidence.TLSChain[0], "certificate of the TLS session that the quote came over"
 	}
 	if cert == nil {
-		l.Open("tls", "no TLS certificate given, report data is "+hex.EncodeToString(q.Body.ReportData[:]))
+		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
 		return ""
 	}
 	if r.TLSCert != nil && len(r.Evidence.TLSChain) > 0 && !r.Evidence.TLSChain[0].Equal(r.TLSCert) {
@@ -92,7 +92,7 @@ func (r *Request) bindSecretVM(l *verdict.List, q *tdxquote.Quote, gpuNonce []by
 	case r.Evidence.GPU != nil:
 		l.Fail("gpu", "the GPU evidence cannot be read, so its nonce is not known")
 	case zero:
-		l.Pass("gpu", "the report data binds no GPU, and none is shown")
+		l.Pass("gpu", "the report data binds no GPU, and no GPU evidence is shown")
 	default:
 		why := "no GPU evidence was given"
 		if r.Evidence.GPUErr != nil {
@@ -122,7 +122,7 @@ func (r *Request) bindPlain(l *verdict.List, q *tdxquote.Quote, result *Result) 
 			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
 	}
 	if r.TLSCert == nil && len(r.Evidence.TLSChain) == 0 && r.Nonce == nil {
-		l.Open("report-data", fmt.Sprintf("neither a nonce nor a TLS certificate was given; report data is %x", data))
+		l.Open("report-data", fmt.Sprintf("neither a nonce (--nonce HEX) nor a TLS certificate (--tls-cert FILE) was given; report data is %x", data))
 	}
 }
 

@@ -41,6 +41,7 @@ type QuoteClaim struct {
 	MROWNER       string `json:"mrowner"`
 	MROWNERCONFIG string `json:"mrownerconfig"`
 	ReportData    string `json:"report_data"`
+	TEETCBSVN2    string `json:"tee_tcb_svn_2,omitempty"`
 	MRSERVICETD   string `json:"mrservicetd,omitempty"`
 	TDID          string `json:"td_id,omitempty"`
 	VMID          *uint8 `json:"vmid,omitempty"`
@@ -73,7 +74,7 @@ func quoteClaims(q *tdxquote.Quote, v *tdxquote.Result) *QuoteClaim {
 		ReportData: hex.EncodeToString(b.ReportData[:]), TCB: v.TCB, QESVN: q.QEReport.SVN, MRENCLAVE: q.QEReport.MRENCLAVE.Hex(),
 	}
 	if q.BodyType >= tdxquote.TD15 {
-		c.MRSERVICETD = b.MRSERVICETD.Hex()
+		c.MRSERVICETD, c.TEETCBSVN2 = b.MRSERVICETD.Hex(), hex.EncodeToString(b.TEETCBSVN2[:])
 	}
 	if q.BodyType >= tdxquote.TD15Ex {
 		c.TDID, c.VMID = hex.EncodeToString(b.Extended.TDID[:]), &b.Extended.VMID

@@ -298,7 +298,7 @@ func TestBound(t *testing.T) {
 		{"plain nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = nonce }, "pass", "nonce: report data is"},
 		{"nonce and more", evidence.TDX, append(bytes.Clone(nonce), 1), func(r *evidence.Request) { r.Nonce = nonce }, "fail", "nonce: report data is"},
 		{"long nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = make([]byte, 65) }, "fail", "nonce: report data is"},
-		{"plain, nothing", evidence.TDX, nonce, func(*evidence.Request) {}, "unchecked", "neither a nonce nor"},
+		{"plain, nothing", evidence.TDX, nonce, func(*evidence.Request) {}, "unchecked", "neither a nonce (--nonce HEX) nor"},
 		{"claimed report data", evidence.TDX, nonce, func(r *evidence.Request) { r.Evidence.ReportData = spki[:] }, "fail", "the report data beside the quote is"},
 	} {
 		body := ownBody(t)

@@ -107,25 +107,25 @@ func registersOf(b *tdxquote.Body) map[Register]digest.Digest {
 }
 
 var (
-	errNoCompose = errors.New("no compose file given")
-	errNoRootfs  = errors.New("no rootfs digest known")
+	errNoCompose = errors.New("no compose file given (--docker-compose FILE)")
+	errNoRootfs  = errors.New("no rootfs digest known (--registry FILE or --rootfs FILE)")
 	errNoRTMR3   = errors.New("RTMR3 cannot be computed here")
 )
 
 // rtmr3 computes the register that a set and the caller's compose file lead to.
-func (r *Request) rtmr3(s ReferenceSet, compose []byte) (digest.Digest, error) {
+func (r *Request) rtmr3(s ReferenceSet, compose digest.Digest) (digest.Digest, error) {
 	switch {
-	case r.Compose == nil:
+	case compose.IsZero():
 		return digest.Digest{}, errNoCompose
 	case s.Rootfs.IsZero():
 		return digest.Digest{}, errNoRootfs
 	case r.RTMR3 == nil:
 		return digest.Digest{}, errNoRTMR3
 	}
-	return r.RTMR3(RTMR3Input{Compose: digest.SHA256.Sum(compose), Rootfs: s.Rootfs, DockerFiles: r.DockerFiles, AppID: r.AppID})
+	return r.RTMR3(RTMR3Input{Compose: compose, Rootfs: s.Rootfs, DockerFiles: r.DockerFiles, AppID: r.AppID})
 }
 
-func (r *Request) compare(s ReferenceSet, got map[Register]digest.Digest) fit {
+func (r *Request) compare(s ReferenceSet, got map[Register]digest.Digest, compose digest.Digest) fit {
 	f := fit{set: s}
 	for _, reg := range Registers() {
 		if want, ok := s.Registers[reg]; ok {
@@ -135,11 +135,7 @@ func (r *Request) compare(s ReferenceSet, got map[Register]digest.Digest) fit {
 	if _, given := s.Registers[RTMR3]; given {
 		return f
 	}
-	var data []byte
-	if r.Compose != nil {
-		data = r.Compose.Data
-	}
-	want, err := r.rtmr3(s, data)
+	want, err := r.rtmr3(s, compose)
 	if err != nil {
 		f.rtmr3 = err
 		return f
@@ -179,7 +175,7 @@ func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Re
 		if covered[reg] || result.judged[reg] {
 			continue
 		}
-		why := "nothing to compare with: no registry, artifacts or manifest gives this register"
+		why := "nothing to compare with: no registry (--registry FILE), artifacts or manifest (--manifest FILE) gives this register"
 		if reg == RTMR3 && missing != nil {
 			why = missing.Error() + r.composeHint()
 		}
@@ -195,10 +191,14 @@ func (r *Request) composeHint() string {
 }
 
 func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet, got map[Register]digest.Digest, covered map[Register]bool, result *Result) fit {
+	var compose digest.Digest // hashed once, whatever the number of sets
+	if r.Compose != nil {
+		compose = digest.SHA256.Sum(r.Compose.Data)
+	}
 	var fits []fit
 	for _, s := range sets {
 		if s.Group == group {
-			fits = append(fits, r.compare(s, got))
+			fits = append(fits, r.compare(s, got, compose))
 		}
 	}
 	best, others := fits[0], 0
@@ -276,11 +276,12 @@ func (r *Request) explainCompose(l *verdict.List, best fit, fits []fit, m member
 		text += fmt.Sprintf(", and no better with %d others of the same registers", alike-1)
 	}
 	for _, v := range composeVariants(r.Compose.Data) {
+		compose := digest.SHA256.Sum(v.data)
 		for _, f := range fits {
 			if d := f.differing(); len(d) != 1 || !d[0].computed {
 				continue
 			}
-			if want, err := r.rtmr3(f.set, v.data); err == nil && want == m.got {
+			if want, err := r.rtmr3(f.set, compose); err == nil && want == m.got {
 				l.Fail("compose", text+". It matches "+f.set.String()+" "+v.name+": the machine runs that form of the file")
 				return
 			}
@@ -288,7 +289,7 @@ func (r *Request) explainCompose(l *verdict.List, best fit, fits []fit, m member
 	}
 	var also []string
 	if r.DockerFiles.IsZero() {
-		also = append(also, "docker files were not given")
+		also = append(also, "docker files were not given (--docker-files FILE)")
 	}
 	if r.AppID == nil {
 		also = append(also, "no app id of a key management service was given")

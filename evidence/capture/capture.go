@@ -83,6 +83,7 @@ type Page struct {
 	ContentType string
 	Body        []byte // nil if the page is not offered
 	Connection  int    // over which connection it came, from 1
+	Problem     string // why an optional page could not be fetched at all
 }
 
 // Connection is one TLS session.
@@ -256,7 +257,7 @@ func (f fetcher) first(ctx context.Context, want Want) ([]Page, error) {
 		}
 		if err != nil {
 			// An optional page must not cost the quote that was fetched before.
-			pages = append(pages, Page{Kind: want.Kind, Path: path})
+			pages = append(pages, Page{Kind: want.Kind, Path: path, Problem: err.Error()})
 			continue
 		}
 		p.Kind = want.Kind

@@ -130,6 +130,23 @@ func TestOtherConnection(t *testing.T) {
 	}
 }
 
+// TestBrokenOptionalPage: a page that may be missing does not cost the quote.
+func TestBrokenOptionalPage(t *testing.T) {
+	s, _ := machine(t, "hangup", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/cpu.html" {
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprint(w, "quote")
+	}))
+	c, err := fetch(t, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Page(capture.GPU) != nil || c.Pages[1].Kind != capture.GPU || !strings.Contains(c.Pages[1].Problem, "GET /gpu: ") {
+		t.Errorf("pages %+v", c.Pages)
+	}
+}
+
 func TestFetchErrors(t *testing.T) {
 	big := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if _, err := io.CopyN(w, zeros{}, capture.MaxPage+1); err != nil {

@@ -34,6 +34,7 @@ type indexPage struct {
 	File        string        `json:"file,omitempty"` // absent: not offered
 	SHA256      digest.Digest `json:"digest,omitzero"`
 	Connection  int           `json:"connection"`
+	Problem     string        `json:"problem,omitempty"`
 }
 
 type indexConnection struct {
@@ -66,7 +67,7 @@ func (c *Capture) Write(dir string) error {
 	}
 	x := index{Format: format, Target: c.Target, At: c.At.UTC(), Pages: []indexPage{}, Connections: []indexConnection{}}
 	for _, p := range c.Pages {
-		e := indexPage{Kind: p.Kind, Path: p.Path, Status: p.Status, ContentType: p.ContentType, Connection: p.Connection}
+		e := indexPage{Kind: p.Kind, Path: p.Path, Status: p.Status, ContentType: p.ContentType, Connection: p.Connection, Problem: p.Problem}
 		if p.Body != nil {
 			e.File, e.SHA256 = pageFile(p.Path), digest.SHA256.Sum(p.Body)
 			if err := writeNew(dir, e.File, p.Body); err != nil {
@@ -147,7 +148,7 @@ func Read(dir fs.FS) (*Capture, error) {
 	}
 	c := &Capture{Target: x.Target, At: x.At}
 	for i, e := range x.Pages {
-		p := Page{Kind: e.Kind, Path: e.Path, Status: e.Status, ContentType: e.ContentType, Connection: e.Connection}
+		p := Page{Kind: e.Kind, Path: e.Path, Status: e.Status, ContentType: e.ContentType, Connection: e.Connection, Problem: e.Problem}
 		if e.File != "" {
 			if p.Body, err = readFile(dir, e.File, MaxPage); err != nil {
 				return nil, err

@@ -251,7 +251,9 @@ func parseQEIdentity(input, text string) (*qeIdentity, error) {
 
 // judge finds the TCB level of platform, TDX module and quoting enclave, and
 // takes the worst ("Intel SGX and TDX Provisioning Certification Service API",
-// TCB level selection).
+// TCB level selection). TEE_TCB_SVN counts, that of the module which started
+// the TD; TEE_TCB_SVN_2 of later bodies, that of the module which runs it now,
+// can only be newer and is shown as a claim.
 func (c *Collateral) judge(q *Quote, pck *PCK) (*TCB, error) {
 	t := c.tcbInfo
 	if !slices.Equal(t.fmspc, pck.FMSPC[:]) {

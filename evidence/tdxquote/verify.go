@@ -68,7 +68,7 @@ func Verify(q *Quote, o Options) (*Result, error) {
 	q.checkChain(l, r, anchors, rules)
 	q.checkTD(l, o.MRSEAM)
 	if o.Collateral == nil {
-		l.Note("tcb", "no collateral given, so neither the TCB status nor revocation is known")
+		l.Note("tcb", "no collateral given (--collateral FILE), so neither the TCB status nor revocation is known")
 		return r, nil
 	}
 	o.Collateral.check(l, q, r, anchors, rules, o.AcceptTCB)
