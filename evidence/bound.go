@@ -1,0 +1,136 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/verdict"
+)
+
+// TLSForm says how report data names a TLS key.
+type TLSForm string
+
+// The forms. SecretVM puts a SHA-256 into the first half of the report data;
+// dstack's RA-TLS certificates fill it with SHA-512("ratls-cert:" || SPKI).
+const (
+	FormSPKI        TLSForm = "spki"        // SHA-256 of SubjectPublicKeyInfo, current
+	FormCertificate TLSForm = "certificate" // SHA-256 of the whole certificate, older
+	FormRATLS       TLSForm = "ra-tls"
+)
+
+// TLSBinding is how a certificate relates to a quote.
+type TLSBinding struct {
+	Form        TLSForm `json:"form,omitempty"` // empty: none matches
+	SPKI        string  `json:"spki_sha256"`
+	Certificate string  `json:"certificate_sha256"`
+	Source      string  `json:"source"`
+}
+
+// Bind finds the form in which report data names a certificate's key.
+func Bind(reportData [64]byte, cert *x509.Certificate) TLSBinding {
+	spki, whole := sha256.Sum256(cert.RawSubjectPublicKeyInfo), sha256.Sum256(cert.Raw)
+	b := TLSBinding{SPKI: hex.EncodeToString(spki[:]), Certificate: hex.EncodeToString(whole[:])}
+	ratls := sha512.Sum512(append([]byte("ratls-cert:"), cert.RawSubjectPublicKeyInfo...))
+	switch {
+	case bytes.Equal(reportData[:32], spki[:]):
+		b.Form = FormSPKI
+	case bytes.Equal(reportData[:32], whole[:]):
+		b.Form = FormCertificate
+	case reportData == ratls:
+		b.Form = FormRATLS
+	}
+	return b
+}
+
+// bindTLS adds the check of the certificate.
+func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) TLSForm {
+	cert, source := r.TLSCert, "certificate given"
+	if cert == nil && len(r.Evidence.TLSChain) > 0 {
+		cert, source = r.Evidence.TLSChain[0], "certificate of the TLS session that the quote came over"
+	}
+	if cert == nil {
+		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
+		return ""
+	}
+	if r.TLSCert != nil && len(r.Evidence.TLSChain) > 0 && !r.Evidence.TLSChain[0].Equal(r.TLSCert) {
+		source = "certificate given, from another connection than the quote's"
+	}
+	b := Bind(q.Body.ReportData, cert)
+	b.Source = source
+	if b.Form == FormRATLS && r.Profile == SecretVM {
+		b.Form = ""
+	}
+	result.Claims.TLS = &b
+	switch b.Form {
+	case FormSPKI:
+		l.Pass("tls", "report data begins with the SHA-256 of the public key (SubjectPublicKeyInfo) of the "+source)
+	case FormCertificate:
+		l.Pass("tls", "report data begins with the SHA-256 of the whole "+source+" (older form)")
+	case FormRATLS:
+		l.Pass("tls", "report data is dstack's RA-TLS digest of the public key of the "+source)
+	default:
+		l.Fail("tls", fmt.Sprintf("report data begins with %x; of the %s the public key has the SHA-256 %s, the whole the SHA-256 %s: somebody else's key ends this connection", q.Body.ReportData[:32], source, b.SPKI, b.Certificate))
+	}
+	return b.Form
+}
+
+// bindSecretVM: the first half names the TLS key, the second one the nonce that
+// the GPU answered, or nothing.
+func (r *Request) bindSecretVM(l *verdict.List, q *tdxquote.Quote, gpuNonce []byte, result *Result) {
+	r.bindTLS(l, q, result)
+	second := q.Body.ReportData[32:]
+	zero := bytes.Equal(second, make([]byte, 32))
+	switch {
+	case gpuNonce != nil:
+		l.Judge("gpu", bytes.Equal(second, gpuNonce), "the second half of the report data is the nonce that the GPU answered",
+			fmt.Sprintf("the second half of the report data is %x, the GPU answered the nonce %x: it is no GPU of this machine", second, gpuNonce))
+	case r.Evidence.GPU != nil:
+		l.Fail("gpu", "the GPU evidence cannot be read, so its nonce is not known")
+	case zero:
+		l.Pass("gpu", "the report data binds no GPU, and no GPU evidence is shown")
+	default:
+		why := "no GPU evidence was given"
+		if r.Evidence.GPUErr != nil {
+			why = r.Evidence.GPUErr.Error()
+		}
+		l.Open("gpu", fmt.Sprintf("the report data binds a GPU by the nonce %x; %s", second, why))
+	}
+	if r.Nonce != nil {
+		l.Judge("nonce", bytes.Equal(second, r.Nonce), "the second half of the report data is the nonce asked for",
+			fmt.Sprintf("the second half of the report data is %x, the nonce asked for is %x", second, r.Nonce))
+	}
+}
+
+// bindPlain: report data is the application's own. A nonce stands at its
+// beginning, followed by zeros; a certificate in one of the known forms.
+func (r *Request) bindPlain(l *verdict.List, q *tdxquote.Quote, result *Result) {
+	data := q.Body.ReportData
+	if claimed := r.Evidence.ReportData; claimed != nil {
+		l.Judge("report-data", bytes.Equal(padded(claimed), data[:]), "the report data beside the quote is the quote's",
+			fmt.Sprintf("the report data beside the quote is %x, the quote's is %x", claimed, data))
+	}
+	if r.TLSCert != nil || len(r.Evidence.TLSChain) > 0 {
+		r.bindTLS(l, q, result)
+	}
+	if r.Nonce != nil {
+		l.Judge("nonce", bytes.Equal(padded(r.Nonce), data[:]), "report data is the nonce asked for",
+			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
+	}
+	if r.TLSCert == nil && len(r.Evidence.TLSChain) == 0 && r.Nonce == nil {
+		l.Open("report-data", fmt.Sprintf("neither a nonce (--nonce HEX) nor a TLS certificate (--tls-cert FILE) was given; report data is %x", data))
+	}
+}
+
+// padded fills up to 64 bytes with zeros; what is longer stays as it is and
+// equals no report data.
+func padded(b []byte) []byte {
+	if len(b) >= 64 {
+		return b
+	}
+	return append(bytes.Clone(b), make([]byte, 64-len(b))...)
+}

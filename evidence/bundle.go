@@ -1,0 +1,284 @@
+// Package evidence judges what a confidential machine shows about itself: TDX
+// quotes of SecretVM, dstack and plain TDX machines and NVIDIA GPU evidence.
+// There are three judgements, never one: authentic (who signed, and is the
+// hardware's protection on), expected (are the registers the ones that were
+// recomputed or published) and bound (does this evidence belong to this
+// connection, this GPU, this nonce). Nothing here needs the network; package
+// capture fetches what a machine shows.
+package evidence
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/internal/jsondoc"
+)
+
+// MaxFile bounds an evidence file in bytes.
+const MaxFile = 16 << 20
+
+// Bundle is evidence that belongs together, as it was read. Everything in it is
+// a claim of whoever sent it.
+type Bundle struct {
+	Name string
+
+	Quote  []byte // a TDX quote, nil if there is none
+	GPU    []byte // an NVIDIA evidence file, nil if there is none
+	GPUErr error  // what was wrong with a page that should hold GPU evidence
+
+	// Beside a dstack quote.
+	EventLog   []byte // JSON
+	VMConfig   []byte // JSON
+	ReportData []byte // what the sender says that the quote holds
+
+	// From a capture.
+	CapturedAt   time.Time
+	Target       string
+	TLSChain     []*x509.Certificate // of the connection that the quote came over
+	ShownCompose bool                // the capture holds the compose file that the machine shows
+}
+
+// Read recognizes an evidence file by its content: a TDX quote in binary, hex or
+// base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON. name is
+// the file in errors.
+func Read(name string, data []byte) (*Bundle, error) {
+	if len(data) > MaxFile {
+		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxFile)}
+	}
+	b := &Bundle{Name: name}
+	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
+	var err error
+	switch {
+	case isTDX(data) || !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
+		if isSNP(data) {
+			return nil, snpError(name)
+		}
+		b.Quote = data
+	case len(text) == 0:
+		return nil, unknown(name, "nothing")
+	case text[0] == '{':
+		err = b.readJSON(text)
+	case text[0] == '<':
+		err = b.readHTML(text)
+	default:
+		raw, err := decodeText(string(text))
+		if err != nil {
+			return nil, unknown(name, err.Error())
+		}
+		if isSNP(raw) {
+			return nil, snpError(name)
+		}
+		b.Quote = raw
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func unknown(name, found string) error {
+	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html or NVIDIA GPU evidence"}
+}
+
+func snpError(name string) error {
+	return &malformed.Error{Input: name, Found: "an AMD SEV-SNP report", Want: "a TDX quote; --profile snp reads reports"}
+}
+
+// isTDX recognizes the header of a quote: version 4 or 5, TEE type TDX.
+func isTDX(b []byte) bool {
+	return len(b) >= 48 && (b[0] == 4 || b[0] == 5) && b[1] == 0 && binary.LittleEndian.Uint32(b[4:]) == 0x81
+}
+
+// isSNP recognizes an SNP report: 1184 bytes, version 2 to 5, ECDSA P-384.
+func isSNP(b []byte) bool {
+	return len(b) == 1184 && b[0] >= 2 && b[0] <= 5 && b[1] == 0 && binary.LittleEndian.Uint32(b[0x34:]) == 1
+}
+
+// decodeText reads hex, with or without 0x and line breaks, or base64.
+func decodeText(s string) ([]byte, error) {
+	s = strings.Join(strings.Fields(s), "")
+	if raw, err := hex.DecodeString(strings.TrimPrefix(s, "0x")); err == nil {
+		return raw, nil
+	}
+	if raw, err := base64.StdEncoding.Strict().DecodeString(s); err == nil {
+		return raw, nil
+	}
+	return nil, fmt.Errorf("text that is neither hex nor base64, beginning with %.24q", s)
+}
+
+func (b *Bundle) readJSON(text []byte) error {
+	doc, err := jsondoc.Parse(text, jsondoc.Limits{Bytes: MaxFile, Depth: 32, Values: 1 << 20})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", b.Name, err)
+	}
+	if doc.Get("evidence_list") != nil {
+		b.GPU = text
+		return nil
+	}
+	q := doc.Get("quote")
+	if q == nil {
+		return unknown(b.Name, "a JSON document without /quote and /evidence_list")
+	}
+	member := func(key string) []byte {
+		switch v := doc.Get(key); {
+		case v.IsNull():
+			return nil
+		case v.Kind == jsondoc.String:
+			return []byte(v.Text)
+		default:
+			return jsondoc.Style{}.Compact(v)
+		}
+	}
+	if q.Kind != jsondoc.String {
+		return &malformed.Error{Input: b.Name, Place: "/quote", Found: "a value of type " + q.Kind.String(), Want: "hex"}
+	}
+	if b.Quote, err = decodeText(q.Text); err != nil {
+		return &malformed.Error{Input: b.Name, Place: "/quote", Found: err.Error(), Want: "hex"}
+	}
+	b.EventLog, b.VMConfig = member("event_log"), member("vm_config")
+	if claimed := member("report_data"); claimed != nil {
+		if b.ReportData, err = hex.DecodeString(strings.TrimPrefix(string(claimed), "0x")); err != nil {
+			return &malformed.Error{Input: b.Name, Place: "/report_data", Found: err.Error(), Want: "hex"}
+		}
+	}
+	return nil
+}
+
+// readHTML takes the one quote, and the one GPU evidence, out of a saved page.
+// Two different ones are an error: the reader could not know which one the
+// browser showed.
+func (b *Bundle) readHTML(page []byte) error {
+	var quote, report, gpu []byte
+	for _, run := range htmlText(page) {
+		if run[0] == '{' {
+			inner := &Bundle{Name: b.Name}
+			if inner.readJSON([]byte(run)) != nil {
+				continue
+			}
+			if inner.GPU != nil {
+				if gpu != nil && !bytes.Equal(gpu, inner.GPU) {
+					return unknown(b.Name, "a page with two different GPU evidences")
+				}
+				gpu = inner.GPU
+			}
+			continue
+		}
+		raw, err := decodeText(run)
+		switch {
+		case err != nil:
+		case isSNP(raw):
+			report = raw
+		case isTDX(raw):
+			if quote != nil && !bytes.Equal(quote, raw) {
+				return unknown(b.Name, "a page with two different quotes")
+			}
+			quote = raw
+		}
+	}
+	b.Quote, b.GPU = quote, gpu
+	switch {
+	case quote == nil && gpu == nil && report != nil:
+		return snpError(b.Name)
+	case quote == nil && gpu == nil:
+		return unknown(b.Name, "a page without a quote")
+	}
+	return nil
+}
+
+// ReadCapture reads a folder that package capture wrote. The chain is the one
+// of the TLS session that the quote's page came over.
+func ReadCapture(name string, dir fs.FS) (*Bundle, error) {
+	c, err := capture.Read(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	page := c.Page(capture.CPU)
+	if page == nil {
+		return nil, unknown(name, "a capture without a CPU page")
+	}
+	b, err := Read(name+" "+page.Path, page.Body)
+	if err != nil {
+		return nil, err
+	}
+	b.Name, b.Target, b.CapturedAt = name, c.Target, c.At
+	for _, der := range c.Chain(page.Connection) {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("%s: TLS chain: %w", name, err)
+		}
+		b.TLSChain = append(b.TLSChain, cert)
+	}
+	if gpu := c.Page(capture.GPU); gpu != nil {
+		g, err := Read(name+" "+gpu.Path, gpu.Body)
+		switch {
+		case err != nil:
+			b.GPUErr = err
+		case g.GPU == nil:
+			b.GPUErr = unknown(name+" "+gpu.Path, "no GPU evidence")
+		default:
+			b.GPU = g.GPU
+		}
+	}
+	b.ShownCompose = c.Page(capture.Compose) != nil
+	return b, nil
+}
+
+// Merge puts evidence from several files together: a quote and the evidence of
+// the machine's GPUs. Two different quotes do not belong together.
+func Merge(bundles ...*Bundle) (*Bundle, error) {
+	if len(bundles) == 0 {
+		return nil, errors.New("merge evidence: none given")
+	}
+	out := *bundles[0]
+	for _, b := range bundles[1:] {
+		if b.Quote != nil && out.Quote != nil && !bytes.Equal(b.Quote, out.Quote) {
+			return nil, fmt.Errorf("merge evidence: %s and %s hold different quotes", out.Name, b.Name)
+		}
+		if b.GPU != nil && out.GPU != nil && !bytes.Equal(b.GPU, out.GPU) {
+			return nil, fmt.Errorf("merge evidence: %s and %s hold different GPU evidence", out.Name, b.Name)
+		}
+		if out.Quote == nil {
+			gpu, name := out.GPU, out.Name
+			out = *b
+			if out.GPU == nil {
+				out.GPU = gpu
+			}
+			out.Name = b.Name + ", " + name
+			continue
+		}
+		out.Name += ", " + b.Name
+		if out.GPU == nil {
+			out.GPU = b.GPU
+		}
+	}
+	return &out, nil
+}
+
+// ReadCertificate reads a TLS certificate file: PEM, of which the first
+// certificate counts, or DER.
+func ReadCertificate(name string, data []byte) (*x509.Certificate, error) {
+	if len(data) > tdxquote.MaxSize {
+		return nil, &malformed.Error{Input: name, Found: fmt.Sprintf("%d bytes", len(data)), Want: "a certificate"}
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		data = block.Bytes
+	}
+	cert, err := x509.ParseCertificate(data)
+	if err != nil {
+		return nil, &malformed.Error{Input: name, Found: err.Error(), Want: "a certificate in PEM or DER"}
+	}
+	return cert, nil
+}

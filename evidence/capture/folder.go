@@ -1,0 +1,209 @@
+package capture
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/retally/retally/evidence/certs"
+	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/internal/digest"
+)
+
+// Index is the file in a capture's folder that says what the others are.
+const Index = "capture.json"
+
+const (
+	format   = "retally-capture/1"
+	maxIndex = 1 << 20
+)
+
+type indexPage struct {
+	Kind        Kind          `json:"kind"`
+	Path        string        `json:"path"`
+	Status      int           `json:"status"`
+	ContentType string        `json:"content_type,omitempty"`
+	File        string        `json:"file,omitempty"` // absent: not offered
+	SHA256      digest.Digest `json:"digest,omitzero"`
+	Connection  int           `json:"connection"`
+	Problem     string        `json:"problem,omitempty"`
+}
+
+type indexConnection struct {
+	Number     int    `json:"number"`
+	Version    string `json:"tls_version"`
+	ServerName string `json:"server_name"`
+	File       string `json:"certificates"`
+}
+
+type index struct {
+	Format      string            `json:"format"`
+	Target      string            `json:"target"`
+	At          time.Time         `json:"captured_at"`
+	Pages       []indexPage       `json:"pages"`
+	Connections []indexConnection `json:"connections"`
+}
+
+// Write stores a capture in a folder, which must be new or empty: the pages as
+// they came, the chain of each connection in PEM, and the index, last.
+func (c *Capture) Write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("write capture: the folder %s is not empty", dir)
+	}
+	x := index{Format: format, Target: c.Target, At: c.At.UTC(), Pages: []indexPage{}, Connections: []indexConnection{}}
+	for _, p := range c.Pages {
+		e := indexPage{Kind: p.Kind, Path: p.Path, Status: p.Status, ContentType: p.ContentType, Connection: p.Connection, Problem: p.Problem}
+		if p.Body != nil {
+			e.File, e.SHA256 = pageFile(p.Path), digest.SHA256.Sum(p.Body)
+			if err := writeNew(dir, e.File, p.Body); err != nil {
+				return err
+			}
+		}
+		x.Pages = append(x.Pages, e)
+	}
+	for _, s := range c.Connections {
+		e := indexConnection{s.Number, s.Version, s.ServerName, fmt.Sprintf("tls-chain-%d.pem", s.Number)}
+		var text []byte
+		for _, der := range s.Chain {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+		}
+		if err := writeNew(dir, e.File, text); err != nil {
+			return err
+		}
+		x.Connections = append(x.Connections, e)
+	}
+	text, err := json.MarshalIndent(x, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	return writeNew(dir, Index, append(text, '\n'))
+}
+
+// pageFile names a page's file by its path: /cpu.html is cpu.html, /gpu gpu.txt.
+func pageFile(p string) string {
+	name := strings.Map(func(r rune) rune {
+		if r == '/' || r == '\\' || r < ' ' {
+			return '-'
+		}
+		return r
+	}, strings.Trim(p, "/"))
+	if path.Ext(name) == "" {
+		name += ".txt"
+	}
+	return name
+}
+
+func writeNew(dir, name string, data []byte) (err error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	defer func() {
+		if e := f.Close(); err == nil && e != nil {
+			err = fmt.Errorf("write capture: %w", e)
+		}
+	}()
+	if _, err := f.Write(data); err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	return nil
+}
+
+// Read reads a folder that Write made. A file that is not what the index says
+// is an error.
+func Read(dir fs.FS) (*Capture, error) {
+	text, err := readFile(dir, Index, maxIndex)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(place, found, want string) error {
+		return &malformed.Error{Input: Index, Place: place, Found: found, Want: want}
+	}
+	var x index
+	if err := json.Unmarshal(text, &x); err != nil {
+		return nil, fail("", err.Error(), "the index of a capture")
+	}
+	switch {
+	case x.Format != format:
+		return nil, fail("/format", fmt.Sprintf("%q", x.Format), fmt.Sprintf("%q", format))
+	case len(x.Pages) > MaxPages:
+		return nil, fail("/pages", fmt.Sprintf("%d pages", len(x.Pages)), fmt.Sprintf("at most %d", MaxPages))
+	case len(x.Connections) > MaxConnections:
+		return nil, fail("/connections", fmt.Sprintf("%d connections", len(x.Connections)), fmt.Sprintf("at most %d", MaxConnections))
+	}
+	c := &Capture{Target: x.Target, At: x.At}
+	for i, e := range x.Pages {
+		p := Page{Kind: e.Kind, Path: e.Path, Status: e.Status, ContentType: e.ContentType, Connection: e.Connection, Problem: e.Problem}
+		if e.File != "" {
+			if p.Body, err = readFile(dir, e.File, MaxPage); err != nil {
+				return nil, err
+			}
+			if got := digest.SHA256.Sum(p.Body); got != e.SHA256 {
+				return nil, fail(fmt.Sprintf("/pages/%d", i), e.File+" is "+got.String(), e.SHA256.String())
+			}
+		}
+		c.Pages = append(c.Pages, p)
+	}
+	for _, e := range x.Connections {
+		text, err := readFile(dir, e.File, certs.MaxChainBytes)
+		if err != nil {
+			return nil, err
+		}
+		chain, err := certs.ReadPEM(e.File, text)
+		if err != nil {
+			return nil, err
+		}
+		c.Connections = append(c.Connections, Connection{e.Number, e.Version, e.ServerName, ders(chain)})
+	}
+	return c, nil
+}
+
+func ders(chain []*x509.Certificate) [][]byte {
+	out := make([][]byte, 0, len(chain))
+	for _, c := range chain {
+		out = append(out, c.Raw)
+	}
+	return out
+}
+
+// readFile reads a file of the folder itself, never of another one.
+func readFile(dir fs.FS, name string, limit int64) ([]byte, error) {
+	if path.Base(name) != name || !fs.ValidPath(name) {
+		return nil, &malformed.Error{Input: Index, Field: "file name", Found: fmt.Sprintf("%q", name), Want: "a file in the capture's folder"}
+	}
+	info, err := fs.Stat(dir, name) // before opening: a pipe would block
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read capture: %s is no regular file", name)
+	}
+	f, err := dir.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %s: %w", name, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("read capture: %s: more than %d bytes", name, limit)
+	}
+	return data, nil
+}

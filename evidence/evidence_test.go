@@ -1,0 +1,535 @@
+package evidence_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/fake"
+	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/verdict"
+	"github.com/retally/retally/internal/digest"
+)
+
+func ownPlatform(t testing.TB) *fake.Platform {
+	t.Helper()
+	p, err := fake.NewPlatform("evidence", from, until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func roots(p *fake.Platform) []*x509.Certificate { return []*x509.Certificate{p.Root} }
+
+func sum(s string) digest.Digest { return digest.SHA384.Sum([]byte(s)) }
+
+var (
+	compose = evidence.File{Name: "compose.yaml", Data: []byte("services:\n  web: {image: nginx}\n")}
+	rootfs  = digest.SHA256.Sum([]byte("rootfs"))
+)
+
+func ownBody(t testing.TB) tdxquote.Body {
+	b := tdxquote.Body{MRTD: sum("mrtd"), RTMR: [4]digest.Digest{sum("0"), sum("1"), sum("2")}}
+	b.RTMR[3] = extend(t, digest.SHA256.Sum(compose.Data).Bytes(), rootfs.Bytes())
+	return b
+}
+
+func ownQuote(t testing.TB, p *fake.Platform, b tdxquote.Body) []byte {
+	t.Helper()
+	raw, err := p.Quote(b, fake.Options{Trailing: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func ownRow(b tdxquote.Body) string {
+	return fmt.Sprintf("small,prod,v1.0.0,%s,%s,%s,%s, %s,00", b.MRTD.Hex(), b.RTMR[0].Hex(), b.RTMR[1].Hex(), b.RTMR[2].Hex(), rootfs.Hex())
+}
+
+const header = "template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data,host_id\n"
+
+func ownRegistry(t testing.TB, rows ...string) *evidence.Registry {
+	t.Helper()
+	r, err := evidence.ParseRegistry("rows.csv", []byte(header+strings.Join(rows, "\n")+"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// certificate makes a TLS certificate with a key of its own.
+func certificate(t testing.TB, name string) (*x509.Certificate, tls.Certificate) {
+	t.Helper()
+	key, err := fake.Key(elliptic.P256(), "tls "+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := fake.Issue(fake.Certificate{Name: name, From: from, Until: until, Serial: 1}, key, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
+}
+
+func serve(t testing.TB, cert tls.Certificate, h http.Handler) string {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// take captures a machine into a folder and reads it back.
+func take(t testing.TB, address string) *evidence.Bundle {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c, err := capture.Fetch(ctx, address, capture.Options{Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "capture")
+	if err := c.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	b, err := evidence.ReadCapture("capture", os.DirFS(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestManInTheMiddle: the machine's own session binds; through somebody with
+// another key, who passes every byte on, it does not.
+func TestManInTheMiddle(t *testing.T) {
+	p := ownPlatform(t)
+	g, err := fake.NewGPU("gpu", from, until)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, pair := certificate(t, "machine")
+	_, other := certificate(t, "middle")
+	nonce := sha256.Sum256([]byte("gpu nonce"))
+	gpu, err := fake.Evidence(nonce, nil, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		form    evidence.TLSForm
+		first   []byte
+		withGPU bool
+	}{
+		{"public key", evidence.FormSPKI, cert.RawSubjectPublicKeyInfo, false},
+		{"whole certificate", evidence.FormCertificate, cert.Raw, false},
+		{"with GPU", evidence.FormSPKI, cert.RawSubjectPublicKeyInfo, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			body := ownBody(t)
+			h := sha256.Sum256(tt.first)
+			copy(body.ReportData[:], h[:])
+			if tt.withGPU {
+				copy(body.ReportData[32:], nonce[:])
+			}
+			page := "<!DOCTYPE html><html><head><style>pre{}</style></head><body><h1>CPU Attestation Quote</h1><pre class=\"q\" id=quoteTextarea>" + hex.EncodeToString(ownQuote(t, p, body)) + "\n</pre><script>var x = \"<pre>00</pre>\";</script></body></html>"
+			pages := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.URL.Path == "/cpu.html":
+					fmt.Fprint(w, page)
+				case r.URL.Path == "/gpu" && tt.withGPU:
+					if _, err := w.Write(gpu); err != nil {
+						t.Error(err)
+					}
+				default:
+					http.NotFound(w, r)
+				}
+			})
+			request := func(b *evidence.Bundle) evidence.Request {
+				return evidence.Request{
+					Profile: evidence.SecretVM, Evidence: b, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
+					Registry: ownRegistry(t, ownRow(body)), Compose: &compose, RTMR3: rtmr3(t),
+				}
+			}
+			direct := verify(t, request(take(t, serve(t, pair, pages))))
+			if short(direct) != "ppp" || direct.Verdict() != verdict.Pass || direct.Claims.TLS.Form != tt.form {
+				t.Fatalf("direct: %s %+v\n%s\n%s\n%s", short(direct), direct.Claims.TLS, reasons(direct.Authentic), reasons(direct.Expected), reasons(direct.Bound))
+			}
+			if !strings.Contains(direct.Claims.TLS.Source, "of the TLS session") {
+				t.Errorf("source %q", direct.Claims.TLS.Source)
+			}
+			middle := take(t, serve(t, other, pages))
+			through := verify(t, request(middle))
+			if short(through) != "ppf" || through.Verdict() != verdict.Fail || !strings.Contains(reasons(through.Bound), "somebody else's key") {
+				t.Errorf("through a man in the middle: %s\n%s", short(through), reasons(through.Bound))
+			}
+			// The machine's certificate, fetched elsewhere, binds and is named so.
+			r := request(middle)
+			r.TLSCert = cert
+			elsewhere := verify(t, r)
+			if elsewhere.Bound.Verdict != verdict.Pass || !strings.Contains(elsewhere.Claims.TLS.Source, "from another connection") {
+				t.Errorf("certificate of another connection: %s %+v", short(elsewhere), elsewhere.Claims.TLS)
+			}
+		})
+	}
+}
+
+// TestExpected tries what references can say about a quote.
+func TestExpected(t *testing.T) {
+	p := ownPlatform(t)
+	body := ownBody(t)
+	other := body
+	other.MRTD = sum("other")
+	third := body
+	third.RTMR[0], third.RTMR[1] = sum("x"), sum("y")
+	all := map[evidence.Register]digest.Digest{evidence.MRTD: body.MRTD, evidence.RTMR0: body.RTMR[0], evidence.RTMR1: body.RTMR[1], evidence.RTMR2: body.RTMR[2], evidence.RTMR3: body.RTMR[3]}
+	wrong := map[evidence.Register]digest.Digest{evidence.MRTD: sum("x")}
+	part := map[evidence.Register]digest.Digest{evidence.RTMR3: body.RTMR[3]}
+	files := digest.SHA256.Sum([]byte("docker files"))
+	for _, tt := range []struct {
+		name string
+		edit func(*evidence.Request)
+		want verdict.Verdict
+		text string
+	}{
+		{"nothing", func(*evidence.Request) {}, "unchecked", "mrtd: " + body.MRTD.Hex() + " in the quote; nothing to compare with"},
+		{"row and compose", func(r *evidence.Request) {
+			r.Registry, r.Compose = ownRegistry(t, ownRow(other), ownRow(body)), &compose
+		}, "pass", "small prod v1.0.0 (line 3) fits"},
+		{"row, no compose", func(r *evidence.Request) { r.Registry = ownRegistry(t, ownRow(body)) }, "unchecked", "rtmr3: " + body.RTMR[3].Hex() + " in the quote; no compose file given"},
+		{"no row fits", func(r *evidence.Request) { r.Registry = ownRegistry(t, ownRow(third), ownRow(other)) }, "fail", "the nearest is small prod v1.0.0 (line 3): mrtd is " + body.MRTD.Hex() + ", there " + other.MRTD.Hex() + ", but is that of small prod v1.0.0 (line 2)"},
+		{"row, compose, docker files that are not there", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.DockerFiles = ownRegistry(t, ownRow(body)), &compose, files
+		}, "fail", "compose: rtmr3 is"},
+		{"empty registry", func(r *evidence.Request) { r.Registry = ownRegistry(t) }, "fail", "rows.csv: the registry has no rows"},
+		{"no rule for RTMR3", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.RTMR3 = ownRegistry(t, ownRow(body)), &compose, nil
+		}, "unchecked", "RTMR3 cannot be computed here"},
+		{"rule refuses", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.AppID = ownRegistry(t, ownRow(body)), &compose, []byte{1}
+		}, "unchecked", "app id of 1 bytes"},
+		{"compose and rootfs alone", func(r *evidence.Request) { r.Compose, r.Rootfs = &compose, rootfs }, "unchecked", "compose and rootfs: the files given fits as a whole: rtmr3"},
+		{"recomputed", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "shape 1", Registers: wrong}, {Group: "artifacts", Name: "shape 2", Registers: all}}
+		}, "pass", "artifacts: shape 2 fits as a whole"},
+		{"two groups, one fails", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all}, {Group: "manifest", Name: "m", Registers: wrong}}
+		}, "fail", "manifest: no set of values fits"},
+		{"two groups, one each", func(r *evidence.Request) {
+			r.Registry, r.Sets = ownRegistry(t, ownRow(body)), []evidence.ReferenceSet{{Group: "manifest", Name: "m", Registers: part}}
+		}, "pass", "manifest: m fits as a whole: rtmr3"},
+	} {
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, body)), IntelRoots: roots(p), RTMR3: rtmr3(t)}
+		tt.edit(&r)
+		got := verify(t, r)
+		if got.Expected.Verdict != tt.want || !strings.Contains(reasons(got.Expected), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Expected.Verdict, tt.want, tt.text, reasons(got.Expected))
+		}
+	}
+}
+
+// TestComposeVariants: forms of the same text are a reason, never a pass.
+func TestComposeVariants(t *testing.T) {
+	p := ownPlatform(t)
+	q := ownQuote(t, p, ownBody(t))
+	for _, tt := range []struct{ data, text string }{
+		{"services:\r\n  web: {image: nginx}\r\n", "with LF instead of CR LF"},
+		{"services:\n  web: {image: nginx}", "with one line break more at its end"},
+		{"services:\n  web: {image: nginx}\n\n\n", "with exactly one line break at its end"},
+		{"\ufeffservices:\n  web: {image: nginx}\n", "without the byte order mark"},
+		{"services:\n  web: {image: httpd}\n", "was started with another compose file, unless what goes in beside it is missing"},
+	} {
+		got := verify(t, evidence.Request{
+			Evidence: read(t, "q", q), IntelRoots: roots(p), Registry: ownRegistry(t, ownRow(ownBody(t))), RTMR3: rtmr3(t),
+			Compose: &evidence.File{Name: "c.yaml", Data: []byte(tt.data)},
+		})
+		if got.Expected.Verdict != verdict.Fail || !strings.Contains(got.Expected.Reasons[0], tt.text) {
+			t.Errorf("%q: %s, want a failure with %q:\n%s", tt.data, got.Expected.Verdict, tt.text, reasons(got.Expected))
+		}
+	}
+}
+
+// TestBound tries report data against certificates and nonces.
+func TestBound(t *testing.T) {
+	p := ownPlatform(t)
+	cert, _ := certificate(t, "machine")
+	stranger, _ := certificate(t, "stranger")
+	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	ratls := sha512.Sum512(append([]byte("ratls-cert:"), cert.RawSubjectPublicKeyInfo...))
+	nonce := bytes.Repeat([]byte{7}, 32)
+	for _, tt := range []struct {
+		name    string
+		profile evidence.Profile
+		data    []byte
+		edit    func(*evidence.Request)
+		want    verdict.Verdict
+		text    string
+	}{
+		{"nothing given", evidence.SecretVM, spki[:], func(*evidence.Request) {}, "unchecked", "tls: no TLS certificate given"},
+		{"certificate", evidence.SecretVM, spki[:], func(r *evidence.Request) { r.TLSCert = cert }, "pass", "SubjectPublicKeyInfo"},
+		{"stranger", evidence.SecretVM, spki[:], func(r *evidence.Request) { r.TLSCert = stranger }, "fail", "somebody else's key"},
+		{"nonce in the second half", evidence.SecretVM, append(bytes.Clone(spki[:]), nonce...), func(r *evidence.Request) { r.TLSCert, r.Nonce = cert, nonce }, "unchecked", "no GPU evidence was given"},
+		{"another nonce", evidence.SecretVM, append(bytes.Clone(spki[:]), nonce...), func(r *evidence.Request) { r.TLSCert, r.Nonce = cert, spki[:] }, "fail", "the nonce asked for is"},
+		{"RA-TLS is not SecretVM's", evidence.SecretVM, ratls[:], func(r *evidence.Request) { r.TLSCert = cert }, "fail", "somebody else's key"},
+		{"RA-TLS", evidence.Dstack, ratls[:], func(r *evidence.Request) { r.TLSCert = cert }, "pass", "RA-TLS"},
+		{"RA-TLS of a stranger", evidence.Dstack, ratls[:], func(r *evidence.Request) { r.TLSCert = stranger }, "fail", "somebody else's key"},
+		{"plain nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = nonce }, "pass", "nonce: report data is"},
+		{"nonce and more", evidence.TDX, append(bytes.Clone(nonce), 1), func(r *evidence.Request) { r.Nonce = nonce }, "fail", "nonce: report data is"},
+		{"long nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = make([]byte, 65) }, "fail", "nonce: report data is"},
+		{"plain, nothing", evidence.TDX, nonce, func(*evidence.Request) {}, "unchecked", "neither a nonce (--nonce HEX) nor"},
+		{"claimed report data", evidence.TDX, nonce, func(r *evidence.Request) { r.Evidence.ReportData = spki[:] }, "fail", "the report data beside the quote is"},
+	} {
+		body := ownBody(t)
+		copy(body.ReportData[:], tt.data)
+		r := evidence.Request{Profile: tt.profile, Evidence: read(t, "q", ownQuote(t, p, body)), IntelRoots: roots(p)}
+		tt.edit(&r)
+		got := verify(t, r)
+		if got.Bound.Verdict != tt.want || !strings.Contains(reasons(got.Bound), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Bound.Verdict, tt.want, tt.text, reasons(got.Bound))
+		}
+	}
+}
+
+// TestDstack: an event log, an app compose document, and an application that
+// extends RTMR3 with events of the same name after booting.
+func TestDstack(t *testing.T) {
+	p := ownPlatform(t)
+	hash := digest.SHA256.Sum(compose.Data)
+	type event struct {
+		IMR     int    `json:"imr"`
+		Type    uint32 `json:"event_type"`
+		Digest  string `json:"digest"`
+		Event   string `json:"event"`
+		Payload string `json:"event_payload"`
+	}
+	build := func(events []event, configID [48]byte) []byte {
+		text, err := json.Marshal(events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		folded, err := replay(t)(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := ownBody(t)
+		body.RTMR[3], body.MRCONFIGID = folded.RTMR[3], configID
+		doc, err := json.Marshal(map[string]any{"quote": hex.EncodeToString(ownQuote(t, p, body)), "event_log": string(text), "vm_config": map[string]any{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return doc
+	}
+	e := func(name, payload string) event { return event{3, 0x08000001, "", name, payload} }
+	boot := []event{e("system-preparing", ""), e("app-id", "00"), e("compose-hash", hash.Hex()), e("boot-mr-done", "")}
+	one, two := [48]byte{1}, [48]byte{2}
+	copy(one[1:], hash.Bytes())
+	for _, tt := range []struct {
+		name string
+		log  []event
+		id   [48]byte
+		file *evidence.File
+		want verdict.Verdict
+		text string
+	}{
+		{"compose", boot, one, &compose, "unchecked", "compose: the app compose document compose.yaml is the one"},
+		{"other compose", boot, one, &evidence.File{Name: "x"}, "fail", "compose: the app compose document x has"},
+		{"no compose", boot, [48]byte{}, nil, "unchecked", "none was given to compare"},
+		{"application says it too", append(boot, e("compose-hash", "00")), one, &compose, "unchecked", "compose.yaml is the one"},
+		{"twice at boot", append([]event{e("compose-hash", "00")}, boot...), one, &compose, "fail", "2 boot events compose-hash"},
+		{"other configuration", boot, [48]byte{1, 9}, &compose, "fail", "mrconfigid: is 0109"},
+		{"version 2", boot, two, &compose, "unchecked", "version 2, which is not recomputed"},
+	} {
+		r := evidence.Request{Evidence: read(t, "d.json", build(tt.log, tt.id)), IntelRoots: roots(p), Replay: replay(t), Compose: tt.file, RTMR3: rtmr3(t)}
+		got := verify(t, r)
+		if got.Profile != evidence.Dstack || got.Authentic.Verdict != verdict.Pass || got.Expected.Verdict != tt.want || !strings.Contains(reasons(got.Expected), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, short(got), tt.want, tt.text, reasons(got.Expected))
+		}
+		if tt.name == "compose" {
+			b := ownBody(t)
+			r.Sets = []evidence.ReferenceSet{{Group: "image", Name: "i", Registers: map[evidence.Register]digest.Digest{evidence.MRTD: b.MRTD, evidence.RTMR0: b.RTMR[0], evidence.RTMR1: b.RTMR[1], evidence.RTMR2: b.RTMR[2]}}}
+			if got := verify(t, r); got.Expected.Verdict != verdict.Pass {
+				t.Errorf("with the image's registers: %s\n%s", got.Expected.Verdict, reasons(got.Expected))
+			}
+		}
+	}
+}
+
+// TestNotAuthentic: a quote that cannot be read, or that nobody signed, fails
+// and says so under the other judgements too.
+func TestNotAuthentic(t *testing.T) {
+	p := ownPlatform(t)
+	good := ownQuote(t, p, ownBody(t))
+	forged := bytes.Clone(good)
+	forged[600] ^= 1
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want string
+		text string
+	}{
+		"forged":    {forged, "fuu", "quote-signature: "},
+		"cut":       {good[:700], "fuu", "quote: read TDX quote: offset 632: signature data length"},
+		"no quote":  {[]byte{0xff, 0, 1}, "fuu", "quote: read TDX quote: offset 0: version: found 255"},
+		"other TEE": {append([]byte{4, 0, 2, 0, 0, 0, 0, 0}, good[8:]...), "fuu", "found 0 (SGX), want 0x81 (TDX)"},
+	} {
+		got := verify(t, evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, name, tt.raw), IntelRoots: roots(p)})
+		if short(got) != tt.want || !strings.Contains(reasons(got.Authentic), tt.text) || !strings.Contains(reasons(got.Bound), "is not authentic") {
+			t.Errorf("%s: %s\n%s\n%s", name, short(got), reasons(got.Authentic), reasons(got.Bound))
+		}
+	}
+}
+
+// TestRead recognizes what people save and paste.
+func TestRead(t *testing.T) {
+	p := ownPlatform(t)
+	raw := ownQuote(t, p, ownBody(t))
+	second := ownBody(t)
+	second.MRTD = sum("second")
+	other := hex.EncodeToString(ownQuote(t, p, second))
+	text := hex.EncodeToString(raw)
+	gpu, err := func() ([]byte, error) {
+		g, err := fake.NewGPU("gpu", from, until)
+		if err != nil {
+			return nil, err
+		}
+		return fake.Evidence([32]byte{1}, nil, g)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{
+		"binary": string(raw), "hex": text, "hex with line break": text + "\n", "0x": "0x" + text, "capitals": strings.ToUpper(text), "wrapped": text[:100] + "\r\n" + text[100:],
+		"base64": base64.StdEncoding.EncodeToString(raw), "byte order mark": "\ufeff" + text,
+		"page": "<html><body><pre id=x>" + text + "</pre></body>", "page in capitals": "<HTML><PRE>" + text + "</PRE>", "textarea": "<p>hello<textarea>\n" + text + "</textarea>",
+		"paragraph": "<p>Quote: <b>" + text + "</b>", "wrapped page": "<pre>" + text[:50] + "<br>\n" + text[50:] + "</pre>", "entities": "<pre>&#" + fmt.Sprint(text[0]) + ";" + text[1:] + "</pre>",
+		"same quote twice": "<pre>" + text + "</pre><pre>" + text + "</pre>", "not closed": "<pre>" + text, "comment and script": "<!-- <pre>" + other + "</pre> --><script>'<pre>" + other + "</pre>'</SCRIPT ><pre>" + text + "</pre>",
+		"json": `{"quote":"` + text + `"}`,
+	} {
+		b, err := evidence.Read(name, []byte(data))
+		if err != nil || !bytes.Equal(b.Quote, raw) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, data := range map[string]string{"plain": string(gpu), "page": "<pre>" + string(gpu) + "</pre>", "escaped page": "<pre>" + html.EscapeString(string(gpu)) + "</pre>"} {
+		b, err := evidence.Read(name, []byte(data))
+		if err != nil || b.GPU == nil {
+			t.Errorf("GPU evidence, %s: %v", name, err)
+		}
+	}
+	snp := make([]byte, 1184)
+	snp[0], snp[0x34] = 3, 1
+	for name, tt := range map[string]struct{ data, want string }{
+		"empty": {"", "found nothing"}, "blank": {" \n", "found nothing"}, "prose": {"hello world, this is it", "neither hex nor base64"},
+		"page without": {"<html><pre>hello</pre></html>", "found a page without a quote"}, "two quotes": {"<pre>" + text + "</pre><pre>" + other + "</pre>", "two different quotes"},
+		"other JSON": {`{"a":1}`, "without /quote and /evidence_list"}, "broken JSON": {`{"quote":`, "read broken JSON: line 1"}, "quote is a number": {`{"quote":4}`, "/quote: found a value of type number"},
+		"quote is prose": {`{"quote":"~"}`, "/quote: found text that is neither"}, "report data": {`{"quote":"00","report_data":"x"}`, "/report_data: found"},
+		"SNP": {string(snp), "found an AMD SEV-SNP report"}, "SNP in hex": {hex.EncodeToString(snp), "found an AMD SEV-SNP report"}, "SNP on a page": {"<pre>" + base64.StdEncoding.EncodeToString(snp) + "</pre>", "found an AMD SEV-SNP report"},
+		"too large": {strings.Repeat("a", evidence.MaxFile+1), "want at most"},
+	} {
+		_, err := evidence.Read(name, []byte(tt.data))
+		var typed *malformed.Error
+		if err == nil || !strings.Contains(err.Error(), tt.want) || name != "broken JSON" && !errors.As(err, &typed) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	quote, gpu := &evidence.Bundle{Name: "q", Quote: []byte{1}}, &evidence.Bundle{Name: "g", GPU: []byte{2}}
+	for name, list := range map[string][]*evidence.Bundle{"quote first": {quote, gpu}, "GPU first": {gpu, quote}} {
+		got, err := evidence.Merge(list...)
+		if err != nil || got.Quote == nil || got.GPU == nil || got.Name != "q, g" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for name, list := range map[string][]*evidence.Bundle{"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}}} {
+		if got, err := evidence.Merge(list...); err == nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if gpu.Quote != nil || quote.GPU != nil {
+		t.Error("merging changed its input")
+	}
+}
+
+func TestRequests(t *testing.T) {
+	quote := &evidence.Bundle{Quote: []byte{1}}
+	for name, tt := range map[string]struct {
+		r    evidence.Request
+		want string
+	}{
+		"nothing":         {evidence.Request{At: now}, "none given"},
+		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
+		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, nvidia`},
+		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
+		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
+	} {
+		if _, err := evidence.Verify(tt.r); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+// TestJSON holds the form that scripts read.
+func TestJSON(t *testing.T) {
+	p := ownPlatform(t)
+	file, err := p.Collateral(fake.Levels{Status: tdxquote.OutOfDate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := tdxquote.ParseCollateral("c", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := verify(t, evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), Collateral: c, AcceptTCB: []string{tdxquote.OutOfDate}})
+	text, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Profile, At string
+		Authentic   struct {
+			Verdict string
+			Reasons []string
+		}
+		Expected, Bound struct{ Verdict string }
+		Claims          struct {
+			Quote struct {
+				MRTD, RTMR3 string
+				TCB         struct{ Status string }
+			}
+		}
+		Asked []string
+	}
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 1 {
+		t.Errorf("%s", text)
+	}
+	again, err := json.Marshal(got)
+	if err != nil || !bytes.Equal(text, again) {
+		t.Error("the same result gives other bytes")
+	}
+}

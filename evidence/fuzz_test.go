@@ -1,0 +1,54 @@
+package evidence_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"testing"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/verdict"
+)
+
+// FuzzPage: no panic on any saved page; what is taken out of it and accepted is
+// the signed quote.
+func FuzzPage(f *testing.F) {
+	p := ownPlatform(f)
+	raw := ownQuote(f, p, ownBody(f))
+	text := hex.EncodeToString(raw)
+	f.Add([]byte("<!DOCTYPE html><html><head><style>a{}</style></head><body><pre id=q>" + text + "</pre><!-- x --><script>1<2</script></body></html>"))
+	f.Add([]byte("<textarea>&#48;&#52;00</textarea><code>{\"evidence_list\":[]}</code>"))
+	f.Add([]byte(`{"quote":"` + text + `","event_log":[],"report_data":"00"}`))
+	f.Add([]byte(text))
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, page []byte) {
+		b, err := evidence.Read("fuzz", page)
+		if err != nil {
+			return
+		}
+		got, err := evidence.Verify(evidence.Request{Evidence: b, At: now, IntelRoots: roots(p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Quote != nil && got.Authentic.Verdict == verdict.Pass && !bytes.HasPrefix(b.Quote, raw[:len(raw)-8]) {
+			t.Fatal("a quote that nobody signed is accepted")
+		}
+	})
+}
+
+// FuzzRegistry: no panic, and rows keep what the file says.
+func FuzzRegistry(f *testing.F) {
+	f.Add([]byte(header + ownRow(ownBody(f)) + "\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := evidence.ParseRegistry("fuzz", data)
+		if err != nil {
+			return
+		}
+		for _, s := range r.Sets() {
+			for reg, d := range s.Registers {
+				if len(d.Bytes()) != 48 {
+					t.Fatalf("%s of %s has %d bytes", reg, s, len(d.Bytes()))
+				}
+			}
+		}
+	})
+}

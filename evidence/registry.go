@@ -1,0 +1,170 @@
+package evidence
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/internal/digest"
+)
+
+// Limits of a registry file. The published one has 109 rows.
+const (
+	MaxRegistry     = 32 << 20
+	MaxRegistryRows = 100000
+)
+
+// Row is one release in SecretVM's registry of artifacts (tdx.csv): the
+// registers of one machine size of one version, and the digest of its root file
+// system, which goes into RTMR3.
+type Row struct {
+	Line     int
+	Template string // machine size: "small"
+	VMType   string // "prod", "dev"
+	Version  string // "v0.0.25"
+	MRTD     digest.Digest
+	RTMR     [3]digest.Digest
+	Rootfs   digest.Digest // SHA-256
+}
+
+// Name names the row as people do.
+func (r Row) Name() string { return strings.Join([]string{r.Template, r.VMType, r.Version}, " ") }
+
+// Registry is a parsed registry file.
+type Registry struct {
+	Name string
+	Rows []Row
+}
+
+// ParseRegistry reads tdx.csv. Columns are found by the names in the first
+// line; unknown ones are ignored, and blanks around values are cut off, because
+// a published row has one.
+func ParseRegistry(name string, data []byte) (*Registry, error) {
+	if len(data) > MaxRegistry {
+		return nil, &malformed.Error{Input: name, Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxRegistry)}
+	}
+	r := csv.NewReader(bytes.NewReader(data))
+	r.ReuseRecord = true
+	head, err := r.Read()
+	if err != nil {
+		return nil, csvError(name, err)
+	}
+	columns := map[string]int{}
+	for i, h := range head {
+		h = strings.TrimSpace(strings.TrimPrefix(h, "\ufeff"))
+		if _, twice := columns[h]; twice {
+			return nil, &malformed.Error{Input: name, Place: malformed.Line(1), Field: "columns", Found: strconv.Quote(h) + " twice", Want: "each column once"}
+		}
+		columns[h] = i
+	}
+	for _, want := range []string{"template_name", "vm_type", "artifacts_ver", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rootfs_data"} {
+		if _, ok := columns[want]; !ok {
+			return nil, &malformed.Error{Input: name, Place: malformed.Line(1), Field: "columns", Found: strconv.Quote(strings.Join(head, ",")), Want: "a column " + want}
+		}
+	}
+	reg := &Registry{Name: name}
+	for {
+		record, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return reg, nil
+		}
+		if err != nil {
+			return nil, csvError(name, err)
+		}
+		if len(reg.Rows) == MaxRegistryRows {
+			return nil, &malformed.Error{Input: name, Found: "one row more", Want: fmt.Sprintf("at most %d rows", MaxRegistryRows)}
+		}
+		line, _ := r.FieldPos(0)
+		row, err := readRow(name, line, record, columns)
+		if err != nil {
+			return nil, err
+		}
+		reg.Rows = append(reg.Rows, row)
+	}
+}
+
+func csvError(name string, err error) error {
+	var parse *csv.ParseError
+	if errors.As(err, &parse) {
+		return &malformed.Error{Input: name, Place: malformed.Line(parse.Line), Found: parse.Err.Error(), Want: "comma separated values"}
+	}
+	return &malformed.Error{Input: name, Found: err.Error(), Want: "comma separated values with a header line"}
+}
+
+func readRow(name string, line int, record []string, columns map[string]int) (Row, error) {
+	var failed error
+	text := func(column string) string { return strings.Clone(strings.TrimSpace(record[columns[column]])) }
+	sum := func(a digest.Algorithm, column string) digest.Digest {
+		d, err := digest.ParseHex(a, text(column))
+		if err != nil && failed == nil {
+			failed = &malformed.Error{Input: name, Place: malformed.Line(line), Field: column, Found: strconv.Quote(text(column)), Want: fmt.Sprintf("%d hexadecimal digits", 2*a.Size())}
+		}
+		return d
+	}
+	row := Row{
+		Line: line, Template: text("template_name"), VMType: text("vm_type"), Version: text("artifacts_ver"),
+		MRTD: sum(digest.SHA384, "mrtd"), Rootfs: sum(digest.SHA256, "rootfs_data"),
+		RTMR: [3]digest.Digest{sum(digest.SHA384, "rtmr0"), sum(digest.SHA384, "rtmr1"), sum(digest.SHA384, "rtmr2")},
+	}
+	return row, failed
+}
+
+// Sets makes each row a reference set: its values hold together or not at all.
+func (r *Registry) Sets() []ReferenceSet {
+	sets := make([]ReferenceSet, 0, len(r.Rows))
+	for _, row := range r.Rows {
+		sets = append(sets, ReferenceSet{
+			Group: r.Name, Name: row.Name(), Where: malformed.Line(row.Line), Version: row.Version, Rootfs: row.Rootfs,
+			Registers: map[Register]digest.Digest{MRTD: row.MRTD, RTMR0: row.RTMR[0], RTMR1: row.RTMR[1], RTMR2: row.RTMR[2]},
+		})
+	}
+	return sets
+}
+
+// compareVersions orders release names: v0.0.9 < v0.0.25-beta.2 < v0.0.25
+// ("Semantic Versioning 2.0.0", item 11).
+func compareVersions(a, b string) int {
+	split := func(v string) ([]string, []string) {
+		release, pre, _ := strings.Cut(strings.TrimPrefix(v, "v"), "-")
+		if pre == "" {
+			return strings.Split(release, "."), nil
+		}
+		return strings.Split(release, "."), strings.Split(pre, ".")
+	}
+	ra, pa := split(a)
+	rb, pb := split(b)
+	if c := slices.CompareFunc(ra, rb, compareIdentifiers); c != 0 {
+		return c
+	}
+	switch {
+	case pa == nil && pb == nil:
+		return 0
+	case pa == nil:
+		return 1
+	case pb == nil:
+		return -1
+	}
+	return slices.CompareFunc(pa, pb, compareIdentifiers)
+}
+
+// compareIdentifiers: numbers by value and below words, words by bytes.
+func compareIdentifiers(a, b string) int {
+	na, ea := strconv.ParseUint(a, 10, 32)
+	nb, eb := strconv.ParseUint(b, 10, 32)
+	switch {
+	case ea == nil && eb == nil:
+		return cmp.Compare(na, nb)
+	case ea == nil:
+		return -1
+	case eb == nil:
+		return 1
+	}
+	return strings.Compare(a, b)
+}

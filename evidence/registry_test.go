@@ -1,0 +1,59 @@
+package evidence_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/malformed"
+)
+
+func TestRegistryErrors(t *testing.T) {
+	row := ownRow(ownBody(t))
+	for name, tt := range map[string]struct{ data, want string }{
+		"empty":           {"", "comma separated values with a header line"},
+		"column missing":  {strings.Replace(header, "rootfs_data", "rootfs", 1) + row, "read r.csv: line 1: columns: found"},
+		"column twice":    {strings.Replace(header, "host_id", "mrtd", 1) + row, `found "mrtd" twice`},
+		"short row":       {header + "a,b,c\n", "read r.csv: line 2: found wrong number of fields"},
+		"short register":  {header + row + "\n" + strings.Replace(row, "v1.0.0,", "v1.0.0,0", 1), "read r.csv: line 3: mrtd: found"},
+		"no hex":          {header + strings.Replace(row, rootfs.Hex(), strings.Repeat("x", 64), 1), "line 2: rootfs_data: found"},
+		"quote not ended": {header + `"` + row, "read r.csv: line"},
+	} {
+		_, err := evidence.ParseRegistry("r.csv", []byte(tt.data))
+		var typed *malformed.Error
+		if !errors.As(err, &typed) || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+	for name, data := range map[string]string{"blanks": header + strings.ReplaceAll(row, ",", " , "), "byte order mark and CR LF": "\ufeff" + strings.ReplaceAll(header+row+"\n", "\n", "\r\n")} {
+		r, err := evidence.ParseRegistry("r.csv", []byte(data))
+		if err != nil || len(r.Rows) != 1 || r.Rows[0].Name() != "small prod v1.0.0" || r.Rows[0].Line != 2 || r.Rows[0].Rootfs != rootfs {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
+
+// TestNewest: of several rows that fit, the newest release is named, and a
+// release is newer than what came before it.
+func TestNewest(t *testing.T) {
+	p := ownPlatform(t)
+	row := ownRow(ownBody(t))
+	versions := []string{"v0.0.9", "v0.0.25-beta.2", "v0.0.25-beta.10", "v0.0.25-rc", "v0.0.25", "v0.0.26-alpha", "v0.1", "v1.0.0"}
+	for i := range versions {
+		var rows []string
+		for _, v := range versions[:i+1] {
+			rows = append(rows, strings.Replace(row, "v1.0.0", v, 1))
+		}
+		for _, order := range []string{"up", "down"} {
+			if order == "down" {
+				slices.Reverse(rows)
+			}
+			got := verify(t, evidence.Request{Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), Registry: ownRegistry(t, rows...)})
+			if want := "small prod " + versions[i]; got.Claims.Release != want {
+				t.Errorf("rows %s to %s, %s: named %q, want %q", versions[0], versions[i], order, got.Claims.Release, want)
+			}
+		}
+	}
+}

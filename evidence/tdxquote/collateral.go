@@ -1,0 +1,269 @@
+package tdxquote
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/retally/retally/evidence/certs"
+	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/verdict"
+	"github.com/retally/retally/internal/jsondoc"
+)
+
+// MaxCollateral bounds a collateral file in bytes; real ones have about 25 KiB.
+const MaxCollateral = 4 << 20
+
+// Collateral is what Intel publishes about a platform family at a time: TCB
+// levels, the quoting enclave's identity and the revocation lists, each signed.
+// The file is a JSON object with the members below, as the verification
+// libraries store it ("Intel SGX and TDX Provisioning Certification Service
+// API", version 4, gives the parts).
+type Collateral struct {
+	TCBInfo    Signed
+	QEIdentity Signed
+
+	RootCRL      *x509.RevocationList
+	PCKCRL       *x509.RevocationList
+	PCKCRLIssuer []*x509.Certificate // who signed PCKCRL, up to the root
+	PCKChain     []*x509.Certificate // nil if the file has none: the quote's own is used then
+
+	tcbInfo    *tcbInfo
+	qeIdentity *qeIdentity
+}
+
+// Signed is a JSON document as it was signed, with its signature and signer.
+type Signed struct {
+	Document  string
+	Signature []byte // r || s
+	Issuer    []*x509.Certificate
+}
+
+// ParseCollateral reads a collateral file. name is the file in errors.
+func ParseCollateral(name string, data []byte) (*Collateral, error) {
+	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxCollateral, Depth: 16, Values: 10000})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	r := &collateralReader{name: name, doc: doc}
+	c := &Collateral{
+		TCBInfo:      r.signed("tcb_info"),
+		QEIdentity:   r.signed("qe_identity"),
+		RootCRL:      r.crl("root_ca_crl"),
+		PCKCRL:       r.crl("pck_crl"),
+		PCKCRLIssuer: r.chain("pck_crl_issuer_chain"),
+	}
+	if r.err == nil && doc.Get("pck_certificate_chain") != nil {
+		c.PCKChain = r.chain("pck_certificate_chain")
+	}
+	if r.err == nil {
+		c.tcbInfo, r.err = parseTCBInfo(name, c.TCBInfo.Document)
+	}
+	if r.err == nil {
+		c.qeIdentity, r.err = parseQEIdentity(name, c.QEIdentity.Document)
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return c, nil
+}
+
+// collateralReader takes members; after an error every member is empty.
+type collateralReader struct {
+	name string
+	doc  *jsondoc.Value
+	err  error
+}
+
+func (r *collateralReader) fail(member, found, want string) {
+	if r.err == nil {
+		r.err = &malformed.Error{Input: r.name, Place: "/" + member, Found: found, Want: want}
+	}
+}
+
+func (r *collateralReader) text(member string) string {
+	v := r.doc.Get(member)
+	switch {
+	case v == nil:
+		r.fail(member, "nothing", "a string")
+	case v.Kind != jsondoc.String:
+		r.fail(member, "a value of type "+v.Kind.String(), "a string")
+	case v.Text == "":
+		r.fail(member, "an empty string", "content")
+	default:
+		return v.Text
+	}
+	return ""
+}
+
+func (r *collateralReader) hex(member string) []byte {
+	text := r.text(member)
+	if r.err != nil {
+		return nil
+	}
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		r.fail(member, err.Error(), "hexadecimal bytes")
+	}
+	return b
+}
+
+func (r *collateralReader) chain(member string) []*x509.Certificate {
+	text := r.text(member)
+	if r.err != nil {
+		return nil
+	}
+	chain, err := certs.ReadPEM(r.name+" /"+member, []byte(text))
+	if err != nil {
+		r.err = err
+	}
+	return chain
+}
+
+func (r *collateralReader) crl(member string) *x509.RevocationList {
+	der := r.hex(member)
+	if r.err != nil {
+		return nil
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		r.fail(member, err.Error(), "a DER revocation list (RFC 5280 section 5)")
+	}
+	return list
+}
+
+func (r *collateralReader) signed(member string) Signed {
+	s := Signed{Document: r.text(member), Signature: r.hex(member + "_signature"), Issuer: r.chain(member + "_issuer_chain")}
+	if r.err == nil && len(s.Signature) != signatureSize {
+		r.fail(member+"_signature", fmt.Sprintf("%d bytes", len(s.Signature)), "64 bytes")
+	}
+	return s
+}
+
+// check adds the checks that collateral allows.
+func (c *Collateral) check(l *verdict.List, q *Quote, r *Result, anchors certs.Anchors, rules certs.Rules, accept []string) {
+	before := len(*l)
+	c.checkSignatures(l, anchors, rules)
+	c.checkRevocation(l, r, anchors, rules)
+	if c.PCKChain != nil && (r.Chain == nil || !c.PCKChain[0].Equal(r.Chain[0])) {
+		l.Fail("collateral-pck", "the collateral is for another PCK certificate than the quote's")
+	}
+	if r.PCK == nil {
+		l.Fail("tcb", "the platform of the quote is not known")
+		return
+	}
+	for _, check := range (*l)[before:] {
+		if check.Verdict == verdict.Fail {
+			l.Open("tcb", "not judged, because the collateral does not hold: "+check.Name)
+			return
+		}
+	}
+	tcb, err := c.judge(q, r.PCK)
+	if err != nil {
+		l.Fail("tcb", err.Error())
+		return
+	}
+	r.TCB = tcb
+	accepted := tcb.Status == UpToDate
+	for _, a := range accept {
+		accepted = accepted || tcb.Status == a && a != Revoked
+	}
+	text := "TCB status " + tcb.Status + ", level of " + tcb.Date
+	if len(tcb.Advisories) > 0 {
+		text += ", advisories " + strings.Join(tcb.Advisories, ", ")
+	}
+	l.Judge("tcb", accepted, text, text+": not accepted")
+}
+
+func (c *Collateral) checkSignatures(l *verdict.List, anchors certs.Anchors, rules certs.Rules) {
+	check := func(name string, s Signed, issued, next time.Time) {
+		key, ok := s.Issuer[0].PublicKey.(*ecdsa.PublicKey)
+		sum := sha256.Sum256([]byte(s.Document))
+		err := certs.Verify(s.Issuer, anchors, rules)
+		switch {
+		case err != nil:
+			l.Fail(name, "its signer: "+err.Error())
+		case !ok || key.Curve != elliptic.P256() || !certs.VerifyRaw(key, sum[:], s.Signature):
+			l.Fail(name, "the signature over the document does not verify")
+		default:
+			judgePeriod(l, name, issued, next, rules.At)
+		}
+	}
+	check("tcb-info", c.TCBInfo, c.tcbInfo.issued, c.tcbInfo.next)
+	check("qe-identity-collateral", c.QEIdentity, c.qeIdentity.issued, c.qeIdentity.next)
+}
+
+func judgePeriod(l *verdict.List, name string, from, until, at time.Time) {
+	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	switch {
+	case at.Before(from):
+		l.Fail(name, "is issued on "+stamp(from)+", after the time asked for, "+stamp(at))
+	case at.After(until):
+		l.Fail(name, "was to be renewed by "+stamp(until)+", before the time asked for, "+stamp(at))
+	default:
+		l.Pass(name, "signed, valid from "+stamp(from)+" to "+stamp(until))
+	}
+}
+
+// checkRevocation: both lists are signed and current, and revoke neither a CA
+// nor the PCK.
+func (c *Collateral) checkRevocation(l *verdict.List, r *Result, anchors certs.Anchors, rules certs.Rules) {
+	root := anchors.Certificates[0]
+	for _, a := range anchors.Certificates {
+		if string(a.RawSubject) == string(c.RootCRL.RawIssuer) {
+			root = a
+		}
+	}
+	checkCRL(l, "root-crl", c.RootCRL, root, rules)
+	if err := certs.Verify(c.PCKCRLIssuer, anchors, rules); err != nil {
+		l.Fail("pck-crl", "its signer: "+err.Error())
+	} else {
+		checkCRL(l, "pck-crl", c.PCKCRL, c.PCKCRLIssuer[0], rules)
+	}
+	for _, chain := range [][]*x509.Certificate{r.Chain, c.TCBInfo.Issuer, c.QEIdentity.Issuer, c.PCKCRLIssuer} {
+		for _, cert := range chain {
+			if revoked(c.RootCRL, cert) {
+				l.Fail("revocation", "the root revoked "+cert.Subject.String())
+			}
+		}
+	}
+	switch {
+	case len(r.Chain) == 0:
+		l.Fail("revocation", "the PCK certificate of the quote is not known")
+	case string(c.PCKCRL.RawIssuer) != string(r.Chain[0].RawIssuer):
+		l.Fail("revocation", "the PCK revocation list is of "+c.PCKCRL.Issuer.String()+", the PCK is issued by "+r.Chain[0].Issuer.String())
+	case revoked(c.PCKCRL, r.Chain[0]):
+		l.Fail("revocation", "the PCK of this platform is revoked")
+	default:
+		l.Pass("revocation", "neither the PCK nor a CA of the chains is revoked")
+	}
+}
+
+func checkCRL(l *verdict.List, name string, list *x509.RevocationList, issuer *x509.Certificate, rules certs.Rules) {
+	if string(list.RawIssuer) != string(issuer.RawSubject) {
+		l.Fail(name, "is of "+list.Issuer.String()+", want "+issuer.Subject.String())
+		return
+	}
+	if err := list.CheckSignatureFrom(issuer); err != nil {
+		l.Fail(name, "its signature does not verify: "+err.Error())
+		return
+	}
+	judgePeriod(l, name, list.ThisUpdate, list.NextUpdate, rules.At)
+}
+
+func revoked(list *x509.RevocationList, cert *x509.Certificate) bool {
+	if string(list.RawIssuer) != string(cert.RawIssuer) {
+		return false
+	}
+	for _, e := range list.RevokedCertificateEntries {
+		if e.SerialNumber.Cmp(cert.SerialNumber) == 0 {
+			return true
+		}
+	}
+	return false
+}
