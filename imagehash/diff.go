@@ -37,7 +37,7 @@ const (
 // cause with Children stands for all of them and its Count is their number.
 type Cause struct {
 	// Kind names the attribute: mtime, uid, order, compression-level,
-	// config.Env, ... The documentation lists them (images-causes.md).
+	// config.Env, ... The documentation lists them (image-causes.md).
 	Kind string `json:"kind"`
 	// Path leads to the place: platform (in an index with several), then
 	// "index", "manifest", "config" or "layer N", then a file or JSON

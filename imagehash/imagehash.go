@@ -107,7 +107,7 @@ type Artifact struct {
 	Blobs     []digest.Digest `json:"blobs"`
 }
 
-// Problem is one finding. The documentation lists the codes (images-codes.md).
+// Problem is one finding. The documentation lists the codes (image-codes.md).
 type Problem struct {
 	Code     string `json:"code"`
 	Place    string `json:"place"` // file in the source, then a JSON pointer, tar entry or byte offset
