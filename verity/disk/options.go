@@ -73,7 +73,7 @@ type Options struct {
 type Result struct {
 	Mkfs       erofs.Profile `json:"mkfs"`
 	HashOffset int64         `json:"hash_offset"` // size of the EROFS image in bytes
-	RootHash   Hex           `json:"root_hash"`
+	RootHash   Hex           `json:"root_hash,omitzero"`
 	FileSHA256 Hex           `json:"file_hash_sha256,omitzero"` // of the whole disk file
 	FileSize   int64         `json:"file_size"`
 	Blocks     int64         `json:"blocks"` // of 4096 bytes, in the image
@@ -98,7 +98,7 @@ type Result struct {
 // Other is what another release of mkfs.erofs makes of the same directory.
 type Other struct {
 	Mkfs       erofs.Profile `json:"mkfs"`
-	RootHash   Hex           `json:"root_hash"`
+	RootHash   Hex           `json:"root_hash,omitzero"`
 	FileSHA256 Hex           `json:"file_hash_sha256,omitzero"`
 	ErofsSHA   Hex           `json:"erofs_sha256,omitzero"`
 }
