@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-0rtCIQb2EdaEEjlPtYWwo7Qymjdj3QEoSMgpbh8QlvE=";
+  vendorHash = "sha256-XBTkhImDrEe1d3YBmM1k4b0ynNVcu0roccIB7C2hVOM=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];
