@@ -12,6 +12,7 @@ import (
 
 // All vectors, one after the other in one process, stay within 64 MiB.
 func TestVectorsMemory(t *testing.T) {
+	testenv.OwnMemory(t)
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		testenv.Missing(t, "/proc")
 	}
@@ -33,6 +34,7 @@ func TestVectorsMemory(t *testing.T) {
 
 // Layers with the largest zstd window, two at a time.
 func TestMemory(t *testing.T) {
+	testenv.OwnMemory(t)
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		testenv.Missing(t, "/proc")
 	}

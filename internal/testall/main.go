@@ -1,7 +1,7 @@
 // Command testall runs every test of the module and shows what plain `go test`
 // hides: each skipped test with its reason, and how many tests really ran.
 //
-//	go run ./internal/testall [-race] [-long] [-v] [package...]
+//	go run ./internal/testall [-race] [-long] [-v] [-run REGEXP] [package...]
 package main
 
 import (
@@ -34,17 +34,21 @@ func main() {
 	race := flag.Bool("race", false, "find data races (needs a C compiler)")
 	long := flag.Bool("long", false, "run the large and slow cases too")
 	verbose := flag.Bool("v", false, "print every test's output")
+	only := flag.String("run", "", "only tests whose names match, as in go test")
 	flag.Parse()
-	os.Exit(run(*race, *long, *verbose, flag.Args()))
+	os.Exit(run(*race, *long, *verbose, *only, flag.Args()))
 }
 
-func run(race, long, verbose bool, packages []string) int {
+func run(race, long, verbose bool, only string, packages []string) int {
 	if len(packages) == 0 {
 		packages = []string{"./..."}
 	}
 	args := []string{"test", "-json", "-timeout=60m"}
 	if race {
 		args = append(args, "-race")
+	}
+	if only != "" {
+		args = append(args, "-run="+only)
 	}
 	cmd := exec.Command("go", append(args, packages...)...)
 	cmd.Stderr = os.Stderr

@@ -86,3 +86,12 @@ func moduleRoot(t testing.TB) string {
 		dir = parent
 	}
 }
+
+// OwnMemory skips a test that measures memory in a program with the race
+// detector; .ci/run runs these tests once more without it.
+func OwnMemory(t testing.TB) {
+	t.Helper()
+	if Race {
+		t.Skip("SKIP-VISIBLE race: the race detector's memory is not the program's; run without -race")
+	}
+}
