@@ -35,7 +35,8 @@ func of(t *testing.T, family acpi.Family) *qtest.Source {
 			return s
 		}
 	}
-	testenv.Missing(t, "a QEMU of family "+string(family)+" (RETALLY_QEMU lists programs)")
+	// Newer QEMUs are not everywhere to be had: not run, and said so.
+	t.Skipf("SKIP-VISIBLE oracle: no QEMU of family %s (RETALLY_QEMU lists programs)", family)
 	return nil
 }
 
@@ -137,5 +138,5 @@ func TestOracleOldFamily(t *testing.T) {
 		t.Logf("%v", err)
 		return
 	}
-	testenv.Missing(t, "a QEMU older than 10")
+	t.Skip("SKIP-VISIBLE oracle: no QEMU older than 10")
 }
