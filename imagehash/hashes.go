@@ -10,8 +10,9 @@ import (
 
 // HashesJSON writes the file hashes-HOST.json of Privatemode's
 // calculate-image-digests.sh: one flat object from the last part of each
-// source's name to the digest of its first image, in the order given, as jq
-// prints it. A source that was refused or has no digest is an error.
+// source's name to the digest of its image, in the order given, as jq prints
+// it. A source that was refused, has no digest or several images, and two
+// sources of one name are errors: a line must not depend on chance.
 func HashesJSON(reports []*Report) ([]byte, error) {
 	object := jsondoc.NewObject()
 	for _, r := range reports {
@@ -22,9 +23,15 @@ func HashesJSON(reports []*Report) ([]byte, error) {
 		if len(r.Images) == 0 || r.Images[0].Digest.IsZero() {
 			return nil, fmt.Errorf("%s has no manifest digest", r.Source)
 		}
+		if len(r.Images) > 1 {
+			return nil, fmt.Errorf("%s holds %d images", r.Source, len(r.Images))
+		}
 		name := path.Base(strings.TrimRight(strings.ReplaceAll(r.Source, "\\", "/"), "/"))
 		if before, _, ok := strings.Cut(name, "@"); ok {
 			name = before
+		}
+		if object.Index(name) >= 0 {
+			return nil, fmt.Errorf("two sources are called %s", name)
 		}
 		object.Set(name, jsondoc.NewString(r.Images[0].Digest.String()))
 	}

@@ -57,6 +57,9 @@ func TestHashesJSON(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
+	if _, err := imagehash.HashesJSON([]*imagehash.Report{good, good}); err == nil || !strings.Contains(err.Error(), "two sources are called") {
+		t.Errorf("two sources of one name: got %v, want an error", err)
+	}
 	bad, err := imagehash.VerifyRef(t.Context(), "testdata/bad-diffid.tar", imagehash.Options{})
 	if err != nil {
 		t.Fatal(err)

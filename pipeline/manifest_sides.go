@@ -93,11 +93,10 @@ func entryOf(path string) string {
 	parts := strings.Split(path, "/")
 	n := 0
 	switch parts[0] {
-	case "policy", "snp":
+	case "policy":
 		n = 3
-		if parts[0] == "policy" && len(parts) > 1 && (parts[1] == "id" || parts[1] == "sans") {
-			n = 3
-		}
+	case "snp":
+		n = 3
 		if len(parts) > 3 && strings.HasPrefix(parts[3], "cpus=") {
 			n = 4
 		}

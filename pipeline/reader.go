@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -78,8 +79,7 @@ func (e *InputError) Unwrap() error { return e.Err }
 func inputError(op, name string, err error) error {
 	// The path of this machine says nothing more than the name; the reason does.
 	var pe *os.PathError
-	if p, ok := err.(*os.PathError); ok {
-		pe = p
+	if errors.As(err, &pe) {
 		err = pe.Err
 	}
 	return &InputError{Op: op, File: name, Err: err}

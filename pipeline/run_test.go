@@ -77,7 +77,7 @@ func TestStagesAskEachOther(t *testing.T) {
 	if first.Report.Outcome != OutcomeUnchecked {
 		t.Errorf("got %s: what rests on a copied value was passed", first.Report.Outcome)
 	}
-	if again := once(chained(runs), false); !slices.Equal(again.Reused, []string{"first"}) && runs["second"] != 1 {
+	if again := once(chained(runs), false); !slices.Equal(again.Reused, []string{"first"}) {
 		t.Errorf("reused %v, runs %v", again.Reused, runs)
 	}
 	if runs["first"] != 1 || runs["second"] != 1 {

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
-	"github.com/retally/retally/privatemode"
 )
 
 func (a *app) imageCommand() *cobra.Command {
@@ -108,6 +106,7 @@ and diffIDs, and no digest of its own.`,
 			stop := a.showProgress(p.Progress)
 			defer p.Stop()
 			rows := []imagehash.Image{}
+			var reports []*imagehash.Report
 			refused := false
 			for _, src := range args {
 				rep, err := imagehash.VerifyRef(cmd.Context(), src, opts)
@@ -115,12 +114,17 @@ and diffIDs, and no digest of its own.`,
 					stop()
 					return &userError{op: "read image", path: src, err: err}
 				}
+				reports = append(reports, rep)
 				rows = append(rows, rep.Rows()...)
 				refused = refused || !rep.OK()
 			}
 			stop()
 			if hashes != "" && !refused {
-				if err := writeHashes(hashes, rows); err != nil {
+				data, err := imagehash.HashesJSON(reports)
+				if err != nil {
+					return &userError{op: "write hashes", path: hashes, err: err, hint: "give OCI layouts, one for each name"}
+				}
+				if err := atomicfile.Write(hashes, data, 0o644); err != nil {
 					return err
 				}
 			}
@@ -141,25 +145,6 @@ and diffIDs, and no digest of its own.`,
 	cmd.Flags().StringVar(&hashes, "hashes", "", "also write name and digest of each layout in the form of Privatemode's hashes-<host>.json")
 	remote.flags(cmd)
 	return cmd
-}
-
-// writeHashes writes a hashes file; an image is called what its folder or
-// archive is called.
-func writeHashes(path string, rows []imagehash.Image) error {
-	var list []privatemode.ImageHash
-	seen := map[string]bool{}
-	for _, r := range rows {
-		name := strings.TrimSuffix(filepath.Base(filepath.Clean(r.Source)), ".tar")
-		if r.Digest.IsZero() {
-			return &userError{op: "write hashes", path: path, msg: fmt.Sprintf("%s has no digest of its own", r.Source), hint: "give an OCI layout"}
-		}
-		if seen[name] {
-			return &userError{op: "write hashes", path: path, msg: fmt.Sprintf("two images are called %s", name)}
-		}
-		seen[name] = true
-		list = append(list, privatemode.ImageHash{Name: name, Digest: r.Digest})
-	}
-	return atomicfile.Write(path, privatemode.FormatHashes(list), 0o644)
 }
 
 func (a *app) printImages(rows []imagehash.Image) {
