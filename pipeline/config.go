@@ -34,6 +34,18 @@ type Config struct {
 	// Disks says where the models are whose disks are measured, by their key in
 	// the models file.
 	Disks map[string]DiskConfig `yaml:"disks" json:"disks,omitempty"`
+	// Compose is the compose file of a machine that runs one, such as a
+	// SecretVM; platforms and evidence use it where they name none.
+	Compose string `yaml:"compose" json:"compose,omitempty"`
+	// Policies says how the runtime policies of the deployment are computed.
+	Policies *PoliciesConfig `yaml:"policies" json:"policies,omitempty"`
+	// Platforms are the machines that registers are computed for, by the
+	// vendor's platform name.
+	Platforms map[string]PlatformConfig `yaml:"platforms" json:"platforms,omitempty"`
+	// Registry is a published file of registers by release (SecretVM's tdx.csv).
+	Registry string `yaml:"registry" json:"registry,omitempty"`
+	// Evidence is what machines showed of themselves, by any name.
+	Evidence map[string]EvidenceConfig `yaml:"evidence" json:"evidence,omitempty"`
 	// Manifest says how the deployment's manifest comes about.
 	Manifest *ManifestConfig `yaml:"manifest" json:"manifest,omitempty"`
 	// Against is the published file to compare with.

@@ -21,6 +21,10 @@ const (
 	Concat Fold = "concat"
 	// History is Contrast's manifest history: H(event || old), from zeros.
 	History Fold = "history"
+	// Running is one hash over everything, as MRTD is built: each event's
+	// digest is the state after it, so the last one is the value (Intel TDX
+	// Module ABI, TDH.MEM.PAGE.ADD and TDH.MR.EXTEND).
+	Running Fold = "running"
 )
 
 // Trace is the labelled list of events that a value is folded from.
@@ -71,12 +75,14 @@ func (t *Trace) Compute() (digest.Digest, error) {
 			state = t.Algorithm.Sum(slices.Concat(b, state)).Bytes()
 		case Concat:
 			all.Write(b)
+		case Running:
+			state = b
 		default:
 			return digest.Digest{}, fmt.Errorf("fold trace: unknown fold %q", t.Fold)
 		}
 	}
 	switch t.Fold {
-	case Extend, History:
+	case Extend, History, Running:
 		return digest.FromBytes(t.Algorithm, state)
 	case Concat:
 		return digest.FromHash(t.Algorithm, all), nil

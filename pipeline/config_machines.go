@@ -1,0 +1,84 @@
+package pipeline
+
+// PoliciesConfig says how runtime policies are computed (package policygen).
+type PoliciesConfig struct {
+	// Rules is a rules.rego; empty means retally's own rules.
+	Rules string `yaml:"rules,omitempty" json:"rules,omitempty"`
+	// Settings is a genpolicy-settings.json or a folder with drop-ins.
+	Settings string `yaml:"settings,omitempty" json:"settings,omitempty"`
+	// ConfigFiles are further ConfigMaps and Secrets for environments.
+	ConfigFiles []string `yaml:"config_files,omitempty" json:"config_files,omitempty"`
+	// Profile names the generator whose result is computed: "retally" (the
+	// default), "kata-4.1", "contrast-1.20", ...
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
+	// ImageBinding is for retally's own rules: annotation, guest_pull or off.
+	ImageBinding string `yaml:"image_binding,omitempty" json:"image_binding,omitempty"`
+	// Lenient accepts fields that no container can notice.
+	Lenient bool `yaml:"lenient,omitempty" json:"lenient,omitempty"`
+}
+
+// PlatformConfig is a machine: the artifacts it boots and its shape.
+type PlatformConfig struct {
+	// TEE is "tdx". Others come with their rooms.
+	TEE string `yaml:"tee" json:"tee"`
+	// Profile is how hypervisor and firmware behave: secretvm, dstack, ...
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
+	// Metadata is a dstack or tdx-measure metadata file; fields given here win.
+	Metadata string `yaml:"metadata,omitempty" json:"metadata,omitempty"`
+
+	Firmware string `yaml:"firmware,omitempty" json:"firmware,omitempty"`
+	Kernel   string `yaml:"kernel,omitempty" json:"kernel,omitempty"`
+	Initrd   string `yaml:"initrd,omitempty" json:"initrd,omitempty"`
+	Cmdline  string `yaml:"cmdline,omitempty" json:"cmdline,omitempty"`
+	Memory   string `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
+	VCPUs    int    `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
+	GPUs     int    `yaml:"gpus,omitempty" json:"gpus,omitempty"`
+
+	// QEMU is the hypervisor's version; what follows from it may be set after.
+	QEMU        string `yaml:"qemu,omitempty" json:"qemu,omitempty"`
+	PageOrder   string `yaml:"page_order,omitempty" json:"page_order,omitempty"`
+	PatchKernel *bool  `yaml:"patch_kernel,omitempty" json:"patch_kernel,omitempty"`
+	// ACPI is a tables file; ACPISource is "template" (the default) or "qemu".
+	ACPI       string `yaml:"acpi,omitempty" json:"acpi,omitempty"`
+	ACPISource string `yaml:"acpi_source,omitempty" json:"acpi_source,omitempty"`
+
+	Rootfs      string `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`
+	Compose     string `yaml:"compose,omitempty" json:"compose,omitempty"`
+	DockerFiles string `yaml:"docker_files,omitempty" json:"docker_files,omitempty"`
+	KeyProvider string `yaml:"key_provider,omitempty" json:"key_provider,omitempty"`
+	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"` // hex
+
+	// Expect are registers as the vendor prints them, by their names (mrtd,
+	// rtmr0 to rtmr3, mr_aggregated, mr_image), in hex.
+	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
+}
+
+// EvidenceConfig is a quote or a capture folder and what it is held against
+// (package evidence).
+type EvidenceConfig struct {
+	// File is a quote, a saved page or a folder of `retally evidence capture`.
+	File string `yaml:"file" json:"file"`
+	// GPU is GPU evidence of the same machine.
+	GPU     string `yaml:"gpu,omitempty" json:"gpu,omitempty"`
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
+	// Platform names the machine of `platforms` that the evidence is of.
+	Platform string `yaml:"platform,omitempty" json:"platform,omitempty"`
+	// At is the time (RFC 3339) at which certificates must be valid. There is
+	// no default: a result must not depend on the day.
+	At string `yaml:"at,omitempty" json:"at,omitempty"`
+
+	Registry    string `yaml:"registry,omitempty" json:"registry,omitempty"`
+	Compose     string `yaml:"compose,omitempty" json:"compose,omitempty"`
+	DockerFiles string `yaml:"docker_files,omitempty" json:"docker_files,omitempty"`
+	Rootfs      string `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`
+	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"`     // hex
+	TLSCert     string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
+	Nonce       string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
+
+	Collateral string   `yaml:"collateral,omitempty" json:"collateral,omitempty"`
+	AcceptTCB  []string `yaml:"accept_tcb,omitempty" json:"accept_tcb,omitempty"`
+	MRSEAM     []string `yaml:"mrseam,omitempty" json:"mrseam,omitempty"` // hex, the allow-list
+	// IntelRoot is a certificate that is trusted in place of Intel's. Only for
+	// tests and examples: every result says that it was used.
+	IntelRoot string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`
+}
