@@ -138,20 +138,18 @@ func (r *policyRun) forms(p policygen.NamedPolicy) []string {
 
 // categoryWords say what the part of a policy is that differs.
 var categoryWords = map[string]string{
-	"image": "the image's name", "args": "an argument", "env": "an environment variable", "annotations": "an annotation",
-	"mounts": "a mount", "storages": "a storage", "user": "the user", "capabilities": "a capability", "process": "how the process runs",
-	"linux": "a Linux setting", "devices": "a device", "exec": "a command that the host may run", "containers": "the containers",
-	"settings": "what comes from the settings", "rules": "the rules",
+	"image": "image name", "env": "environment variable", "args": "argument", "linux": "Linux setting", "exec": "command that the host may run",
+	"process": "process setting", "containers": "container",
 }
 
 func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.DiffCause) Cause {
 	what := orWord(categoryWords[d.Category], d.Category)
-	note := what + " of the policy is another"
+	note := what + " not as in the published policy"
 	switch {
 	case d.A == "" && d.B != "":
-		note = what + " is not in the published policy"
+		note = what + " that the published policy does not have"
 	case d.B == "" && d.A != "":
-		note = what + " is only in the published policy"
+		note = what + " that only the published policy has"
 	}
 	path := []string{string(p.key)}
 	switch {
@@ -251,9 +249,11 @@ func (v variant) changes() int {
 
 func (s *variantSearch) variants(otherNamespace bool) []variant {
 	profiles, own := []string{""}, []string{""}
-	for _, name := range profileNames() {
-		if name != s.r.conf.Profile {
-			profiles = append(profiles, name)
+	for _, matched := range []bool{true, false} { // what stands for a known generator says more
+		for _, p := range policygen.Profiles() {
+			if p.Name != s.r.conf.Profile && (p.Reference != "") == matched {
+				profiles = append(profiles, p.Name)
+			}
 		}
 	}
 	for _, b := range bindings {

@@ -42,12 +42,8 @@ func (p *yamlParts) of(line int) int { return sort.SearchInts(p.lines, line+1) -
 // every place in what is left is its place in the file.
 func (p *yamlParts) only(keep map[int]bool) []byte {
 	out := make([]byte, 0, len(p.data))
-	for i, start := range p.starts {
-		end := len(p.data)
-		if i+1 < len(p.starts) {
-			end = p.starts[i+1]
-		}
-		part := p.data[start:end]
+	for i := range p.starts {
+		part := p.text(i)
 		if keep[i] {
 			out = append(out, part...)
 		} else {
