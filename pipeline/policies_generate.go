@@ -98,11 +98,11 @@ func (r *policyRun) available() map[int]bool {
 		delete(keep, i)
 	}
 	for _, text := range missing {
-		purpose := string(needs[text][0])
+		what := "the bytes of image " + lastPart(text)
 		if n := len(needs[text]); n > 1 {
-			purpose += fmt.Sprintf(" and %d more", n-1)
+			what += fmt.Sprintf(", which %d workloads run", n)
 		}
-		r.in.Lack(fmt.Sprintf("the bytes of image %s (%s)", lastPart(text), r.absence(text)), purpose, "images: {"+lastPart(text)+": {oci: FOLDER}}; its configuration is part of the policy")
+		r.in.Lack(fmt.Sprintf("%s (%s)", what, r.absence(text)), string(needs[text][0]), "images: {"+lastPart(text)+": {oci: FOLDER}}; its configuration is part of the policy")
 	}
 	return keep
 }
