@@ -11,7 +11,6 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/policygen"
-	"github.com/retally/retally/policygen/rules"
 )
 
 // explain says of each hash that is not the published one why: from the
@@ -44,14 +43,29 @@ func (r *policyRun) explain(ctx context.Context, policies []computedPolicy) erro
 			}
 		}
 		if len(causes) == 0 {
-			causes = []Cause{{
-				Path: []string{string(p.key), "policy text"}, Standing: Suspected, Hint: "policy-hash",
-				Note: "what in the policy changed is unknown: the published policy's text is not at hand (policies: {published: FILE or FOLDER}), and no other profile, rules, settings or namespace that is known here gives its hash",
-			}}
+			causes = r.unknownCauses(p, entry)
 		}
 		r.out.Causes[p.key] = causes
 	}
 	return nil
+}
+
+// unknownCauses says what is left where nothing explains a hash. A generator
+// that gives the published hash is a hint that ours is the wrong one.
+func (r *policyRun) unknownCauses(p *computedPolicy, entry manifest.Policy) []Cause {
+	var out []Cause
+	if r.made != nil {
+		if m, ok := listedEntry(r.made, p.w); ok && m.HashText == entry.HashText {
+			out = append(out, Cause{
+				Path: []string{string(p.key), r.made.File()}, Actual: "sha256:" + m.HashText, Standing: Suspected, Hint: "generator-version", Where: Where{File: r.made.File(), Pointer: m.Pointer, Line: m.Line},
+				Note: "the generated manifest has the published hash, so its generator gave it: rules, settings, image or profile " + r.profile.Name + " here are not those that it used, or it was given another deployment",
+			})
+		}
+	}
+	return append(out, Cause{
+		Path: []string{string(p.key), "policy text"}, Standing: Suspected, Hint: "policy-hash",
+		Note: "what in the policy changed is unknown: the published policy's text is not at hand (policies: {published: FILE or FOLDER}), and no other profile, rules, settings or namespace that is known here gives its hash",
+	})
 }
 
 // listedEntry finds a workload's entry: by its secret identity, else by kind
@@ -216,177 +230,4 @@ func placeOf(w *deployment.Workload, d policygen.DiffCause) int {
 		return c.Line
 	}
 	return 0
-}
-
-// variantsAtMost bounds what one run computes in search of published hashes.
-const variantsAtMost = 256
-
-// variantSearch computes policies under other circumstances. What explained
-// one workload is tried first with the next.
-type variantSearch struct {
-	r    *policyRun
-	left int
-	last *variant
-}
-
-// variant is a set of changes; an empty field changes nothing.
-type variant struct {
-	profile   string // another profile
-	rules     string // retally's own rules with this binding
-	noDropIns bool
-	namespace bool // the published manifest's namespace
-}
-
-func (v variant) changes() int {
-	n := 0
-	for _, set := range []bool{v.profile != "", v.rules != "", v.noDropIns, v.namespace} {
-		if set {
-			n++
-		}
-	}
-	return n
-}
-
-func (s *variantSearch) variants(otherNamespace bool) []variant {
-	profiles, own := []string{""}, []string{""}
-	for _, matched := range []bool{true, false} { // what stands for a known generator says more
-		for _, p := range policygen.Profiles() {
-			if p.Name != s.r.conf.Profile && (p.Reference != "") == matched {
-				profiles = append(profiles, p.Name)
-			}
-		}
-	}
-	for _, b := range bindings {
-		if ownRules(b) != s.r.conf.rulesName() {
-			own = append(own, b)
-		}
-	}
-	var out []variant
-	if s.last != nil {
-		out = append(out, *s.last)
-	}
-	for n := 1; n <= 2; n++ {
-		for _, namespace := range []bool{false, true} {
-			for _, noDropIns := range []bool{false, true} {
-				for _, p := range profiles {
-					for _, b := range own {
-						v := variant{p, b, noDropIns, namespace}
-						if v.changes() == n && (!namespace || otherNamespace) && (!noDropIns || len(s.r.dropIns) > 0) {
-							out = append(out, v)
-						}
-					}
-				}
-			}
-		}
-	}
-	return out
-}
-
-// causes finds a change that gives exactly the published hash.
-func (s *variantSearch) causes(ctx context.Context, p *computedPolicy, entry manifest.Policy) ([]Cause, error) {
-	where := Where{File: s.r.listed.File(), Pointer: entry.Pointer, Line: entry.Line}
-	cause := func(path, note string) Cause {
-		return Cause{Path: []string{string(p.key), path}, Standing: Proved, Hint: "policy-variant", Where: where, Note: "the published hash is that of the same deployment " + note}
-	}
-	if entry.HashText == p.TextDigest.Hex() || entry.HashText == p.InitdataDigest.Hex() {
-		c := cause("form", "")
-		c.Hint, c.Note = "policy-form", "the published hash is that of the policy text, not of the initdata document around it"
-		if entry.HashText == p.InitdataDigest.Hex() {
-			c.Note = "the published hash is that of the initdata document, not of the policy text in it"
-		}
-		return []Cause{c}, nil
-	}
-	id, named := manifest.ParseWorkloadID(entry.WorkloadSecretID)
-	other := named && p.w.Namespace != "" && id.Namespace != p.w.Namespace
-	for _, v := range s.variants(other) {
-		if s.left--; s.left < 0 {
-			return nil, nil
-		}
-		hash, ok := s.r.variantHash(ctx, p, v, id.Namespace)
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if !ok || hash.Hex() != entry.HashText {
-			continue
-		}
-		s.last = &v
-		c := cause("generated", v.words(id.Namespace))
-		if v.namespace {
-			c.Hint = "namespace"
-		}
-		return []Cause{c}, nil
-	}
-	return nil, nil
-}
-
-func (v variant) words(namespace string) string {
-	var list []string
-	if v.namespace {
-		list = append(list, "in namespace "+namespace)
-	}
-	if v.profile != "" {
-		list = append(list, "under profile "+v.profile)
-	}
-	if v.rules != "" {
-		list = append(list, "with retally's own rules and image binding "+v.rules)
-	}
-	if v.noDropIns {
-		list = append(list, "without the drop-ins of the settings")
-	}
-	return strings.Join(list, ", ")
-}
-
-// variantHash computes one workload's hash under other circumstances.
-func (r *policyRun) variantHash(ctx context.Context, p *computedPolicy, v variant, namespace string) (digest.Digest, bool) {
-	input := r.input
-	if v.profile != "" {
-		profile, err := policygen.ProfileByName(v.profile)
-		if err != nil {
-			return digest.Digest{}, false
-		}
-		input.Profile = profile
-	}
-	if v.rules != "" {
-		own, err := rules.Default(rules.Binding(v.rules))
-		if err != nil {
-			return digest.Digest{}, false
-		}
-		input.Rules = own
-	}
-	if v.profile != "" || v.noDropIns {
-		dropIns := r.dropIns
-		if v.noDropIns {
-			dropIns = nil
-		}
-		settings, err := policygen.ParseSettings(r.base, dropIns, input.Profile)
-		if err != nil {
-			return digest.Digest{}, false
-		}
-		input.Settings = settings
-	}
-	part := r.parts.of(p.w.Line)
-	keep, nth, at := map[int]bool{part: true}, 0, 0
-	for _, o := range r.d.Objects {
-		if o.Kind == "ConfigMap" || o.Kind == "Secret" {
-			keep[r.parts.of(o.Line)] = true
-		}
-	}
-	for i := range r.d.Workloads {
-		w := &r.d.Workloads[i]
-		if w == p.w {
-			at = nth
-		}
-		if keep[r.parts.of(w.Line)] {
-			nth++
-		}
-	}
-	input.YAML = policygen.NamedFile{Name: r.d.File, Data: r.parts.only(keep)}
-	if v.namespace {
-		input.YAML.Data = bytes.ReplaceAll(input.YAML.Data, []byte(p.w.Namespace), []byte(namespace))
-	}
-	out, err := policygen.Generate(ctx, input)
-	if err != nil || at >= len(out.Policies) {
-		return digest.Digest{}, false
-	}
-	return r.hash(&out.Policies[at]), true
 }

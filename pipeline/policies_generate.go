@@ -16,7 +16,15 @@ type computedPolicy struct {
 	policygen.Policy
 	w   *deployment.Workload
 	key Key
+	// namespace is set if the deployment's was exchanged for it.
+	namespace string
+	exchange  exchange
 }
+
+// roundsAtMost bounds how often the generator is asked again without the
+// workloads that it refused. It names up to a thousand faults at once, but of
+// faults of syntax only the first.
+const roundsAtMost = 16
 
 // generate computes what can be computed: a workload with a fault or without
 // the bytes of an image is left out, and the others are computed.
@@ -38,7 +46,11 @@ func (r *policyRun) generate(ctx context.Context) ([]computedPolicy, error) {
 			config[r.parts.of(o.Line)] = true
 		}
 	}
-	for len(keep) > 0 {
+	for rounds := 0; len(keep) > 0; rounds++ {
+		if rounds == roundsAtMost {
+			r.problem(LevelError, "policy-faults", Where{File: r.d.File}, "has too many faults to list them all; no policy was computed", "mend those that are listed, then run again")
+			return nil, nil
+		}
 		parts := map[int]bool{}
 		for i := range keep {
 			parts[i] = true
@@ -207,7 +219,9 @@ func (r *policyRun) assign(policies []policygen.Policy, parts map[int]bool) ([]c
 			continue
 		}
 		r.computed[key] = true
-		out = append(out, computedPolicy{policies[i], w, key})
+		p := policies[i]
+		p.Annotation = "" // the document's other form, which nobody here needs
+		out = append(out, computedPolicy{Policy: p, w: w, key: key})
 	}
 	return out, nil
 }

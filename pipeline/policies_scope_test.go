@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/retally/retally/deployment"
 )
 
 func TestSplitYAML(t *testing.T) {
@@ -95,8 +93,7 @@ func TestArtifactNames(t *testing.T) {
 	seen := map[string]string{}
 	for _, name := range []string{"a", "..", "../../etc/passwd", "a_b", "a/b", "a\\b", "", "default", "\x00", strings.Repeat("x", 4000), strings.Repeat("x", 4001)} {
 		for _, namespace := range []string{"n", "n_a", "..", "/"} {
-			w := &deployment.Workload{Object: deployment.Object{Kind: "Pod", Namespace: namespace, Name: name}}
-			got := artifactName(w)
+			got := artifactName("Pod", namespace, name)
 			if path.Base(got) != got || strings.ContainsAny(got, "/\\\x00") || len(got) > 200 || strings.HasPrefix(got, ".") {
 				t.Errorf("%q: got %q, which is no plain file name", name, got)
 			}
@@ -104,6 +101,21 @@ func TestArtifactNames(t *testing.T) {
 				t.Errorf("%q and %q are both %q", other, namespace+"/"+name, got)
 			}
 			seen[got] = namespace + "/" + name
+		}
+	}
+}
+
+func TestReplaceWord(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"namespace: app\n", "namespace: x\n"},
+		{"apps/v1 app-1 1-app web_app", "apps/v1 app-1 1-app web_app"},
+		{"svc.app.svc --ns=app \"app\"", "svc.x.svc --ns=x \"x\""},
+		{"app", "x"},
+		{"", ""},
+		{"appapp app", "appapp x"},
+	} {
+		if got := string(replaceWord([]byte(tt.text), "app", "x")); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.text, got, tt.want)
 		}
 	}
 }

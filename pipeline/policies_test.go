@@ -198,7 +198,7 @@ func TestPolicyVariants(t *testing.T) {
 			w.write("settings/genpolicy-settings.d/10.json", []byte(`[{"op":"replace","path":"/request_defaults/ReadStreamRequest","value":true}]`))
 			w.replace("retally.yaml", "settings: genpolicy-settings.json", "settings: settings")
 		}, "without the drop-ins of the settings", "policy-variant"},
-		{"namespace", func(w workspace) { w.replace("deployment.yaml", "harbor-4f2a1c", "harbor-ffffff") }, "in namespace harbor-4f2a1c", "namespace"},
+		{"namespace", func(w workspace) { w.replace("deployment.yaml", "harbor-4f2a1c", "harbor-ffffff") }, "in namespace harbor-4f2a1c, with that name wherever the deployment has its own", "namespace"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := demoWorkspace(t)
@@ -266,8 +266,8 @@ func TestPolicyTextsMustFit(t *testing.T) {
 	w.replace("deployment.yaml", "--host=0.0.0.0", "--host=127.0.0.1")
 	res := w.run()
 	f := finding(t, res.Report, chatKey)
-	if len(f.Why) == 0 || f.Why[0].Standing != pipeline.Suspected || f.Why[0].Hint != "policy-hash" {
-		t.Errorf("got %+v, want the cause to be unknown", f.Why)
+	if len(f.Why) < 2 || f.Why[0].Hint != "generator-version" || f.Why[1].Standing != pipeline.Suspected || f.Why[1].Hint != "policy-hash" {
+		t.Errorf("got %+v, want the cause to be unknown, and a word on the generator", f.Why)
 	}
 	if problem(res.Report, "policy-texts") == nil {
 		t.Errorf("got %+v, want a word on texts that nobody lists", res.Report.Problems)
@@ -462,6 +462,34 @@ func TestPoliciesWithoutBase(t *testing.T) {
 	}
 	if f := finding(t, res.Report, apiKey); f.Verdict != pipeline.Unchecked || !strings.HasPrefix(f.Note, "not computed, because the bytes of image unstructured-api") {
 		t.Errorf("got %s %q, want unchecked with the reason", f.Verdict, f.Note)
+	}
+}
+
+// A vendor publishes the manifest of one namespace; the policies are computed
+// for that one, too.
+func TestPoliciesOfAnotherNamespace(t *testing.T) {
+	w := demoWorkspace(t)
+	data := w.read("retally.yaml")
+	from, to := bytes.Index(data, []byte("# The manifest as contrast")), bytes.Index(data, []byte("# What the vendor published"))
+	w.write("retally.yaml", slices.Concat(data[:from], data[to:]))
+	w.replace("deployment.yaml", "harbor-4f2a1c", "your-own")
+	res := w.run()
+	if f := finding(t, res.Report, chatKey); f.Verdict != pipeline.Match {
+		t.Errorf("got %s, want a match with the policy for the vendor's namespace", f.Verdict)
+	}
+	if m := measured(res.Report, chatKey); !strings.Contains(m.Note, "namespace in place of your-own") {
+		t.Errorf("got note %q, want it to say which namespace was exchanged", m.Note)
+	}
+	if m := measured(res.Report, "policy/Deployment/your-own/workload-tinychat"); m == nil || m.Value.Equal(measured(res.Report, chatKey).Value) {
+		t.Errorf("got %+v, want the own namespace's policy as well", m)
+	}
+	w.replace("deployment.yaml", "--host=0.0.0.0", "--host=127.0.0.1")
+	f := finding(t, w.run().Report, chatKey)
+	if f.Verdict != pipeline.Differs || len(f.Why) == 0 || !strings.HasPrefix(f.Why[0].Note, "container server: argument not as in the published policy") {
+		t.Errorf("got %s %+v, want the argument and nothing of the namespace", f.Verdict, f.Why)
+	}
+	if len(f.Why) > 1 {
+		t.Errorf("got %d causes, want one: %+v", len(f.Why), f.Why)
 	}
 }
 
@@ -660,5 +688,61 @@ func TestPoliciesConfig(t *testing.T) {
 	}
 	if want := (pipeline.PoliciesConfig{Settings: "s.json", Profile: "retally", ImageBinding: "annotation"}); !cmp.Equal(*c.Policies, want) {
 		t.Errorf("got %+v, want every default written out: %+v", *c.Policies, want)
+	}
+}
+
+// copiesOf appends n workloads like the demo's secret-service.
+func copiesOf(w workspace, n int, change func(i int, doc string) string) {
+	w.t.Helper()
+	doc, _, _ := strings.Cut(string(w.read("deployment.yaml")), "\n---\n")
+	_, doc, ok := strings.Cut(doc, "apiVersion: ")
+	if !ok {
+		w.t.Fatal("the demo's deployment starts in another way")
+	}
+	text := w.read("deployment.yaml")
+	for i := range n {
+		text = append(text, "\n---\napiVersion: "+change(i, strings.ReplaceAll(doc, "name: secret-service\n", fmt.Sprintf("name: service-%d\n", i)))...)
+	}
+	w.write("deployment.yaml", text)
+}
+
+// Of faults of syntax the generator names one at a time; a file full of them
+// must not keep a run busy for long.
+func TestPolicyFaultsAreBounded(t *testing.T) {
+	w := demoWorkspace(t)
+	copiesOf(w, 40, func(_ int, doc string) string {
+		return strings.Replace(doc, "replicas: 3", "replicas: 170141183460469231731687303715884105727", 1)
+	})
+	res := w.run()
+	syntax := 0
+	for _, p := range res.Report.Problems {
+		if strings.HasPrefix(p.Code, "policy-") && p.Level == pipeline.LevelError && p.Where.Line > 0 {
+			syntax++
+		}
+	}
+	if syntax == 0 || problem(res.Report, "policy-faults") == nil && syntax != 40 {
+		t.Errorf("got %d faults, want all 40, or some and a word that these are not all", syntax)
+	}
+}
+
+// The documents that a run keeps have a bound, their hashes do not.
+func TestPolicyDocumentsAreBounded(t *testing.T) {
+	testenv.Long(t)
+	w := demoWorkspace(t)
+	copiesOf(w, 1100, func(_ int, doc string) string { return doc })
+	res := w.run()
+	total, hashes := 0, 0
+	for _, a := range res.Artifacts {
+		if path.Dir(a.Name) == "policies" {
+			total += len(a.Data)
+		}
+	}
+	for _, m := range res.Report.Measurements {
+		if m.Key.Kind() == "policy" && m.Basis == pipeline.Recomputed && m.Value.Kind() == pipeline.DigestKind {
+			hashes++
+		}
+	}
+	if total > 40<<20 || hashes != 1102 || problem(res.Report, "policy-documents") == nil {
+		t.Errorf("got %d bytes of documents and %d hashes, want at most 40 MiB, 1102 hashes and a note", total, hashes)
 	}
 }

@@ -51,10 +51,13 @@ type policyRun struct {
 	dropIns  []policygen.NamedFile
 	base     policygen.NamedFile
 	listed   *manifest.Manifest // what the hashes are compared with, may be nil
+	made     *manifest.Manifest // the base manifest, may be nil
 	textHash bool               // the manifest's version hashes the policy, not its document
 	inputs   []InputRef         // of every policy
 	absent   map[string]string  // image text -> why its bytes are not at hand
 	computed map[Key]bool
+
+	kept, unwritten int // bytes of documents, and documents beyond the bound
 }
 
 func runPolicies(ctx context.Context, in *In) (*Out, error) {
@@ -76,8 +79,12 @@ func runPolicies(ctx context.Context, in *In) (*Out, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range policies {
+	for i, p := range policies {
 		r.measure(p)
+		if other, ok := r.inListedNamespace(ctx, &p); ok {
+			r.measure(other)
+			policies[i] = other
+		}
 	}
 	if err := r.explain(ctx, policies); err != nil {
 		return nil, err
@@ -129,30 +136,31 @@ func (r *policyRun) read(ctx context.Context) error {
 	return r.readListed(ctx)
 }
 
-// readListed reads the manifest that lists the hashes: the published one, else
-// the generated one. The oldest versions list the hash of the policy itself.
+// readListed reads the manifests that list hashes, the generated one and the
+// published one. The oldest versions list the hash of the policy itself.
 func (r *policyRun) readListed(ctx context.Context) error {
-	name := r.in.Config.Against
-	if name == "" && r.in.Config.Manifest != nil {
-		name = r.in.Config.Manifest.Base
+	read := func(name string) (*manifest.Manifest, error) {
+		data, err := r.in.ReadFile(ctx, name, jsonLimit)
+		if err != nil {
+			return nil, err
+		}
+		m, err := manifest.Parse(name, data)
+		if err == nil {
+			shape := m.Shape()
+			r.textHash = shape.Known() && shape.Newest <= manifest.V16
+		}
+		return m, err
 	}
-	if name == "" {
-		return nil
+	var err error
+	if c := r.in.Config.Manifest; c != nil {
+		if r.made, err = read(c.Base); err != nil {
+			return err
+		}
 	}
-	data, err := r.in.ReadFile(ctx, name, jsonLimit)
-	if err != nil {
-		return err
-	}
-	m, err := manifest.Parse(name, data)
-	if err != nil {
-		return err
-	}
-	shape := m.Shape()
-	r.textHash = shape.Known() && shape.Newest <= manifest.V16
 	if r.in.Config.Against != "" {
-		r.listed = m
+		r.listed, err = read(r.in.Config.Against)
 	}
-	return nil
+	return err
 }
 
 func (r *policyRun) problem(level, code string, where Where, msg, hint string) {
@@ -180,6 +188,9 @@ func (r *policyRun) hash(p *policygen.Policy) digest.Digest {
 func (r *policyRun) measure(p computedPolicy) {
 	basis := Recomputed
 	note := "profile " + r.profile.Name + ", " + r.profile.Label()
+	if p.namespace != "" {
+		note += "; computed for the published manifest's namespace in place of " + p.w.Namespace
+	}
 	if r.profile.Reference == "" {
 		// Nobody has held this profile against the generator it stands for.
 		basis = Assumed
@@ -193,12 +204,20 @@ func (r *policyRun) measure(p computedPolicy) {
 		}
 	}
 	r.out.Measurements = append(r.out.Measurements, Measurement{Key: p.key, Value: OfDigest(r.hash(&p.Policy)), Basis: basis, Inputs: inputs, Note: note})
-	name, text := artifactName(p.w)+".initdata.toml", p.Initdata()
+	name, text := artifactName(p.w.Kind, orWord(p.namespace, p.w.Namespace), p.w.Name)+".initdata.toml", p.Initdata()
 	if r.textHash {
-		name, text = artifactName(p.w)+".rego", p.Text()
+		name, text = strings.TrimSuffix(name, ".initdata.toml")+".rego", p.Text()
+	}
+	if r.kept += len(text); r.kept > documentBytesAtMost {
+		r.unwritten++
+		return
 	}
 	r.out.Artifacts = append(r.out.Artifacts, Artifact{Name: "policies/" + name, Data: text})
 }
+
+// documentBytesAtMost bounds the documents that a run keeps and writes; one has
+// 40 KB and more.
+const documentBytesAtMost = 40 << 20
 
 func imageTexts(w *deployment.Workload) []string {
 	var out []string
@@ -210,9 +229,9 @@ func imageTexts(w *deployment.Workload) []string {
 
 // artifactName is a file name for a workload. Names come from the deployment,
 // so they are encoded, and long ones end in a digest.
-func artifactName(w *deployment.Workload) string {
+func artifactName(kind, namespace, name string) string {
 	part := func(s string) string { return string(NewKey(orWord(s, "default"))) }
-	name := part(w.Kind) + "_" + part(w.Namespace) + "_" + part(w.Name)
+	name = part(kind) + "_" + part(namespace) + "_" + part(name)
 	const most = 150
 	if len(name) > most {
 		sum := sha256.Sum256([]byte(name))
@@ -232,6 +251,9 @@ func (r *policyRun) count() {
 	if n == 0 && len(r.d.Workloads) > 0 {
 		r.problem(LevelNote, "policy-none", Where{File: r.d.File}, "no workload has a runtime class of confidential pods, so none has a policy", "")
 		return
+	}
+	if r.unwritten > 0 {
+		r.problem(LevelNote, "policy-documents", Where{File: r.d.File}, fmt.Sprintf("%s not written: together they have more than %d bytes", plural(r.unwritten, "document is", "documents are"), documentBytesAtMost), "")
 	}
 	r.out.Facts = append(r.out.Facts, fmt.Sprintf("policies: %d of %s computed with profile %s (%s), rules %s %s",
 		len(r.computed), plural(n, "workload", "workloads"), r.profile.Name, r.profile.Label(), r.conf.rulesName(), r.input.Rules.Digest()))
