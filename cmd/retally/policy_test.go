@@ -1,9 +1,7 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,139 +18,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/retally/retally/internal/policytest"
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/policygen"
 )
-
-// policyRegistry serves the images of the policy vectors as a registry does and
-// counts what is asked for.
-type policyRegistry struct {
-	*httptest.Server
-	dir  string // with blobs/sha256/HEX and refs.json
-	refs map[string]struct{ Digest, MediaType string }
-
-	mu   sync.Mutex
-	gets map[string]int // by kind and digest or tag
-}
-
-func newPolicyRegistry(t testing.TB, dir string) *policyRegistry {
-	t.Helper()
-	r := &policyRegistry{dir: dir, gets: map[string]int{}}
-	data, err := os.ReadFile(filepath.Join(dir, "refs.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &r.refs); err != nil {
-		t.Fatal(err)
-	}
-	r.Server = httptest.NewServer(r)
-	t.Cleanup(r.Close)
-	return r
-}
-
-func (r *policyRegistry) addr() string { return strings.TrimPrefix(r.URL, "http://") }
-
-var registryPath = regexp.MustCompile(`^/v2/(.+)/(manifests|blobs)/([^/]+)$`)
-
-func (r *policyRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if req.URL.Path == "/v2/" {
-		_, _ = io.WriteString(w, "{}")
-		return
-	}
-	m := registryPath.FindStringSubmatch(req.URL.Path)
-	if m == nil {
-		http.NotFound(w, req)
-		return
-	}
-	repo, kind, name := m[1], m[2], m[3]
-	r.mu.Lock()
-	r.gets[kind+" "+name]++
-	r.mu.Unlock()
-	mediaType := ""
-	if kind == "manifests" && !strings.HasPrefix(name, "sha256:") {
-		// The host of the reference is not told; a repository has one host here.
-		for ref, e := range r.refs {
-			if _, rest, _ := strings.Cut(ref, "/"); rest == repo+":"+name {
-				name, mediaType = e.Digest, e.MediaType
-			}
-		}
-	}
-	data, err := os.ReadFile(filepath.Join(r.dir, "blobs", "sha256", strings.TrimPrefix(name, "sha256:")))
-	if err != nil {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusNotFound)
-		_, _ = io.WriteString(w, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`)
-		return
-	}
-	if kind == "manifests" {
-		var doc struct{ MediaType string }
-		if mediaType == "" && json.Unmarshal(data, &doc) == nil {
-			mediaType = doc.MediaType
-		}
-		w.Header().Set("Content-Type", mediaType)
-		w.Header().Set("Docker-Content-Digest", name)
-	}
-	_, _ = w.Write(data)
-}
-
-// counts returns the requests since the last call.
-func (r *policyRegistry) counts() map[string]int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := r.gets
-	r.gets = map[string]int{}
-	return out
-}
-
-// committedPolicy unpacks the policy vectors that the repository carries.
-func committedPolicy(t testing.TB) string {
-	t.Helper()
-	f, err := os.Open(filepath.Join(testenv.ModuleRoot(t), "fixtures", "policy", "own-policy.tar.gz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zr, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := unpackPolicy(zr, dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func unpackPolicy(r io.Reader, dir string) error {
-	for tr := tar.NewReader(r); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		data, err := io.ReadAll(tr)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, data, 0o644); err != nil {
-			return err
-		}
-	}
-}
 
 // commandLine is a run of the program in process.
 type commandLine struct {
@@ -259,7 +132,7 @@ func unpacked(t testing.TB, yaml []byte) string {
 }
 
 func (f policyFamily) run(t *testing.T, images string, want int) {
-	registry := newPolicyRegistry(t, images)
+	registry := policytest.NewRegistry(t, images)
 	cache := t.TempDir()
 	entries, err := os.ReadDir(f.cases)
 	if err != nil {
@@ -268,7 +141,7 @@ func (f policyFamily) run(t *testing.T, images string, want int) {
 	outputs, failures := 0, 0
 	for _, e := range entries {
 		failed := false
-		if t.Run(e.Name(), func(t *testing.T) { failed = f.check(t, e.Name(), registry.addr(), cache) }) {
+		if t.Run(e.Name(), func(t *testing.T) { failed = f.check(t, e.Name(), registry.Addr(), cache) }) {
 			if failed {
 				failures++
 			} else {
@@ -387,7 +260,7 @@ func checkPolicyFailure(t *testing.T, code, want int, stdout, stderr, out string
 // first family is in the repository; the others are read in place.
 func TestPolicyVectors(t *testing.T) {
 	t.Run("own", func(t *testing.T) {
-		dir := committedPolicy(t)
+		dir := policytest.Unpack(t)
 		f := policyFamily{filepath.Join(dir, "cases"), dir, filepath.Join(dir, "rules", "mini.rego")}
 		f.run(t, filepath.Join(dir, "images"), 138)
 	})
@@ -405,21 +278,21 @@ func TestPolicyVectors(t *testing.T) {
 func TestPolicyFetchesOnce(t *testing.T) {
 	own, published := testenv.Vectors(t, "own/policy"), testenv.Vectors(t, "published/kata")
 	f := policyFamily{filepath.Join(published, "cases"), published, filepath.Join(own, "rules", "mini.rego")}
-	registry := newPolicyRegistry(t, filepath.Join(own, "images"))
-	_, args := f.args(t, "privatemode-noguestpull", registry.addr())
+	registry := policytest.NewRegistry(t, filepath.Join(own, "images"))
+	_, args := f.args(t, "privatemode-noguestpull", registry.Addr())
 	input, err := os.ReadFile(filepath.Join(f.cases, "privatemode-noguestpull", "input.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := commandLine{map[string]string{"RETALLY_CACHE": t.TempDir()}, string(input)}
-	layers := layerDigests(t, registry.dir)
+	layers := layerDigests(t, registry.Dir)
 	for _, run := range []string{"cold", "warm"} {
 		code, stdout, stderr := c.run(t, args...)
 		if code != 0 {
 			t.Fatalf("%s: exit code %d\n%s%s", run, code, stdout, stderr)
 		}
 		total, read := 0, 0
-		counts := registry.counts()
+		counts := registry.Counts()
 		for _, what := range slices.Sorted(maps.Keys(counts)) {
 			total += counts[what]
 			if counts[what] > 1 {
@@ -543,7 +416,7 @@ func (y *yamlStream) Read(p []byte) (int, error) {
 // TestPolicyHostileYAML gives what would cost too much: a clear error, exit
 // code 2, nothing written.
 func TestPolicyHostileYAML(t *testing.T) {
-	dir := committedPolicy(t)
+	dir := policytest.Unpack(t)
 	const pod = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n"
 	bomb := "a: &a [x, x, x, x, x, x, x, x, x]\n"
 	for c := 'b'; c < 'l'; c++ {
@@ -589,8 +462,8 @@ func TestPolicyHostileYAML(t *testing.T) {
 
 // TestPolicyBadRegistry asks registries that hang, lie, redirect away and fail.
 func TestPolicyBadRegistry(t *testing.T) {
-	dir := committedPolicy(t)
-	good := newPolicyRegistry(t, filepath.Join(dir, "images"))
+	dir := policytest.Unpack(t)
+	good := policytest.NewRegistry(t, filepath.Join(dir, "images"))
 	release := make(chan struct{})
 	defer close(release)
 	hang := func(req *http.Request) {
@@ -664,7 +537,7 @@ func TestPolicyBadRegistry(t *testing.T) {
 
 // TestPolicyInterrupted ends a run that waits for a registry.
 func TestPolicyInterrupted(t *testing.T) {
-	dir := committedPolicy(t)
+	dir := policytest.Unpack(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		cancel()
