@@ -342,9 +342,6 @@ func policyLabCommand(t testing.TB) func(*testscript.TestScript, bool, []string)
 		for _, name := range []string{"settings", "rules", "layouts"} {
 			ts.Check(os.CopyFS(ts.MkAbs(name), os.DirFS(l.path(name))))
 		}
-		for _, one := range []string{"kind-deployment", "err-second-doc"} {
-			ts.Check(os.CopyFS(ts.MkAbs(filepath.Join("cases", one)), os.DirFS(l.path(filepath.Join("cases", one)))))
-		}
 		ts.Setenv("WEB", l.digest("localhost:5000/nginx:1.27"))
 		ts.Setenv("SIDE", l.digest("localhost:5000/t/user-svc:latest"))
 	}
