@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/retally/retally/internal/testenv"
 )
@@ -123,22 +124,24 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			}
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(r.Dir, "blobs", "sha256", strings.TrimPrefix(name, "sha256:")))
+	f, err := os.Open(filepath.Join(r.Dir, "blobs", "sha256", strings.TrimPrefix(name, "sha256:")))
 	if err != nil {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}`)
 		return
 	}
+	defer f.Close() //nolint:errcheck // read only
+	w.Header().Set("Content-Type", "application/octet-stream")
 	if kind == "manifests" {
 		var doc struct{ MediaType string }
-		if mediaType == "" && json.Unmarshal(data, &doc) == nil {
+		if mediaType == "" && json.NewDecoder(f).Decode(&doc) == nil {
 			mediaType = doc.MediaType
 		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Docker-Content-Digest", name)
 	}
-	_, _ = w.Write(data)
+	http.ServeContent(w, req, "", time.Time{}, f)
 }
 
 // Counts returns the requests since the last call.
