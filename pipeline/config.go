@@ -162,6 +162,11 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
 		}
 	}
+	if c.Policies != nil {
+		if err := c.Policies.check(&c, bad); err != nil {
+			return nil, err
+		}
+	}
 	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 {
 		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, manifest is given", "retally init writes a commented example")
 	}
@@ -198,6 +203,7 @@ func (c *Config) fillDefaults() {
 	if c.Manifest != nil && c.Manifest.Format == "" {
 		c.Manifest.Format = "contrast"
 	}
+	c.Policies.fillDefaults()
 	for name, d := range c.Disks {
 		if d.MKFS == "" {
 			d.MKFS = string(erofs.Profile19)
