@@ -16,7 +16,7 @@ import (
 // manifestStage makes manifest.json as the vendor's scripts do, from what was
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
-var manifestStage = Stage{Name: "manifest", Version: 1, Run: runManifest, Plan: planManifest}
+var manifestStage = Stage{Name: "manifest", Version: 2, Run: runManifest, Plan: planManifest}
 
 func planManifest(c *Config) []PlanLine {
 	if c.Manifest == nil {
@@ -69,7 +69,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 		against = ours
 	}
 	ms, refs := manifestSides(ours, against, m.basis)
-	out.Measurements = append(out.Measurements, ms...)
+	out.Measurements = append(out.Measurements, ownMachines(in, ms)...)
 	whole := Measurement{Key: "manifest/bytes", Value: OfDigest(digest.SHA256.Sum(m.bytes)), Basis: Recomputed, Inputs: m.inputs}
 	for _, m := range ms {
 		whole.Inputs = append(whole.Inputs, FromKey(m.Key))
@@ -232,6 +232,11 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
+	base, computed, err := computedTDX(in, base)
+	if err != nil {
+		return nil, err
+	}
+	baseData = base.Raw()
 	b := &built{bytes: baseData, inputs: []InputRef{FromFile(c.Base)}}
 	var plan *manifest.Plan
 	if c.Adjust != "" {
@@ -272,9 +277,12 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	derived := derivedKeys(base, in)
 	edited := editedKeys(base, b.bytes)
 	b.basis = func(k Key) (Basis, []InputRef) {
+		from, ok := computed[k]
 		switch {
 		case edited[k] && plan != nil:
 			return Recomputed, []InputRef{FromFile(c.Adjust)}
+		case ok:
+			return from.Basis, from.Inputs
 		case derived[k]:
 			return Recomputed, []InputRef{FromFile(in.Config.Deployment)}
 		default:
