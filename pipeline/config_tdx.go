@@ -46,7 +46,9 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 func (c *Config) checkMachines(bad configError) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
-		at := func(msg, hint string, field ...string) error { return bad(msg, hint, append([]string{"platforms", name}, field...)...) }
+		at := func(msg, hint string, field ...string) error {
+			return bad(msg, hint, append([]string{"platforms", name}, field...)...)
+		}
 		if name == "" {
 			return at("a platform needs a name", "for instance metal-qemu-tdx-gpu")
 		}
@@ -56,7 +58,9 @@ func (c *Config) checkMachines(bad configError) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Evidence)) {
 		e := c.Evidence[name]
-		at := func(msg, hint string, field ...string) error { return bad(msg, hint, append([]string{"evidence", name}, field...)...) }
+		at := func(msg, hint string, field ...string) error {
+			return bad(msg, hint, append([]string{"evidence", name}, field...)...)
+		}
 		if name == "" {
 			return at("evidence needs a name", "any will do, such as the machine's")
 		}
