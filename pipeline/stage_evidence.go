@@ -461,7 +461,20 @@ func (j *judged) causes(what string, key Key, v verdict.Judgement) {
 			standing = Suspected
 		}
 	}
-	for _, c := range v.Checks {
+	// What names the compose file says more than what only lists registers.
+	checks := slices.Clone(v.Checks)
+	slices.SortStableFunc(checks, func(a, b verdict.Check) int {
+		switch {
+		case a.Name == b.Name:
+			return 0
+		case a.Name == "compose":
+			return -1
+		case b.Name == "compose":
+			return 1
+		}
+		return 0
+	})
+	for _, c := range checks {
 		if c.Verdict != verdict.Fail {
 			continue
 		}

@@ -13,7 +13,7 @@ import (
 
 // searchedInRun bounds the search for a register's deviation within a run; it
 // takes about a second. `retally explain KEY --search` looks further.
-const searchedInRun = 2000
+const searchedInRun = 8000
 
 // registerWords names a register for people.
 func registerWords(name string) string {
