@@ -226,12 +226,25 @@ func (c *Config) fillMachines() {
 	}
 	for name, e := range c.Evidence {
 		p := c.Platforms[e.Platform]
+		take(&e.Profile, evidenceProfile(p.Profile))
 		take(&e.Registry, c.Registry)
 		take(&e.Compose, p.Compose, c.Compose)
 		take(&e.Rootfs, p.Rootfs)
 		take(&e.DockerFiles, p.DockerFiles)
 		take(&e.AppID, p.AppID)
 		c.Evidence[name] = e
+	}
+}
+
+// evidenceProfile is by whose conventions the evidence of a machine is judged.
+func evidenceProfile(machine string) string {
+	switch {
+	case machine == "secretvm" || machine == "reproduce-mr":
+		return string(evidence.SecretVM)
+	case strings.HasPrefix(machine, "dstack"):
+		return string(evidence.Dstack)
+	default:
+		return ""
 	}
 }
 
