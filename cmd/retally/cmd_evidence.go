@@ -56,6 +56,9 @@ Nothing is written if the quote cannot be fetched.`,
 			case timeout <= 0:
 				return &userError{op: "capture", path: args[0], msg: fmt.Sprintf("--timeout %s: want a time above 0", timeout)}
 			}
+			if _, _, err := capture.ParseTarget(args[0]); err != nil {
+				return &userError{op: "evidence", err: err, hint: "for instance retally evidence capture machine.example --out capture"}
+			}
 			made, err := newFolder(out)
 			if err != nil {
 				return err
@@ -125,9 +128,12 @@ func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Dura
 	case err == nil:
 		return c, nil
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		return nil, &userError{op: "capture", path: target, msg: fmt.Sprintf("no answer within %s", timeout), err: err, hint: "--timeout gives it longer"}
+		return nil, &userError{op: "capture", path: target, msg: fmt.Sprintf("no answer within %s", timeout), hint: "--timeout gives it longer"}
 	case errors.Is(err, context.Canceled):
 		return nil, err
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		err = inner // it names the target, too
 	}
 	return nil, &userError{op: "capture", path: target, err: err, hint: "the machine's attestation service listens on port 29343 and offers /cpu.html"}
 }
