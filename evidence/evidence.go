@@ -144,7 +144,7 @@ func (b *Bundle) profile() Profile {
 		return NVIDIA
 	case b.EventLog != nil || b.VMConfig != nil:
 		return Dstack
-	case b.GPU != nil || !b.CapturedAt.IsZero():
+	case b.GPU != nil || b.Page || !b.CapturedAt.IsZero():
 		return SecretVM
 	}
 	return TDX

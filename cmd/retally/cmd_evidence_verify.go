@@ -32,11 +32,11 @@ import (
 type evidenceFlags struct {
 	output, profile, at string
 
-	compose, composeHash, dockerFiles, rootfs, appID string
-	registry, manifest                               string
-	measured                                         []string
-	registers                                        [5]string
-	vmConfig, imageHash                              string
+	compose, dockerFiles, rootfs, appID string
+	registry, manifest                  string
+	measured                            []string
+	registers                           [5]string
+	vmConfig, imageHash                 string
 
 	tlsCert, nonce string
 
@@ -55,8 +55,7 @@ func (f *evidenceFlags) flags(cmd *cobra.Command) {
 	s.StringVar(&f.at, "at", "", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
 
 	s.StringVar(&f.registry, "registry", "", "expected: file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
-	s.StringVar(&f.compose, "docker-compose", "", "expected: the compose file, byte for byte (dstack: the app-compose document)")
-	s.StringVar(&f.composeHash, "compose-hash", "", "expected: SHA-256 of the compose file in hex, where the file is not at hand")
+	s.StringVar(&f.compose, "docker-compose", "", "expected: the compose file, byte for byte, or its digest as sha256:HEX (dstack: the app-compose document)")
 	s.StringVar(&f.dockerFiles, "docker-files", "", "expected: archive of the additional docker files, or its digest as sha256:HEX")
 	s.StringVar(&f.rootfs, "rootfs", "", "expected: root file system image, or its digest as sha256:HEX")
 	s.StringVar(&f.appID, "app-id", "", "expected: app id of a key management service, 20 bytes in hex")
@@ -65,7 +64,7 @@ func (f *evidenceFlags) flags(cmd *cobra.Command) {
 	for i, r := range evidence.Registers() {
 		s.StringVar(&f.registers[i], string(r), "", "expected: "+strings.ToUpper(string(r))+" in hex; the registers given hold together")
 	}
-	s.StringVar(&f.vmConfig, "vm-config", "", "expected: dstack's vm_config (default: the one beside the quote)")
+	s.StringVar(&f.vmConfig, "vm-config", "", "expected: dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
 	s.StringVar(&f.imageHash, "os-image-hash", "", "expected: dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
 
 	s.StringVar(&f.tlsCert, "tls-cert", "", "bound: TLS certificate of the connection, PEM or DER (default: the one in a capture)")
@@ -341,18 +340,16 @@ func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidenc
 		}
 	}
 	switch {
-	case f.compose != "" && f.composeHash != "":
-		return &userError{op: "evidence verify", msg: "--docker-compose and --compose-hash: want one of them"}
+	case strings.HasPrefix(f.compose, "sha256:"):
+		if r.ComposeHash, err = flagDigest("docker-compose", digest.SHA256, f.compose); err != nil {
+			return err
+		}
 	case f.compose != "":
 		data, err := a.readEvidenceInput(f, "--docker-compose", f.compose, evidence.MaxFile)
 		if err != nil {
 			return err
 		}
 		r.Compose = &evidence.File{Name: f.compose, Data: data}
-	case f.composeHash != "":
-		if r.ComposeHash, err = flagDigest("compose-hash", digest.SHA256, f.composeHash); err != nil {
-			return err
-		}
 	}
 	if r.Rootfs, err = a.fileDigest(ctx, f, "rootfs", f.rootfs); err != nil {
 		return err
@@ -426,6 +423,7 @@ func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidenc
 		if data, err = a.readEvidenceInput(f, "--vm-config", f.vmConfig, 1<<20); err != nil {
 			return err
 		}
+		data = innerVMConfig(data)
 	}
 	var hash digest.Digest
 	if f.imageHash != "" {
@@ -461,6 +459,18 @@ func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidenc
 		r.Sets = append(r.Sets, *set)
 	}
 	return nil
+}
+
+// innerVMConfig takes vm_config out of a reply that holds it as text.
+func innerVMConfig(data []byte) []byte {
+	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 1 << 20})
+	if err != nil {
+		return data
+	}
+	if inner := doc.Get("vm_config"); inner != nil && inner.Kind == jsondoc.String {
+		return []byte(inner.Text)
+	}
+	return data
 }
 
 func (a *app) evidenceBound(_ context.Context, f *evidenceFlags, r *evidence.Request) (err error) {

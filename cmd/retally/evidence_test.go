@@ -137,7 +137,7 @@ func TestEvidenceRealMachine(t *testing.T) {
 		text string
 	}{
 		{"the guide", []string{"--registry", registry, "--docker-compose", compose}, "ppu", 0, "small prod v0.0.25 (line 8) fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
-		{"the compose file's digest", []string{"--registry", registry, "--compose-hash", digest.SHA256.Sum(readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.compose.yaml")).Hex()}, "ppu", 0, "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
+		{"the compose file's digest", []string{"--registry", registry, "--docker-compose", digest.SHA256.Sum(readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.compose.yaml")).String()}, "ppu", 0, "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
 		{"a changed compose byte", []string{"--registry", registry, "--docker-compose", changed}, "pfu", 1, "compose: rtmr3 is 542733230d9c7556"},
 		{"another certificate", []string{"--registry", registry, "--docker-compose", compose, "--tls-cert", cert}, "ppf", 1, "somebody else's key ends this connection"},
 		{"mixed rows", []string{"--registry", mixed, "--docker-compose", compose}, "pfu", 1, "no set of values fits as a whole"},
@@ -261,13 +261,14 @@ func TestEvidenceDstack(t *testing.T) {
 		text string
 	}{
 		{"nothing given", nil, "puu", "gives the quote's mrtd, rtmr0, rtmr1, rtmr2, but the document comes from the sender"},
-		{"image and compose", []string{"--os-image-hash", image, "--compose-hash", compose}, "ppu", "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"},
-		{"vm_config in a file", []string{"--vm-config", own, "--os-image-hash", image, "--compose-hash", compose}, "ppu", "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"},
-		{"vm_config without the image", []string{"--vm-config", own, "--compose-hash", compose}, "puu", "the document comes from the sender"},
-		{"another image", []string{"--os-image-hash", compose, "--compose-hash", compose}, "pfu", "expected is 86b0e55f"},
-		{"another compose document", []string{"--os-image-hash", image, "--compose-hash", image}, "pfu", "the machine runs 86b0e55f"},
-		{"another number of CPUs", []string{"--vm-config", changed(`"cpu_count":2`, `"cpu_count":3`), "--os-image-hash", image, "--compose-hash", compose}, "pfu", "rtmr0 is f8438db3"},
-		{"another image's hash in the document", []string{"--vm-config", changed(image, compose), "--os-image-hash", compose, "--compose-hash", compose}, "pfu", "os_image_hash is 86b0e55f"},
+		{"image and compose", []string{"--os-image-hash", image, "--docker-compose", "sha256:" + compose}, "ppu", "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"},
+		{"vm_config in a file", []string{"--vm-config", own, "--os-image-hash", image, "--docker-compose", "sha256:" + compose}, "ppu", "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"},
+		{"vm_config in the reply", []string{"--vm-config", quote, "--os-image-hash", image, "--docker-compose", "sha256:" + compose}, "ppu", "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"},
+		{"vm_config without the image", []string{"--vm-config", own, "--docker-compose", "sha256:" + compose}, "puu", "the document comes from the sender"},
+		{"another image", []string{"--os-image-hash", compose, "--docker-compose", "sha256:" + compose}, "pfu", "expected is 86b0e55f"},
+		{"another compose document", []string{"--os-image-hash", image, "--docker-compose", "sha256:" + image}, "pfu", "the machine runs 86b0e55f"},
+		{"another number of CPUs", []string{"--vm-config", changed(`"cpu_count":2`, `"cpu_count":3`), "--os-image-hash", image, "--docker-compose", "sha256:" + compose}, "pfu", "rtmr0 is f8438db3"},
+		{"another image's hash in the document", []string{"--vm-config", changed(image, compose), "--os-image-hash", compose, "--docker-compose", "sha256:" + compose}, "pfu", "os_image_hash is 86b0e55f"},
 	} {
 		_, got := verifyEvidence(t, nil, append([]string{quote, "--at", evidenceAt}, tt.args...)...)
 		if got.Profile != "dstack" || got.short() != tt.want || !strings.Contains(got.all(), tt.text) {
