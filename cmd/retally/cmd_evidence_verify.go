@@ -45,39 +45,44 @@ type evidenceFlags struct {
 
 	vcek, certs string
 
-	stdin string // who reads stdin
+	texts []string // flags of text
+	stdin string   // who reads stdin
 }
 
 func (f *evidenceFlags) flags(cmd *cobra.Command) {
 	outputFlag(cmd, &f.output)
 	s := cmd.Flags()
-	s.StringVar(&f.profile, "profile", "", "whose conventions count: secretvm, dstack, tdx, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
-	s.StringVar(&f.at, "at", "", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
+	text := func(to *string, name, usage string) {
+		s.StringVar(to, name, "", usage)
+		f.texts = append(f.texts, name)
+	}
+	text(&f.profile, "profile", "whose conventions count: secretvm, dstack, tdx, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
+	text(&f.at, "at", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
 
-	s.StringVar(&f.registry, "registry", "", "expected: file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
-	s.StringVar(&f.compose, "docker-compose", "", "expected: the compose file, byte for byte, or its digest as sha256:HEX (dstack: the app-compose document)")
-	s.StringVar(&f.dockerFiles, "docker-files", "", "expected: archive of the additional docker files, or its digest as sha256:HEX")
-	s.StringVar(&f.rootfs, "rootfs", "", "expected: root file system image, or its digest as sha256:HEX")
-	s.StringVar(&f.appID, "app-id", "", "expected: app id of a key management service, 20 bytes in hex")
-	s.StringVar(&f.manifest, "manifest", "", "expected: Contrast manifest; each of its TDX reference values counts as a whole")
+	text(&f.registry, "registry", "expected: file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
+	text(&f.compose, "docker-compose", "expected: the compose file, byte for byte, or its digest as sha256:HEX (dstack: the app-compose document)")
+	text(&f.dockerFiles, "docker-files", "expected: archive of the additional docker files, or its digest as sha256:HEX")
+	text(&f.rootfs, "rootfs", "expected: root file system image, or its digest as sha256:HEX")
+	text(&f.appID, "app-id", "expected: app id of a key management service, 20 bytes in hex")
+	text(&f.manifest, "manifest", "expected: Contrast manifest; each of its TDX reference values counts as a whole")
 	s.StringArrayVar(&f.measured, "measured", nil, "expected: registers that retally tdx measure -o json printed; may be given several times")
 	for i, r := range evidence.Registers() {
-		s.StringVar(&f.registers[i], string(r), "", "expected: "+strings.ToUpper(string(r))+" in hex; the registers given hold together")
+		text(&f.registers[i], string(r), "expected: "+strings.ToUpper(string(r))+" in hex; the registers given hold together")
 	}
-	s.StringVar(&f.vmConfig, "vm-config", "", "expected: dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
-	s.StringVar(&f.imageHash, "os-image-hash", "", "expected: dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
+	text(&f.vmConfig, "vm-config", "expected: dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
+	text(&f.imageHash, "os-image-hash", "expected: dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
 
-	s.StringVar(&f.tlsCert, "tls-cert", "", "bound: TLS certificate of the connection, PEM or DER (default: the one in a capture)")
-	s.StringVar(&f.nonce, "nonce", "", "bound: nonce that was asked for, in hex")
+	text(&f.tlsCert, "tls-cert", "bound: TLS certificate of the connection, PEM or DER (default: the one in a capture)")
+	text(&f.nonce, "nonce", "bound: nonce that was asked for, in hex")
 
-	s.StringVar(&f.collateral, "collateral", "", "authentic: file with Intel's TCB info, QE identity and revocation lists; without it the TCB level stays unchecked")
+	text(&f.collateral, "collateral", "authentic: file with Intel's TCB info, QE identity and revocation lists; without it the TCB level stays unchecked")
 	s.StringSliceVar(&f.acceptTCB, "accept-tcb", nil, "authentic: TCB statuses to accept beside UpToDate; may be a list")
 	s.StringSliceVar(&f.mrseam, "mrseam", nil, "authentic: MRSEAM in hex of a TDX module to accept; may be a list (default: any that Intel signed)")
-	s.StringVar(&f.intelRoot, "intel-root", "", "authentic: certificate to trust in place of Intel's, for tests only; every result says so")
-	s.StringVar(&f.nvidiaRoot, "nvidia-root", "", "authentic: certificate to trust in place of NVIDIA's, for tests only; every result says so")
+	text(&f.intelRoot, "intel-root", "authentic: certificate to trust in place of Intel's, for tests only; every result says so")
+	text(&f.nvidiaRoot, "nvidia-root", "authentic: certificate to trust in place of NVIDIA's, for tests only; every result says so")
 
-	s.StringVar(&f.vcek, "vcek", "", "certificate of an AMD processor")
-	s.StringVar(&f.certs, "certs", "", "further certificates of an AMD processor")
+	text(&f.vcek, "vcek", "certificate of an AMD processor")
+	text(&f.certs, "certs", "further certificates of an AMD processor")
 	for _, later := range []string{"vcek", "certs"} {
 		_ = s.MarkHidden(later)
 	}
@@ -106,6 +111,9 @@ The exit code is 0 if every verdict asked for passes, 1 if one fails, 3 if one
 that was asked for stays unchecked.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.noEmpty(cmd); err != nil {
+				return err
+			}
 			r, now, err := a.evidenceRequest(cmd.Context(), &f, args)
 			if err != nil {
 				return err
@@ -136,7 +144,18 @@ that was asked for stays unchecked.`,
 	return cmd
 }
 
-// read reads a small file, or stdin for "-", which only one may be.
+// noEmpty refuses flags that were given without a value: an unset variable
+// of a script must not quietly ask for less.
+func (f *evidenceFlags) noEmpty(cmd *cobra.Command) error {
+	for _, name := range f.texts {
+		if flag := cmd.Flags().Lookup(name); flag.Changed && flag.Value.String() == "" {
+			return &userError{op: "evidence verify", msg: "--" + name + ": the value is empty", hint: "leave the flag out if nothing is to be compared"}
+		}
+	}
+	return nil
+}
+
+// readEvidenceInput reads a small file, or stdin for "-", which only one may be.
 func (a *app) readEvidenceInput(f *evidenceFlags, what, path string, limit int64) ([]byte, error) {
 	if path == "-" {
 		if f.stdin != "" {

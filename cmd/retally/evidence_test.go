@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/retally/retally/evidence/fake"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
@@ -107,14 +109,7 @@ func TestEvidenceRealMachine(t *testing.T) {
 	text[0] ^= 1
 	changed := writeFile(t, "docker-compose.yaml", text)
 
-	key, err := fake.Key(elliptic.P256(), "other machine")
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := fake.Issue(fake.Certificate{Name: "other", From: time.Unix(1700000000, 0), Until: time.Unix(2000000000, 0), Serial: 1}, key, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other, _ := ownCertificate(t, "other")
 	cert := writeFile(t, "cert.pem", fake.PEM(other))
 
 	// MRTD of one row, RTMR0 of another one: each value is published.
@@ -433,66 +428,160 @@ func TestEvidenceMutants(t *testing.T) {
 	}
 }
 
-// ownMachine is a machine with a key of its own that shows a quote under a test
-// root.
+// ownMachine is a machine of nobody's: a quote under a test root, and what it is
+// held against.
 type ownMachine struct {
-	root, registry, compose string // files
-	cert                    tls.Certificate
-	pages                   http.Handler
+	files map[string][]byte
+	dir   string
+	cert  tls.Certificate
 }
 
-func newOwnMachine(t *testing.T) *ownMachine {
-	t.Helper()
-	from, until := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2056, 1, 1, 0, 0, 0, 0, time.UTC)
-	p, err := fake.NewPlatform("command line", from, until)
+func (m *ownMachine) path(name string) string { return filepath.Join(m.dir, name) }
+
+// pages serves the machine's attestation pages.
+func (m *ownMachine) pages() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/cpu.html" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = w.Write(m.files["cpu.html"])
+	})
+}
+
+var ownFrom, ownUntil = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2056, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// makeMachine writes the files of a machine into a folder.
+func makeMachine(dir string) (*ownMachine, error) {
+	p, err := fake.NewPlatform("command line", ownFrom, ownUntil)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	cert, pair := ownCertificate(t, "machine")
-	compose := []byte("services: {web: {image: example}}\n")
-	rootfs := digest.SHA256.Sum([]byte("rootfs"))
+	cert, pair, err := makeCertificate("machine")
+	if err != nil {
+		return nil, err
+	}
+	other, _, err := makeCertificate("middle")
+	if err != nil {
+		return nil, err
+	}
+	g, err := fake.NewGPU("command line", ownFrom, ownUntil)
+	if err != nil {
+		return nil, err
+	}
+	nonce := sha256.Sum256([]byte("GPU nonce"))
+	gpu, err := fake.Evidence(nonce, nil, g)
+	if err != nil {
+		return nil, err
+	}
+	compose, rootfs := []byte("services: {web: {image: example}}\n"), []byte("root file system")
 	body := tdxquote.Body{MRTD: digest.SHA384.Sum([]byte("mrtd"))}
 	for i := range 3 {
 		body.RTMR[i] = digest.SHA384.Sum([]byte{byte(i)})
 	}
 	var rtmr3 [48]byte
-	for _, event := range []digest.Digest{digest.SHA256.Sum(compose), rootfs} {
+	for _, event := range []digest.Digest{digest.SHA256.Sum(compose), digest.SHA256.Sum(rootfs)} {
 		rtmr3 = [48]byte(digest.SHA384.Sum(append(append(rtmr3[:], event.Bytes()...), make([]byte, 16)...)).Bytes())
 	}
 	if body.RTMR[3], err = digest.FromBytes(digest.SHA384, rtmr3[:]); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	copy(body.ReportData[:], spki[:])
 	raw, err := p.Quote(body, fake.Options{})
 	if err != nil {
+		return nil, err
+	}
+	copy(body.ReportData[32:], nonce[:])
+	withGPU, err := p.Quote(body, fake.Options{})
+	if err != nil {
+		return nil, err
+	}
+	collateral, err := p.Collateral(fake.Levels{})
+	if err != nil {
+		return nil, err
+	}
+	outdated, err := p.Collateral(fake.Levels{Status: tdxquote.OutOfDate})
+	if err != nil {
+		return nil, err
+	}
+	header := "template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data\n"
+	row := func(version string, rtmr0 digest.Digest) string {
+		return fmt.Sprintf("small,prod,%s,%s,%s,%s,%s,%s\n", version, body.MRTD.Hex(), rtmr0.Hex(), body.RTMR[1].Hex(), body.RTMR[2].Hex(), digest.SHA256.Sum(rootfs).Hex())
+	}
+	text := hex.EncodeToString(raw)
+	m := &ownMachine{dir: dir, cert: pair, files: map[string][]byte{
+		"quote.bin": raw, "quote.hex": []byte(text + "\n"), "cpu.html": []byte("<html><body><pre>" + text + "</pre></body></html>\n"),
+		"with-gpu.bin": withGPU, "gpu.json": gpu, "gpu-root.pem": fake.PEM(g.Root),
+		"root.pem": fake.PEM(p.Root), "cert.pem": fake.PEM(cert), "other.pem": fake.PEM(other),
+		"docker-compose.yaml": compose, "rootfs.iso": rootfs,
+		"tdx.csv":         []byte(header + row("v0.9.0", digest.SHA384.Sum(nil)) + row("v1.0.0", body.RTMR[0])),
+		"other.csv":       []byte(header + row("v0.9.0", digest.SHA384.Sum(nil))),
+		"collateral.json": collateral, "outdated.json": outdated,
+		"measured.json": []byte(fmt.Sprintf(`{"mrtd":%q,"rtmr0":%q,"rtmr1":%q,"rtmr2":%q,"rtmr3":%q}`, body.MRTD.Hex(), body.RTMR[0].Hex(), body.RTMR[1].Hex(), body.RTMR[2].Hex(), body.RTMR[3].Hex())),
+	}}
+	for name, data := range m.files {
+		if err := os.WriteFile(m.path(name), data, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func makeCertificate(name string) (*x509.Certificate, tls.Certificate, error) {
+	key, err := fake.Key(elliptic.P256(), "tls "+name)
+	if err != nil {
+		return nil, tls.Certificate{}, err
+	}
+	cert, err := fake.Issue(fake.Certificate{Name: name, From: ownFrom, Until: ownUntil, Serial: 1}, key, nil, nil)
+	if err != nil {
+		return nil, tls.Certificate{}, err
+	}
+	return cert, tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}, nil
+}
+
+func newOwnMachine(t *testing.T) *ownMachine {
+	t.Helper()
+	m, err := makeMachine(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	row := fmt.Sprintf("template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data\nsmall,prod,v1.0.0,%s,%s,%s,%s,%s\n", body.MRTD.Hex(), body.RTMR[0].Hex(), body.RTMR[1].Hex(), body.RTMR[2].Hex(), rootfs.Hex())
-	return &ownMachine{
-		root: writeFile(t, "root.pem", fake.PEM(p.Root)), registry: writeFile(t, "tdx.csv", []byte(row)), compose: writeFile(t, "docker-compose.yaml", compose),
-		cert: pair,
-		pages: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/cpu.html" {
-				http.NotFound(w, r)
-				return
-			}
-			fmt.Fprintf(w, "<html><body><pre>%x</pre></body></html>", raw)
-		}),
-	}
+	return m
 }
 
 func ownCertificate(t *testing.T, name string) (*x509.Certificate, tls.Certificate) {
 	t.Helper()
-	key, err := fake.Key(elliptic.P256(), "tls "+name)
+	cert, pair, err := makeCertificate(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := fake.Issue(fake.Certificate{Name: name, From: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Until: time.Date(2056, 1, 1, 0, 0, 0, 0, time.UTC), Serial: 1}, key, nil, nil)
-	if err != nil {
-		t.Fatal(err)
+	return cert, pair
+}
+
+// evidenceScriptCommands are for the scripts.
+func evidenceScriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		// machine DIR [ADDRESS] writes a machine's evidence, and what it is held
+		// against, into a folder; its attestation pages are served at the address
+		// that the variable ADDRESS then has.
+		"machine": func(ts *testscript.TestScript, neg bool, args []string) {
+			if neg || len(args) < 1 || len(args) > 2 {
+				ts.Fatalf("usage: machine DIR [VARIABLE]")
+			}
+			dir := ts.MkAbs(args[0])
+			ts.Check(os.MkdirAll(dir, 0o755))
+			m, err := makeMachine(dir)
+			ts.Check(err)
+			if len(args) == 1 {
+				return
+			}
+			s := httptest.NewUnstartedServer(m.pages())
+			s.TLS = &tls.Config{Certificates: []tls.Certificate{m.cert}}
+			s.StartTLS()
+			ts.Defer(s.Close)
+			ts.Setenv(args[1], s.Listener.Addr().String())
+		},
 	}
-	return cert, tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
 }
 
 func serveTLS(t *testing.T, cert tls.Certificate, h http.Handler) string {
@@ -508,7 +597,7 @@ func serveTLS(t *testing.T, cert tls.Certificate, h http.Handler) string {
 // somebody with another key who passes every byte on.
 func TestEvidenceCapture(t *testing.T) {
 	m := newOwnMachine(t)
-	address := serveTLS(t, m.cert, m.pages)
+	address := serveTLS(t, m.cert, m.pages())
 	_, middle := ownCertificate(t, "middle")
 	between := serveTLS(t, middle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -534,7 +623,7 @@ func TestEvidenceCapture(t *testing.T) {
 		if !strings.HasPrefix(view.Next, "retally evidence verify "+dir) {
 			t.Errorf("%s: next is %q", tt.name, view.Next)
 		}
-		_, got := verifyEvidence(t, nil, dir, "--intel-root", m.root, "--registry", m.registry, "--docker-compose", m.compose)
+		_, got := verifyEvidence(t, nil, dir, "--intel-root", m.path("root.pem"), "--registry", m.path("tdx.csv"), "--docker-compose", m.path("docker-compose.yaml"))
 		if got.Profile != "secretvm" || got.short() != tt.want || len(got.TestRoot) != 1 || !strings.Contains(got.all(), "NOT INTEL'S ROOT") {
 			t.Errorf("%s: %s %s, want %s, test roots %v\n%s", tt.name, got.Profile, got.short(), tt.want, got.TestRoot, got.all())
 		}
@@ -607,12 +696,12 @@ func TestEvidenceCaptureFails(t *testing.T) {
 // TestEvidenceText: the text form escapes, colors and names everything.
 func TestEvidenceText(t *testing.T) {
 	m := newOwnMachine(t)
-	address := serveTLS(t, m.cert, m.pages)
+	address := serveTLS(t, m.cert, m.pages())
 	dir := filepath.Join(t.TempDir(), "cap\x1b[31mture")
 	if code, out, errOut := inProcess(t, nil, "evidence", "capture", address, "--out", dir); code != 0 || strings.Contains(out, "\x1b") {
 		t.Fatalf("exit code %d\n%q%s", code, out, errOut)
 	}
-	code, out, errOut := inProcess(t, nil, "evidence", "verify", dir, "--intel-root", m.root, "--registry", m.registry, "--docker-compose", m.compose)
+	code, out, errOut := inProcess(t, nil, "evidence", "verify", dir, "--intel-root", m.path("root.pem"), "--registry", m.path("tdx.csv"), "--docker-compose", m.path("docker-compose.yaml"))
 	for _, want := range []string{"PASS  secretvm evidence", `\x1b[31mture`, "TEST ROOT in place of INTEL's", "authentic  pass", "expected   pass", "bound      pass", "captured at ", "(now; --at makes the result repeatable)"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("exit code %d, no %q in\n%s%s", code, want, out, errOut)
