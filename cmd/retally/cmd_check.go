@@ -68,7 +68,7 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 	}
 	at := strings.Join(quoted, " ")
 	c := s.Config
-	if next := s.EvidenceNext(filesOf(s, args), quote); next != "" {
+	if next := nextOfEvidence(s, filesOf(s, args)); next != "" {
 		return next
 	}
 	switch {

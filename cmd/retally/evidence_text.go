@@ -157,8 +157,16 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 	if q := c.Quote; q != nil {
 		line("quote", fmt.Sprintf("version %d, body %s", q.Version, q.BodyType))
 		for _, v := range []struct{ name, value string }{
-			{"mrtd", q.MRTD}, {"rtmr0", q.RTMR0}, {"rtmr1", q.RTMR1}, {"rtmr2", q.RTMR2}, {"rtmr3", q.RTMR3}, {"report_data", q.ReportData},
-			{"mrseam", q.MRSEAM}, {"td_attributes", q.TDAttributes}, {"tee_tcb_svn", q.TEETCBSVN}, {"fmspc", q.FMSPC},
+			{"mrtd", q.MRTD},
+			{"rtmr0", q.RTMR0},
+			{"rtmr1", q.RTMR1},
+			{"rtmr2", q.RTMR2},
+			{"rtmr3", q.RTMR3},
+			{"report_data", q.ReportData},
+			{"mrseam", q.MRSEAM},
+			{"td_attributes", q.TDAttributes},
+			{"tee_tcb_svn", q.TEETCBSVN},
+			{"fmspc", q.FMSPC},
 		} {
 			line(v.name, v.value)
 		}
