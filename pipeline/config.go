@@ -167,8 +167,11 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, err
 		}
 	}
-	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 {
-		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, manifest is given", "retally init writes a commented example")
+	if err := c.checkMachines(bad); err != nil {
+		return nil, err
+	}
+	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0 {
+		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, platforms, evidence, manifest is given", "retally init writes a commented example")
 	}
 	c.fillDefaults()
 	return &c, nil
@@ -210,6 +213,7 @@ func (c *Config) fillDefaults() {
 			c.Disks[name] = d
 		}
 	}
+	c.fillMachines()
 	c.AllowUnchecked = slices.Clone(c.AllowUnchecked)
 }
 

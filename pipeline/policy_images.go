@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -67,6 +68,7 @@ type PolicyImages struct {
 	named   map[string]*imagePlace
 	open    []*imagehash.Source
 	used    []UsedImage
+	silent  map[string]error // registries that do not answer
 	configs map[digest.Digest]*keptConfig
 	kept    int
 }
@@ -94,7 +96,7 @@ func NewPolicyImages(from PolicyImageSources) *PolicyImages {
 	from.Remote.Tags = true
 	return &PolicyImages{
 		from: from, opts: imagehash.Options{Remote: from.Remote},
-		named: map[string]*imagePlace{}, configs: map[digest.Digest]*keptConfig{},
+		named: map[string]*imagePlace{}, silent: map[string]error{}, configs: map[digest.Digest]*keptConfig{},
 	}
 }
 
@@ -129,7 +131,7 @@ func (p *PolicyImages) Resolve(ctx context.Context, ref policygen.ImageReference
 		if !p.from.Pull {
 			return nil, notFound(ref, looked)
 		}
-		if source, err = p.keep(imagehash.Open(ctx, registryReference(ref), p.opts)); err != nil {
+		if source, err = p.pull(ctx, ref); err != nil {
 			return nil, err
 		}
 	}
@@ -163,6 +165,25 @@ func (c *countedLayer) Read(b []byte) (int, error) {
 	n, err := c.ReadCloser.Read(b)
 	c.progress.Done.Add(int64(n))
 	return n, err
+}
+
+// pull opens an image at its registry. One that does not answer is not asked
+// again for every other image: the whole must end within its time-out.
+func (p *PolicyImages) pull(ctx context.Context, ref policygen.ImageReference) (*imagehash.Source, error) {
+	p.mu.Lock()
+	err := p.silent[ref.Registry]
+	p.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("not asked for, since before: %w", err)
+	}
+	source, err := p.keep(imagehash.Open(ctx, registryReference(ref), p.opts))
+	var network *url.Error
+	if errors.As(err, &network) && ctx.Err() == nil {
+		p.mu.Lock()
+		p.silent[ref.Registry] = err
+		p.mu.Unlock()
+	}
+	return source, err
 }
 
 // registryReference is what a registry is asked for: with a digest the tag

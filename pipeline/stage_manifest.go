@@ -69,7 +69,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 		against = ours
 	}
 	ms, refs := manifestSides(ours, against, m.basis)
-	out.Measurements = append(out.Measurements, withoutComputed(slices.Clone(ms), m.policies)...)
+	out.Measurements = append(out.Measurements, ownMachines(in, withoutComputed(slices.Clone(ms), m.policies))...)
 	whole := Measurement{Key: "manifest/bytes", Value: OfDigest(digest.SHA256.Sum(m.bytes)), Basis: Recomputed, Inputs: m.inputs}
 	for _, m := range ms {
 		whole.Inputs = append(whole.Inputs, FromKey(m.Key))
@@ -238,6 +238,10 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	if base, err = withPolicies(in, base, out); err != nil {
 		return nil, err
 	}
+	base, computed, err := computedTDX(in, base)
+	if err != nil {
+		return nil, err
+	}
 	baseData = base.Raw()
 	b := &built{bytes: baseData, inputs: []InputRef{FromFile(c.Base)}}
 	var plan *manifest.Plan
@@ -280,11 +284,14 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	edited := editedKeys(base, b.bytes)
 	b.policies = computedKeys(in, b.bytes)
 	b.basis = func(k Key) (Basis, []InputRef) {
+		from, ok := computed[k]
 		switch {
 		case b.policies[k] != "":
 			return Recomputed, []InputRef{FromKey(b.policies[k])}
 		case edited[k] && plan != nil:
 			return Recomputed, []InputRef{FromFile(c.Adjust)}
+		case ok:
+			return from.Basis, from.Inputs
 		case derived[k]:
 			return Recomputed, []InputRef{FromFile(in.Config.Deployment)}
 		default:
