@@ -19,7 +19,7 @@ func withPolicies(in *In, base *manifest.Manifest, out *Out) (*manifest.Manifest
 	rename := map[string]string{}
 	for _, p := range base.Policies() {
 		m, ok := computedHash(in, p)
-		if !ok || m.Value.Digest().Hex() == p.HashText {
+		if !ok || strings.EqualFold(m.Value.Digest().Hex(), p.HashText) {
 			continue
 		}
 		rename[p.HashText] = m.Value.Digest().Hex()
@@ -75,7 +75,7 @@ func computedKeys(in *In, after []byte) map[Key]Key {
 	}
 	hashes := map[string]Key{}
 	for _, p := range m.Policies() {
-		if c, ok := computedHash(in, p); ok && c.Value.Digest().Hex() == p.HashText {
+		if c, ok := computedHash(in, p); ok && strings.EqualFold(c.Value.Digest().Hex(), p.HashText) {
 			hashes[p.HashText] = c.Key
 		}
 	}

@@ -23,7 +23,7 @@ func (r *policyRun) explain(ctx context.Context, policies []computedPolicy) erro
 	}
 	used := r.conf.Published == ""
 	for _, p := range r.listed.Policies() {
-		_, known := texts[p.HashText]
+		_, known := texts[strings.ToLower(p.HashText)]
 		used = used || known
 	}
 	if !used {
@@ -33,6 +33,7 @@ func (r *policyRun) explain(ctx context.Context, policies []computedPolicy) erro
 	for i := range policies {
 		p := &policies[i]
 		entry, ok := listedEntry(r.listed, p.w)
+		entry.HashText = strings.ToLower(entry.HashText)
 		if !ok || entry.HashText == r.hash(&p.Policy).Hex() {
 			continue
 		}
@@ -55,7 +56,7 @@ func (r *policyRun) explain(ctx context.Context, policies []computedPolicy) erro
 func (r *policyRun) unknownCauses(p *computedPolicy, entry manifest.Policy) []Cause {
 	var out []Cause
 	if r.made != nil {
-		if m, ok := listedEntry(r.made, p.w); ok && m.HashText == entry.HashText {
+		if m, ok := listedEntry(r.made, p.w); ok && strings.EqualFold(m.HashText, entry.HashText) {
 			out = append(out, Cause{
 				Path: []string{string(p.key), r.made.File()}, Actual: "sha256:" + m.HashText, Standing: Suspected, Hint: "generator-version", Where: Where{File: r.made.File(), Pointer: m.Pointer, Line: m.Line},
 				Note: "the generated manifest has the published hash, so its generator gave it: rules, settings, image or profile " + r.profile.Name + " here are not those that it used, or it was given another deployment",
