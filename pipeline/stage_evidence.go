@@ -527,7 +527,7 @@ func (j *judged) whyRegisters(ctx context.Context) error {
 	for _, m := range differing {
 		name := lastPart(m.Key)
 		i := slices.Index(registerKeys[:], name)
-		c, err := machine.cause(ctx, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
+		c, err := machine.cause(ctx, j.run.in, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
 		if err != nil {
 			return errors.Join(err, machine.Close())
 		}

@@ -42,10 +42,15 @@ func (m *machine) searchInput() explain.Input {
 
 // cause looks for the known deviation that makes a register the wanted one.
 // One that is found is proved: with it, the register is exactly that value.
-func (m *machine) cause(ctx context.Context, i int, key Key, got, want digest.Digest, where Where) (Cause, error) {
-	in := m.searchInput()
-	in.Options = search.Options{MaxDeviations: 2, MaxTried: searchedInRun}
-	answer, err := explain.Find(ctx, explain.Register(i), in, want)
+func (m *machine) cause(ctx context.Context, in *In, i int, key Key, got, want digest.Digest, where Where) (Cause, error) {
+	if explain.Register(i) == explain.RTMR1 {
+		if err := m.openKernel(ctx, in); err != nil {
+			return Cause{}, err
+		}
+	}
+	input := m.searchInput()
+	input.Options = search.Options{MaxDeviations: 2, MaxTried: searchedInRun}
+	answer, err := explain.Find(ctx, explain.Register(i), input, want)
 	if err != nil {
 		return Cause{}, err
 	}

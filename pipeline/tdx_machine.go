@@ -37,26 +37,52 @@ type machine struct {
 	// not.
 	assumed, assumedTables string
 	tables                 digest.Digest // SHA-256 of the tables file, if there is one
-	open                   []*pieces
+	kernel                 *reopened     // for a search; measuring reads it in one pass
 }
 
 // Close closes the machine's files.
 func (m *machine) Close() error {
-	var errs []error
-	for _, p := range m.open {
-		errs = append(errs, p.file.Close())
+	if m.kernel == nil {
+		return nil
 	}
-	m.open = nil
-	return errors.Join(errs...)
+	k := m.kernel
+	m.kernel = nil
+	return errors.Join(k.check(), k.file.Close())
 }
 
-// unchanged fails if a file changed after it was hashed.
-func (m *machine) unchanged() error {
-	for _, p := range m.open {
-		if err := p.check(); err != nil {
+// measure computes the registers, reading the kernel in one pass.
+func (m *machine) measure(ctx context.Context, in *In) (res *tdxmeasure.Result, errs [5]error, err error) {
+	use := func(kernel tdxmeasure.Input) {
+		a := m.artifacts
+		a.Kernel = kernel
+		res, errs = tdxmeasure.New(a).MeasureEach(ctx, &m.config)
+	}
+	if m.conf.Kernel == "" {
+		use(tdxmeasure.Input{})
+		return res, errs, nil
+	}
+	err = in.readOnePass(ctx, m.conf.Kernel, use)
+	return res, errs, err
+}
+
+// openKernel opens the kernel for reading in pieces.
+func (m *machine) openKernel(ctx context.Context, in *In) error {
+	if m.kernel != nil || m.conf.Kernel == "" {
+		return nil
+	}
+	in.reader.mu.Lock()
+	recorded := in.reader.memo[m.conf.Kernel] != nil
+	in.reader.mu.Unlock()
+	if !recorded {
+		if _, err := in.sums(ctx, m.conf.Kernel); err != nil {
 			return err
 		}
 	}
+	k, err := in.reopen(m.conf.Kernel)
+	if err != nil {
+		return err
+	}
+	m.kernel, m.artifacts.Kernel = k, k.input()
 	return nil
 }
 
@@ -100,14 +126,6 @@ func (m *machine) read(ctx context.Context, in *In) error {
 			return err
 		}
 		a.Firmware = tdxmeasure.Bytes(file, data)
-	}
-	if file := m.conf.Kernel; file != "" {
-		p, err := in.pieces(ctx, file)
-		if err != nil {
-			return err
-		}
-		m.open = append(m.open, p)
-		a.Kernel = p.input()
 	}
 	if file := m.conf.Initrd; file != "" {
 		s, err := in.sums(ctx, file)
