@@ -162,6 +162,11 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
 		}
 	}
+	if c.Policies != nil {
+		if err := c.Policies.check(&c, bad); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.checkMachines(bad); err != nil {
 		return nil, err
 	}
@@ -201,6 +206,7 @@ func (c *Config) fillDefaults() {
 	if c.Manifest != nil && c.Manifest.Format == "" {
 		c.Manifest.Format = "contrast"
 	}
+	c.Policies.fillDefaults()
 	for name, d := range c.Disks {
 		if d.MKFS == "" {
 			d.MKFS = string(erofs.Profile19)

@@ -15,6 +15,10 @@ type PoliciesConfig struct {
 	ImageBinding string `yaml:"image_binding,omitempty" json:"image_binding,omitempty"`
 	// Lenient accepts fields that no container can notice.
 	Lenient bool `yaml:"lenient,omitempty" json:"lenient,omitempty"`
+	// Published is where the vendor's own policies are, a file or a folder:
+	// initdata documents, policies, annotation values or annotated YAML. They
+	// say why a hash differs; each counts only if its digest is a published one.
+	Published string `yaml:"published,omitempty" json:"published,omitempty"`
 }
 
 // PlatformConfig is a machine: the artifacts it boots and its shape.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/policygen/rules"
 	"github.com/retally/retally/profiles"
 )
 
@@ -206,6 +207,17 @@ func readProfile(name string) (*readFile, error) {
 	}
 	fail := func(format string, args ...any) (*readFile, error) {
 		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf(format, args...), Hint: "known: profile:privatemode@VERSION, for instance profile:privatemode@v1.40.0"}
+	}
+	if vendor == rulesVendor {
+		own, err := rules.Default(rules.Binding(version))
+		if err != nil {
+			return nil, &InputError{Op: "read", File: name, Err: err}
+		}
+		return &readFile{
+			data:  own.Text,
+			input: Input{File: name, Digest: own.Digest(), Size: int64(len(own.Text))},
+			stamp: stamp{Size: int64(len(own.Text)), Ino: 1},
+		}, nil
 	}
 	if vendor != "privatemode" {
 		return fail("there is no profile of %q", vendor)

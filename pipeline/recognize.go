@@ -36,6 +36,7 @@ const (
 	KindImage      FileKind = "image layout"
 	KindArchive    FileKind = "image archive"
 	KindModelDir   FileKind = "model directory"
+	KindSettings   FileKind = "policy settings"
 	KindUnknown    FileKind = ""
 )
 
@@ -73,6 +74,9 @@ func recognizeJSON(v *jsondoc.Value) FileKind {
 		}
 		if v.Get("Policies") != nil && v.Get("ReferenceValues") != nil {
 			return KindManifest
+		}
+		if v.Get("pause_container") != nil && v.Get("other_container") != nil && v.Get("kata_config") != nil {
+			return KindSettings
 		}
 		digests := 0
 		for _, m := range v.Members {
@@ -117,6 +121,7 @@ type Subject struct {
 	Checkout  *privatemode.CheckoutInfo
 	Workspace *privatemode.Workspace
 	Inspect   string // a docker inspect file
+	Settings  string // genpolicy-settings.json
 	Problems  []Problem
 	Reader    *Reader // holds what was read while recognizing
 	// ConfigInput is a retally.yaml that was found and decides everything.
@@ -344,7 +349,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		return ""
 	}
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
-	s.Inspect = first(KindInspect)
+	s.Inspect, s.Settings = first(KindInspect), first(KindSettings)
 	for _, f := range s.Found {
 		if f.Kind == KindModelDir {
 			abs, err := filepath.Abs(s.Reader.Path(f.Name))
@@ -435,6 +440,12 @@ func (s *Subject) Close() {
 func (s *Subject) Prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(LevelNote, "checkout", s.Checkout.Notes)
+	}
+	if s.Settings != "" && s.Config.Policies == nil {
+		s.Problems = append(s.Problems, Problem{
+			Level: LevelNote, Code: "policy-settings", Where: Where{File: s.Settings},
+			Msg: "policies can be computed with it; which generator it belongs to, the file does not say", Hint: "retally init writes a configuration with policies: settings, profile",
+		})
 	}
 	if s.Inspect != "" {
 		s.Problems = append(s.Problems, Problem{

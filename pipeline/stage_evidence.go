@@ -525,7 +525,7 @@ func (j *judged) whyRegisters(ctx context.Context) error {
 	}
 	logged := j.logged()
 	for _, m := range differing {
-		name := lastPart(m.Key)
+		name := registerOf(m.Key)
 		i := slices.Index(registerKeys[:], name)
 		c, err := machine.cause(ctx, j.run.in, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
 		if err != nil {

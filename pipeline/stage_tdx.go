@@ -369,14 +369,14 @@ func (r *tdxRun) rows(ctx context.Context, m *machine) error {
 		}
 	}
 	for _, ref := range nearest {
-		if err := r.why(ctx, m, lastPart(ref.Key), ref.Key, ref.Want.Digest(), ref.Where); err != nil {
+		if err := r.why(ctx, m, registerOf(ref.Key), ref.Key, ref.Want.Digest(), ref.Where); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func lastPart(k Key) string { return string(k)[strings.LastIndexByte(string(k), '/')+1:] }
+func registerOf(k Key) string { return string(k)[strings.LastIndexByte(string(k), '/')+1:] }
 
 // entries explains where the published manifest has other registers for the
 // machine. The comparison itself is the manifest stage's.

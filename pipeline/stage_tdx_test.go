@@ -81,15 +81,6 @@ func ran(t *testing.T, dir, config string) *pipeline.Report {
 	return res.Report
 }
 
-func measured(r *pipeline.Report, k pipeline.Key) *pipeline.Measurement {
-	for i := range r.Measurements {
-		if r.Measurements[i].Key == k {
-			return &r.Measurements[i]
-		}
-	}
-	return nil
-}
-
 // found returns the findings of a key, one for each set that speaks of it.
 func found(r *pipeline.Report, k pipeline.Key) []pipeline.Finding {
 	var out []pipeline.Finding

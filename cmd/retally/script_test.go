@@ -31,7 +31,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 filepath.Join("testdata", "script"),
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
-		Cmds:                scriptCommands(),
+		Cmds:                scriptCommands(t),
 		Setup: func(e *testscript.Env) error {
 			setupScript(t, e)
 			return nil
@@ -66,8 +66,10 @@ func setupScript(t *testing.T, e *testscript.Env) {
 	}
 }
 
-func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
+		// policylab makes settings, rules and images to generate policies from.
+		"policylab": policyLabCommand(t),
 		// exits CODE PROGRAM ARG... runs a program that must end with the code.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 			if neg || len(args) < 2 {
