@@ -523,6 +523,7 @@ func (j *judged) whyRegisters(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	machine.takeRows(j.req.Registry)
 	logged := j.logged()
 	for _, m := range differing {
 		name := registerOf(m.Key)

@@ -114,6 +114,7 @@ func (r *tdxRun) platform(ctx context.Context, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	m.takeRows(r.registry)
 	res, errs, err := m.measure(ctx, r.in)
 	if err != nil {
 		return err

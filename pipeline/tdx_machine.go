@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -31,12 +32,14 @@ type machine struct {
 	compose   []byte
 	rootfs    digest.Digest // SHA-256, zero where there is none
 	docker    digest.Digest
+	others    []tdxmeasure.Input // root file systems of the registry's rows
 	// lacks says by the index of registerKeys what is missing for a register.
 	lacks [5]*Lack
 	// assumed says why the machine's behavior rests on nothing, "" if it does
 	// not.
 	assumed, assumedTables string
 	tables                 digest.Digest // SHA-256 of the tables file, if there is one
+	shape                  acpi.Shape    // out of metadata, where conf.described
 	kernel                 *reopened     // for a search; measuring reads it in one pass
 }
 
@@ -111,6 +114,9 @@ func (m *machine) read(ctx context.Context, in *In) error {
 		}
 		if tables, err = m.conf.takeMetadata(file, meta); err != nil {
 			return err
+		}
+		if m.shape, m.conf.described, err = meta.Shape(); err != nil && tables == "" {
+			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	if err := m.behavior(ctx, in); err != nil {
@@ -261,18 +267,14 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 	return nil
 }
 
-// devices lays the machine's devices out as its vendor does. SecretVM's hosts
-// with QEMU 10 have no serial port, those with a TDX branch of QEMU 8 do.
+// devices lays the machine's devices out as its vendor does.
 func (m *machine) devices() acpi.Shape {
 	var s acpi.Shape
-	switch m.conf.Profile {
-	case "secretvm":
-		s.Base, s.NoCOM1 = acpi.SecretVM, true
-		if m.conf.GPUs > 0 {
-			s.Base, s.NoCOM1 = acpi.SecretVMGPU, false
-		}
-	case "reproduce-mr":
-		s.Base = acpi.SecretVM
+	switch {
+	case m.conf.described:
+		s = m.shape
+	case m.conf.Profile == "secretvm" || m.conf.Profile == "reproduce-mr":
+		s = tdxmeasure.SecretVMDevices(&m.config.Profile, m.conf.GPUs > 0)
 	default:
 		s = tdxmeasure.DstackDevices{NICs: 1, GPUs: m.conf.GPUs, HotplugOff: m.conf.GPUs > 0}.Shape()
 	}
@@ -353,11 +355,11 @@ type need struct {
 // builtInTables reports whether the built-in ACPI tables are those of the
 // platform's machines.
 func (c *PlatformConfig) builtInTables() bool {
-	switch c.Profile {
-	case "secretvm":
+	switch {
+	case c.described:
+		return true
+	case c.Profile == "secretvm" || c.Profile == "reproduce-mr":
 		return c.GPUs <= 1
-	case "reproduce-mr":
-		return c.GPUs == 0
 	default:
 		return strings.HasPrefix(c.Profile, "dstack")
 	}
