@@ -439,7 +439,7 @@ func (j *judged) judgement(what string, v verdict.Judgement, inputs []InputRef) 
 		return
 	}
 	m := Measurement{Key: key, Value: OfText(string(v.Verdict)), Basis: j.basis(), Inputs: slices.Clone(inputs)}
-	if what == "expected" && v.Verdict == verdict.Pass && j.res.Claims.Release != "" {
+	if what == "expected" && v.Verdict == verdict.Pass && j.basis() == Endorsed && j.res.Claims.Release != "" {
 		m.Note = "release " + j.res.Claims.Release
 		out.Facts = append(out.Facts, fmt.Sprintf("%s: a quote of release %s", j.conf.File, j.res.Claims.Release))
 	}
@@ -478,7 +478,7 @@ func (j *judged) causes(what string, key Key, v verdict.Judgement) {
 		if c.Verdict != verdict.Fail {
 			continue
 		}
-		cause := Cause{Path: []string{string(key), c.Name}, Expected: string(verdict.Pass), Actual: string(verdict.Fail), Note: reasonOf(c), Standing: standing, Where: Where{File: j.conf.File}}
+		cause := Cause{Path: []string{string(key), c.Name}, Note: c.Name + ": " + reasonOf(c), Standing: standing, Where: Where{File: j.conf.File}}
 		switch {
 		case what == "authentic":
 			cause.Hint = "evidence-authentic"
