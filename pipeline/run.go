@@ -26,6 +26,7 @@ type Options struct {
 	Reader *Reader
 	// Problems were found before the run and belong in its report.
 	Problems []Problem
+	Lacks    []Lack
 	Next     string // the command to propose in the report
 	// ConfigInput is the configuration file as it was read, if it was a file.
 	ConfigInput *Input
@@ -169,7 +170,7 @@ func (r *runner) finish() *Result {
 	rep := &Report{
 		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject, Next: r.o.Next,
 		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
-		Problems: slices.Clone(r.o.Problems),
+		Problems: slices.Clone(r.o.Problems), Lacks: slices.Clone(r.o.Lacks),
 	}
 	var refs []Reference
 	var opts CompareOptions
