@@ -104,9 +104,9 @@ func openRegular(name, path string) (*os.File, int64, error) {
 	return nil, 0, errors.Join(err, f.Close())
 }
 
-// headSize is how much of a file's beginning onePass keeps: headers are read
+// keptHead is how much of a file's beginning onePass keeps: headers are read
 // more than once.
-const headSize = 64 << 10
+const keptHead = 64 << 10
 
 // onePass reads a file for a room that goes through it from front to end, with
 // looks back at its headers, and hashes it by the way: such a file is read
@@ -170,7 +170,7 @@ func (p *onePass) hash(b []byte, at int64) {
 	}
 	b = b[p.pos-at:]
 	p.sum.Write(b)
-	if room := headSize - len(p.head); room > 0 && p.pos == int64(len(p.head)) {
+	if room := keptHead - len(p.head); room > 0 && p.pos == int64(len(p.head)) {
 		p.head = append(p.head, b[:min(room, len(b))]...)
 	}
 	p.pos += int64(len(b))

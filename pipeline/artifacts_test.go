@@ -18,7 +18,7 @@ import (
 // TestOnePass: whatever a room reads, it gets the file's bytes, and the digest
 // is that of the whole file.
 func TestOnePass(t *testing.T) {
-	data := make([]byte, 3*headSize+77)
+	data := make([]byte, 3*keptHead+77)
 	rnd := rand.NewChaCha8([32]byte{1})
 	rnd.Read(data)
 	path := filepath.Join(t.TempDir(), "f")
@@ -37,7 +37,7 @@ func TestOnePass(t *testing.T) {
 		forward, at := true, int64(0)
 		for range rapid.IntRange(0, 20).Draw(t, "reads") {
 			offset := rapid.Int64Range(0, size+10).Draw(t, "offset")
-			b := make([]byte, rapid.IntRange(0, 2*headSize).Draw(t, "length"))
+			b := make([]byte, rapid.IntRange(0, 2*keptHead).Draw(t, "length"))
 			n, _ := p.ReadAt(b, offset)
 			wantN := max(0, min(len(b), int(size-offset)))
 			if n != wantN || n > 0 && !bytes.Equal(b[:n], data[offset:offset+int64(n)]) {

@@ -61,8 +61,6 @@ type PlatformConfig struct {
 	// Expect are registers as the vendor prints them, by their names (mrtd,
 	// rtmr0 to rtmr3, mr_aggregated, mr_image), in hex.
 	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
-
-	described bool // the metadata file says which devices there are
 }
 
 // EvidenceConfig is a quote or a capture folder and what it is held against

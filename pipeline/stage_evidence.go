@@ -288,7 +288,11 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Sets = append(req.Sets, artifacts)
 		req.Rootfs = digest.Digest{} // it is part of the set
 	}
-	if sets := r.manifestSets(e); len(sets) > 0 {
+	sets, err := r.manifestSets(e)
+	if err != nil {
+		return err
+	}
+	if len(sets) > 0 {
 		req.Sets = append(req.Sets, sets...)
 		from.expected = append(from.expected, FromFile(r.in.Config.Against))
 	}
@@ -317,28 +321,16 @@ func (r *evidenceRun) fileSum(ctx context.Context, platform, what, file string, 
 }
 
 // manifestSets are the published manifest's machines that an entry may be of:
-// the one of its platform's name, or, where no platform is named, all.
-func (r *evidenceRun) manifestSets(e EvidenceConfig) []evidence.ReferenceSet {
-	if r.published == nil || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
-		return nil
+// the ones of its platform's name, or, where no platform is named, all.
+func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, error) {
+	if r.published == nil || len(r.published.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
+		return nil, nil
 	}
-	var sets []evidence.ReferenceSet
-	index := map[string]int{}
-	for _, f := range r.published.Fields() {
-		platform, name, ok := tdxField(f.Path)
-		want := fieldValue(f).Digest()
-		if !ok || want.Algorithm() != digest.SHA384 || e.Platform != "" && !strings.EqualFold(platform, e.Platform) {
-			continue
-		}
-		i, known := index[platform]
-		if !known {
-			i = len(sets)
-			index[platform] = i
-			sets = append(sets, evidence.ReferenceSet{Group: "manifest", Name: platform, Where: r.published.File(), Registers: map[evidence.Register]digest.Digest{}})
-		}
-		sets[i].Registers[evidence.Register(name)] = want
+	sets, _, err := EvidenceManifestSets(r.in.Config.Against, r.published)
+	if e.Platform != "" {
+		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
 	}
-	return sets
+	return sets, err
 }
 
 // judged is an entry with its result.

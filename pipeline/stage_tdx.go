@@ -32,7 +32,7 @@ func planTDX(c *Config) []PlanLine {
 			continue // the configuration was checked
 		}
 		from := p.registerFiles(&profile)
-		for i, needs := range p.needs(&profile) {
+		for i, needs := range p.needs(&profile, false) {
 			line := PlanLine{Key: string(NewKey("tdx", name, registerKeys[i])), From: strings.Join(from[i], ", ")}
 			if what, how := missing(name, needs); what != "" {
 				line.From, line.Missing, line.How = "", what, how

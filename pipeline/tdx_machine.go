@@ -39,7 +39,8 @@ type machine struct {
 	// not.
 	assumed, assumedTables string
 	tables                 digest.Digest // SHA-256 of the tables file, if there is one
-	shape                  acpi.Shape    // out of metadata, where conf.described
+	shape                  acpi.Shape    // out of metadata
+	described              bool          // by shape: the metadata file says which devices there are
 	kernel                 *reopened     // for a search; measuring reads it in one pass
 }
 
@@ -115,7 +116,7 @@ func (m *machine) read(ctx context.Context, in *In) error {
 		if tables, err = m.conf.takeMetadata(file, meta); err != nil {
 			return err
 		}
-		if m.shape, m.conf.described, err = meta.Shape(); err != nil && tables == "" {
+		if m.shape, m.described, err = meta.Shape(); err != nil && tables == "" {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -271,7 +272,7 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 func (m *machine) devices() acpi.Shape {
 	var s acpi.Shape
 	switch {
-	case m.conf.described:
+	case m.described:
 		s = m.shape
 	case m.conf.Profile == "secretvm" || m.conf.Profile == "reproduce-mr":
 		s = tdxmeasure.SecretVMDevices(&m.config.Profile, m.conf.GPUs > 0)
@@ -306,8 +307,9 @@ func measures(p *tdxmeasure.Profile, names ...tdxmeasure.EventName) bool {
 }
 
 // needs lists what each register needs of the configuration, and whether it
-// is there. It reads no file.
-func (c *PlatformConfig) needs(p *tdxmeasure.Profile) [5][]need {
+// is there. It reads no file; described says that a metadata file describes
+// the devices.
+func (c *PlatformConfig) needs(p *tdxmeasure.Profile, described bool) [5][]need {
 	firmware := need{c.Firmware != "", "firmware", "firmware: OVMF.fd, the image that the hypervisor loads"}
 	kernel := need{c.Kernel != "", "kernel", "kernel: bzImage"}
 	initrd := need{c.Initrd != "", "initrd", "initrd: initrd.cpio; an empty file where the machine has none"}
@@ -321,7 +323,7 @@ func (c *PlatformConfig) needs(p *tdxmeasure.Profile) [5][]need {
 	}
 	if tables && c.ACPI == "" {
 		out[1] = append(out[1], need{c.VCPUs > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
-		out[1] = append(out[1], need{c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
+		out[1] = append(out[1], need{described || c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
 	}
 	out[2] = []need{kernel}
 	if p.PatchKernel {
@@ -356,8 +358,6 @@ type need struct {
 // platform's machines.
 func (c *PlatformConfig) builtInTables() bool {
 	switch {
-	case c.described:
-		return true
 	case c.Profile == "secretvm" || c.Profile == "reproduce-mr":
 		return c.GPUs <= 1
 	default:
@@ -382,7 +382,7 @@ func missing(platform string, list []need) (what, how string) {
 }
 
 func (m *machine) findLacks() {
-	for i, list := range m.conf.needs(&m.config.Profile) {
+	for i, list := range m.conf.needs(&m.config.Profile, m.described) {
 		if what, how := missing(m.name, list); what != "" {
 			m.lacks[i] = &Lack{What: what + " of platform " + m.name, For: string(NewKey("tdx", m.name, registerKeys[i])), How: "add " + how}
 		}
