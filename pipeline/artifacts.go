@@ -6,8 +6,10 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/tdxmeasure"
@@ -102,9 +104,124 @@ func openRegular(name, path string) (*os.File, int64, error) {
 	return nil, 0, errors.Join(err, f.Close())
 }
 
-// pieces is a file that a room reads in pieces after it was hashed. It must
-// stay what it was: check says so when all is read.
-type pieces struct {
+// keptHead is how much of a file's beginning onePass keeps: headers are read
+// more than once.
+const keptHead = 64 << 10
+
+// onePass reads a file for a room that goes through it from front to end, with
+// looks back at its headers, and hashes it by the way: such a file is read
+// once, however large. What lies between the room's reads is read for the hash
+// alone.
+type onePass struct {
+	name  string
+	file  *os.File
+	size  int64
+	count *Counter
+
+	mu   sync.Mutex
+	sum  hash.Hash
+	pos  int64  // everything before it is hashed
+	head []byte // the file's first bytes, as far as they are hashed
+}
+
+// ReadAt implements io.ReaderAt.
+func (p *onePass) ReadAt(b []byte, offset int64) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if offset < 0 || offset >= p.size {
+		return 0, io.EOF
+	}
+	n := 0
+	if offset < int64(len(p.head)) {
+		n = copy(b, p.head[offset:])
+	}
+	for p.pos < offset+int64(n) {
+		if err := p.skip(offset + int64(n) - p.pos); err != nil {
+			return n, err
+		}
+	}
+	if n == len(b) {
+		return n, nil
+	}
+	from := offset + int64(n)
+	got, err := p.file.ReadAt(b[n:], from)
+	if again := min(int64(got), p.pos-from); again > 0 {
+		p.count.BytesRead.Add(again) // read before, and not kept
+	}
+	p.hash(b[n:n+got], from)
+	return n + got, err
+}
+
+// skip hashes at least one byte, and at most n, of what comes next.
+func (p *onePass) skip(n int64) error {
+	buf := make([]byte, min(n, 256<<10))
+	got, err := p.file.ReadAt(buf, p.pos)
+	if got == 0 {
+		return inputError("read", p.name, err)
+	}
+	p.hash(buf[:got], p.pos)
+	return nil
+}
+
+// hash takes in the bytes that are new.
+func (p *onePass) hash(b []byte, at int64) {
+	if at+int64(len(b)) <= p.pos {
+		return
+	}
+	b = b[p.pos-at:]
+	p.sum.Write(b)
+	if room := keptHead - len(p.head); room > 0 && p.pos == int64(len(p.head)) {
+		p.head = append(p.head, b[:min(room, len(b))]...)
+	}
+	p.pos += int64(len(b))
+}
+
+// finish reads what the room left out and returns the file's SHA-256.
+func (p *onePass) finish(ctx context.Context) (digest.Digest, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.pos < p.size {
+		if err := ctx.Err(); err != nil {
+			return digest.Digest{}, err
+		}
+		if err := p.skip(p.size - p.pos); err != nil {
+			return digest.Digest{}, err
+		}
+	}
+	return digest.FromHash(digest.SHA256, p.sum), nil
+}
+
+// readOnePass records a file that use reads by itself. Where the file is
+// recorded already, it is opened for use all the same.
+func (in *In) readOnePass(ctx context.Context, name string, use func(tdxmeasure.Input)) error {
+	done := false
+	read := func(path string) (id digest.Digest, n int64, err error) {
+		f, size, err := openRegular(name, path)
+		if err != nil {
+			return id, 0, err
+		}
+		defer f.Close()
+		in.Progress.Total.Add(size)
+		p := &onePass{name: name, file: f, size: size, count: in.reader.count, sum: sha256.New()}
+		use(tdxmeasure.Input{Name: name, R: p, Size: size})
+		done = true
+		id, err = p.finish(ctx)
+		in.Progress.Done.Add(size)
+		return id, size, err
+	}
+	if err := in.ReadTree(name, read); err != nil || done {
+		return err
+	}
+	f, err := in.reopen(name)
+	if err != nil {
+		return err
+	}
+	use(f.input())
+	return errors.Join(f.check(), f.file.Close())
+}
+
+// reopened is a file of this run that is read again, in pieces.
+type reopened struct {
 	name  string
 	file  *os.File
 	size  int64
@@ -112,12 +229,8 @@ type pieces struct {
 	count *Counter
 }
 
-// pieces opens a file for reading in pieces.
-func (in *In) pieces(ctx context.Context, name string) (*pieces, error) {
-	sums, err := in.sums(ctx, name)
-	if err != nil {
-		return nil, err
-	}
+// reopen opens a file that is recorded already.
+func (in *In) reopen(name string) (*reopened, error) {
 	f, size, err := openRegular(name, in.reader.Path(name))
 	if err != nil {
 		return nil, err
@@ -125,37 +238,32 @@ func (in *In) pieces(ctx context.Context, name string) (*pieces, error) {
 	in.reader.mu.Lock()
 	was := in.reader.memo[name].stamp
 	in.reader.mu.Unlock()
-	p := &pieces{name: name, file: f, size: size, was: was, count: in.reader.count}
-	if err := p.check(); err != nil || size != sums.Size {
-		return nil, errors.Join(p.changed(), f.Close())
+	p := &reopened{name: name, file: f, size: size, was: was, count: in.reader.count}
+	if err := p.check(); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return p, nil
 }
 
-// ReadAt counts what is read a second time: it is read, and hashed, again.
-func (p *pieces) ReadAt(b []byte, offset int64) (int, error) {
+// ReadAt counts what is read again.
+func (p *reopened) ReadAt(b []byte, offset int64) (int, error) {
 	n, err := p.file.ReadAt(b, offset)
 	p.count.BytesRead.Add(int64(n))
-	p.count.BytesHashed.Add(int64(n))
 	return n, err
 }
 
-func (p *pieces) input() tdxmeasure.Input {
+func (p *reopened) input() tdxmeasure.Input {
 	return tdxmeasure.Input{Name: p.name, R: p, Size: p.size}
 }
 
-func (p *pieces) changed() error {
-	return &InputError{Op: "read", File: p.name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
-}
-
-// check fails if the file is not the one that was hashed.
-func (p *pieces) check() error {
+// check fails if the file is not the one that was recorded.
+func (p *reopened) check() error {
 	info, err := p.file.Stat()
 	if err != nil {
 		return inputError("read", p.name, err)
 	}
 	if stampOf(info) != p.was {
-		return p.changed()
+		return &InputError{Op: "read", File: p.name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
 	}
 	return nil
 }

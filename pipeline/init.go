@@ -12,7 +12,7 @@ import (
 // InitConfig writes a commented retally.yaml for what was found.
 func InitConfig(s *Subject, profile string) ([]byte, error) {
 	if !slices.Contains([]string{"", "privatemode"}, profile) {
-		return nil, &InputError{Op: "init", File: s.Root, Err: fmt.Errorf("unknown profile %q", profile), Hint: "known: privatemode"}
+		return nil, &InputError{Op: "init", File: s.Root, Err: fmt.Errorf("unknown profile %q", profile), Hint: "known: privatemode, secretvm"}
 	}
 	if profile == "privatemode" && s.Checkout == nil {
 		return nil, &InputError{Op: "init", File: s.Root, Err: fmt.Errorf("is not a checkout of Privatemode's public repository"), Hint: "give the folder that git clone made, or leave out --profile"}

@@ -288,7 +288,11 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Sets = append(req.Sets, artifacts)
 		req.Rootfs = digest.Digest{} // it is part of the set
 	}
-	if sets := r.manifestSets(e); len(sets) > 0 {
+	sets, err := r.manifestSets(e)
+	if err != nil {
+		return err
+	}
+	if len(sets) > 0 {
 		req.Sets = append(req.Sets, sets...)
 		from.expected = append(from.expected, FromFile(r.in.Config.Against))
 	}
@@ -317,28 +321,16 @@ func (r *evidenceRun) fileSum(ctx context.Context, platform, what, file string, 
 }
 
 // manifestSets are the published manifest's machines that an entry may be of:
-// the one of its platform's name, or, where no platform is named, all.
-func (r *evidenceRun) manifestSets(e EvidenceConfig) []evidence.ReferenceSet {
-	if r.published == nil || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
-		return nil
+// the ones of its platform's name, or, where no platform is named, all.
+func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, error) {
+	if r.published == nil || len(r.published.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
+		return nil, nil
 	}
-	var sets []evidence.ReferenceSet
-	index := map[string]int{}
-	for _, f := range r.published.Fields() {
-		platform, name, ok := tdxField(f.Path)
-		want := fieldValue(f).Digest()
-		if !ok || want.Algorithm() != digest.SHA384 || e.Platform != "" && !strings.EqualFold(platform, e.Platform) {
-			continue
-		}
-		i, known := index[platform]
-		if !known {
-			i = len(sets)
-			index[platform] = i
-			sets = append(sets, evidence.ReferenceSet{Group: "manifest", Name: platform, Where: r.published.File(), Registers: map[evidence.Register]digest.Digest{}})
-		}
-		sets[i].Registers[evidence.Register(name)] = want
+	sets, _, err := EvidenceManifestSets(r.in.Config.Against, r.published)
+	if e.Platform != "" {
+		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
 	}
-	return sets
+	return sets, err
 }
 
 // judged is an entry with its result.
@@ -439,7 +431,7 @@ func (j *judged) judgement(what string, v verdict.Judgement, inputs []InputRef) 
 		return
 	}
 	m := Measurement{Key: key, Value: OfText(string(v.Verdict)), Basis: j.basis(), Inputs: slices.Clone(inputs)}
-	if what == "expected" && v.Verdict == verdict.Pass && j.res.Claims.Release != "" {
+	if what == "expected" && v.Verdict == verdict.Pass && j.basis() == Endorsed && j.res.Claims.Release != "" {
 		m.Note = "release " + j.res.Claims.Release
 		out.Facts = append(out.Facts, fmt.Sprintf("%s: a quote of release %s", j.conf.File, j.res.Claims.Release))
 	}
@@ -478,7 +470,7 @@ func (j *judged) causes(what string, key Key, v verdict.Judgement) {
 		if c.Verdict != verdict.Fail {
 			continue
 		}
-		cause := Cause{Path: []string{string(key), c.Name}, Expected: string(verdict.Pass), Actual: string(verdict.Fail), Note: reasonOf(c), Standing: standing, Where: Where{File: j.conf.File}}
+		cause := Cause{Path: []string{string(key), c.Name}, Note: c.Name + ": " + reasonOf(c), Standing: standing, Where: Where{File: j.conf.File}}
 		switch {
 		case what == "authentic":
 			cause.Hint = "evidence-authentic"
@@ -523,11 +515,12 @@ func (j *judged) whyRegisters(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	machine.takeRows(j.req.Registry)
 	logged := j.logged()
 	for _, m := range differing {
 		name := registerOf(m.Key)
 		i := slices.Index(registerKeys[:], name)
-		c, err := machine.cause(ctx, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
+		c, err := machine.cause(ctx, j.run.in, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
 		if err != nil {
 			return errors.Join(err, machine.Close())
 		}

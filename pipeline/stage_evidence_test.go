@@ -169,6 +169,7 @@ func TestEvidenceManifest(t *testing.T) {
 	}
 	r := ran(t, dir, read(t, dir, "retally.yaml"))
 	var body tdxquote.Body
+	body.MRSEAM = one(t, r, "tdx/Metal-QEMU-TDX-GPU/mrseam").Got.Digest()
 	body.MRTD = measured(r, "tdx/metal-qemu-tdx-gpu/mrtd").Value.Digest()
 	for i := range body.RTMR {
 		body.RTMR[i] = measured(r, pipeline.NewKey("tdx", "metal-qemu-tdx-gpu", fmt.Sprintf("rtmr%d", i))).Value.Digest()

@@ -32,7 +32,7 @@ func planTDX(c *Config) []PlanLine {
 			continue // the configuration was checked
 		}
 		from := p.registerFiles(&profile)
-		for i, needs := range p.needs(&profile) {
+		for i, needs := range p.needs(&profile, false) {
 			line := PlanLine{Key: string(NewKey("tdx", name, registerKeys[i])), From: strings.Join(from[i], ", ")}
 			if what, how := missing(name, needs); what != "" {
 				line.From, line.Missing, line.How = "", what, how
@@ -114,7 +114,11 @@ func (r *tdxRun) platform(ctx context.Context, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	res, errs := tdxmeasure.New(m.artifacts).MeasureEach(ctx, &m.config)
+	m.takeRows(r.registry)
+	res, errs, err := m.measure(ctx, r.in)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for i, err := range errs {
 		switch {
@@ -125,9 +129,6 @@ func (r *tdxRun) platform(ctx context.Context, name string) (err error) {
 		}
 	}
 	if err := errors.Join(dedupe(failed)...); err != nil {
-		return err
-	}
-	if err := m.unchanged(); err != nil {
 		return err
 	}
 	r.foundations(m)
@@ -408,7 +409,7 @@ func (r *tdxRun) why(ctx context.Context, m *machine, name string, key Key, want
 	if !ok || got == want || i < 0 {
 		return nil
 	}
-	c, err := m.cause(ctx, i, key, got, want, where)
+	c, err := m.cause(ctx, r.in, i, key, got, want, where)
 	if err == nil {
 		r.out.Causes[key] = append(r.out.Causes[key], c)
 	}

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/search"
+	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
 
@@ -37,15 +39,34 @@ func registerWords(name string) string {
 
 // searchInput is what a search for a machine's deviation starts from.
 func (m *machine) searchInput() explain.Input {
-	return explain.Input{Artifacts: m.artifacts, Config: m.config, Compose: m.compose}
+	return explain.Input{Artifacts: m.artifacts, Config: m.config, Compose: m.compose, Rootfs: m.others}
+}
+
+// takeRows lets a search try the root file systems of a registry's rows.
+func (m *machine) takeRows(r *evidence.Registry) {
+	if r == nil {
+		return
+	}
+	seen := map[digest.Digest]bool{m.rootfs: true}
+	for _, row := range r.Rows {
+		if !seen[row.Rootfs] {
+			seen[row.Rootfs] = true
+			m.others = append(m.others, tdxmeasure.Input{Name: "of " + row.Name(), Known: row.Rootfs})
+		}
+	}
 }
 
 // cause looks for the known deviation that makes a register the wanted one.
 // One that is found is proved: with it, the register is exactly that value.
-func (m *machine) cause(ctx context.Context, i int, key Key, got, want digest.Digest, where Where) (Cause, error) {
-	in := m.searchInput()
-	in.Options = search.Options{MaxDeviations: 2, MaxTried: searchedInRun}
-	answer, err := explain.Find(ctx, explain.Register(i), in, want)
+func (m *machine) cause(ctx context.Context, in *In, i int, key Key, got, want digest.Digest, where Where) (Cause, error) {
+	if explain.Register(i) == explain.RTMR1 {
+		if err := m.openKernel(ctx, in); err != nil {
+			return Cause{}, err
+		}
+	}
+	input := m.searchInput()
+	input.Options = search.Options{MaxDeviations: 2, MaxTried: searchedInRun}
+	answer, err := explain.Find(ctx, explain.Register(i), input, want)
 	if err != nil {
 		return Cause{}, err
 	}

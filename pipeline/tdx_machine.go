@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strconv"
@@ -31,32 +32,61 @@ type machine struct {
 	compose   []byte
 	rootfs    digest.Digest // SHA-256, zero where there is none
 	docker    digest.Digest
+	others    []tdxmeasure.Input // root file systems of the registry's rows
 	// lacks says by the index of registerKeys what is missing for a register.
 	lacks [5]*Lack
 	// assumed says why the machine's behavior rests on nothing, "" if it does
 	// not.
 	assumed, assumedTables string
 	tables                 digest.Digest // SHA-256 of the tables file, if there is one
-	open                   []*pieces
+	shape                  acpi.Shape    // out of metadata
+	described              bool          // by shape: the metadata file says which devices there are
+	kernel                 *reopened     // for a search; measuring reads it in one pass
 }
 
 // Close closes the machine's files.
 func (m *machine) Close() error {
-	var errs []error
-	for _, p := range m.open {
-		errs = append(errs, p.file.Close())
+	if m.kernel == nil {
+		return nil
 	}
-	m.open = nil
-	return errors.Join(errs...)
+	k := m.kernel
+	m.kernel = nil
+	return errors.Join(k.check(), k.file.Close())
 }
 
-// unchanged fails if a file changed after it was hashed.
-func (m *machine) unchanged() error {
-	for _, p := range m.open {
-		if err := p.check(); err != nil {
+// measure computes the registers, reading the kernel in one pass.
+func (m *machine) measure(ctx context.Context, in *In) (res *tdxmeasure.Result, errs [5]error, err error) {
+	use := func(kernel tdxmeasure.Input) {
+		a := m.artifacts
+		a.Kernel = kernel
+		res, errs = tdxmeasure.New(a).MeasureEach(ctx, &m.config)
+	}
+	if m.conf.Kernel == "" {
+		use(tdxmeasure.Input{})
+		return res, errs, nil
+	}
+	err = in.readOnePass(ctx, m.conf.Kernel, use)
+	return res, errs, err
+}
+
+// openKernel opens the kernel for reading in pieces.
+func (m *machine) openKernel(ctx context.Context, in *In) error {
+	if m.kernel != nil || m.conf.Kernel == "" {
+		return nil
+	}
+	in.reader.mu.Lock()
+	recorded := in.reader.memo[m.conf.Kernel] != nil
+	in.reader.mu.Unlock()
+	if !recorded {
+		if _, err := in.sums(ctx, m.conf.Kernel); err != nil {
 			return err
 		}
 	}
+	k, err := in.reopen(m.conf.Kernel)
+	if err != nil {
+		return err
+	}
+	m.kernel, m.artifacts.Kernel = k, k.input()
 	return nil
 }
 
@@ -86,6 +116,9 @@ func (m *machine) read(ctx context.Context, in *In) error {
 		if tables, err = m.conf.takeMetadata(file, meta); err != nil {
 			return err
 		}
+		if m.shape, m.described, err = meta.Shape(); err != nil && tables == "" {
+			return fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	if err := m.behavior(ctx, in); err != nil {
 		return err
@@ -100,14 +133,6 @@ func (m *machine) read(ctx context.Context, in *In) error {
 			return err
 		}
 		a.Firmware = tdxmeasure.Bytes(file, data)
-	}
-	if file := m.conf.Kernel; file != "" {
-		p, err := in.pieces(ctx, file)
-		if err != nil {
-			return err
-		}
-		m.open = append(m.open, p)
-		a.Kernel = p.input()
 	}
 	if file := m.conf.Initrd; file != "" {
 		s, err := in.sums(ctx, file)
@@ -243,18 +268,14 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 	return nil
 }
 
-// devices lays the machine's devices out as its vendor does. SecretVM's hosts
-// with QEMU 10 have no serial port, those with a TDX branch of QEMU 8 do.
+// devices lays the machine's devices out as its vendor does.
 func (m *machine) devices() acpi.Shape {
 	var s acpi.Shape
-	switch m.conf.Profile {
-	case "secretvm":
-		s.Base, s.NoCOM1 = acpi.SecretVM, true
-		if m.conf.GPUs > 0 {
-			s.Base, s.NoCOM1 = acpi.SecretVMGPU, false
-		}
-	case "reproduce-mr":
-		s.Base = acpi.SecretVM
+	switch {
+	case m.described:
+		s = m.shape
+	case m.conf.Profile == "secretvm" || m.conf.Profile == "reproduce-mr":
+		s = tdxmeasure.SecretVMDevices(&m.config.Profile, m.conf.GPUs > 0)
 	default:
 		s = tdxmeasure.DstackDevices{NICs: 1, GPUs: m.conf.GPUs, HotplugOff: m.conf.GPUs > 0}.Shape()
 	}
@@ -286,8 +307,9 @@ func measures(p *tdxmeasure.Profile, names ...tdxmeasure.EventName) bool {
 }
 
 // needs lists what each register needs of the configuration, and whether it
-// is there. It reads no file.
-func (c *PlatformConfig) needs(p *tdxmeasure.Profile) [5][]need {
+// is there. It reads no file; described says that a metadata file describes
+// the devices.
+func (c *PlatformConfig) needs(p *tdxmeasure.Profile, described bool) [5][]need {
 	firmware := need{c.Firmware != "", "firmware", "firmware: OVMF.fd, the image that the hypervisor loads"}
 	kernel := need{c.Kernel != "", "kernel", "kernel: bzImage"}
 	initrd := need{c.Initrd != "", "initrd", "initrd: initrd.cpio; an empty file where the machine has none"}
@@ -301,7 +323,7 @@ func (c *PlatformConfig) needs(p *tdxmeasure.Profile) [5][]need {
 	}
 	if tables && c.ACPI == "" {
 		out[1] = append(out[1], need{c.VCPUs > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
-		out[1] = append(out[1], need{c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
+		out[1] = append(out[1], need{described || c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
 	}
 	out[2] = []need{kernel}
 	if p.PatchKernel {
@@ -335,11 +357,9 @@ type need struct {
 // builtInTables reports whether the built-in ACPI tables are those of the
 // platform's machines.
 func (c *PlatformConfig) builtInTables() bool {
-	switch c.Profile {
-	case "secretvm":
+	switch {
+	case c.Profile == "secretvm" || c.Profile == "reproduce-mr":
 		return c.GPUs <= 1
-	case "reproduce-mr":
-		return c.GPUs == 0
 	default:
 		return strings.HasPrefix(c.Profile, "dstack")
 	}
@@ -362,7 +382,7 @@ func missing(platform string, list []need) (what, how string) {
 }
 
 func (m *machine) findLacks() {
-	for i, list := range m.conf.needs(&m.config.Profile) {
+	for i, list := range m.conf.needs(&m.config.Profile, m.described) {
 		if what, how := missing(m.name, list); what != "" {
 			m.lacks[i] = &Lack{What: what + " of platform " + m.name, For: string(NewKey("tdx", m.name, registerKeys[i])), How: "add " + how}
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) explainCommand() *cobra.Command {
-	var output, file string
+	var output, file, config string
 	var search searchFlags
 	cmd := &cobra.Command{
 		Use:   "explain KEY",
@@ -23,9 +23,17 @@ With --search and --want, KEY is a register of a TDX machine (mrtd, rtmr0 to
 rtmr3, or tdx/<platform>/<register>). The machine is described by the flags of
 "retally tdx measure"; known deviations of hypervisors, firmware and tools are
 tried on it until one of them, or a pair, gives the wanted value. Given only an
-RTMR0 and a firmware, the machine's whole shape is searched.`,
+RTMR0 and a firmware, the machine's whole shape is searched.
+
+With --search and without --want, KEY is tdx/<platform>/<register> or
+evidence/<name>/<register> of the report: the machine comes from the
+configuration, and the wanted value is what the report compared it with, or what
+the evidence says.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if search.on && search.fromRun(args[0]) {
+				return a.searchFromRun(cmd.Context(), output, args[0], config, file)
+			}
 			if search.on {
 				return a.searchFromFlags(cmd.Context(), output, args[0], &search)
 			}
@@ -57,6 +65,7 @@ RTMR0 and a firmware, the machine's whole shape is searched.`,
 	}
 	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&file, "report", "retally-out/report.json", "report to read, - for stdin")
+	cmd.Flags().StringVarP(&config, "file", "f", pipeline.ConfigFile, "with --search and without --want: the configuration that the report was made with, - for stdin")
 	search.flags(cmd)
 	return cmd
 }

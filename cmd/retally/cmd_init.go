@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +20,10 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init [DIR]",
 		Short: "Write a commented retally.yaml for what is found in DIR",
 		Long: `Look at DIR (default: the working folder) and write DIR/retally.yaml, with a
-comment for everything that is missing. With --profile, DIR is a checkout of
-that vendor's public repository. An existing retally.yaml is never overwritten.`,
+comment for everything that is missing. With --profile privatemode, DIR is a
+checkout of that vendor's public repository; with --profile secretvm, a folder
+with a release's artifacts, the compose file, tdx.csv and what a machine showed.
+An existing retally.yaml is never overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
@@ -35,12 +39,7 @@ that vendor's public repository. An existing retally.yaml is never overwritten.`
 			if _, err := os.Lstat(target); err == nil {
 				return &userError{op: "init", path: target, msg: "exists already", hint: "edit it, or move it away first; retally plan shows what it does"}
 			}
-			s, err := pipeline.Look(cmd.Context(), []string{dir}, nil)
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			data, err := pipeline.InitConfig(s, profile)
+			data, found, title, err := initialConfig(cmd.Context(), dir, profile)
 			if err != nil {
 				return err
 			}
@@ -48,18 +47,34 @@ that vendor's public repository. An existing retally.yaml is never overwritten.`
 				return err
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, map[string]any{"written": target, "recognized": s.Found})
+				return writeJSON(a.stdout, map[string]any{"written": target, "recognized": found})
 			}
 			fmt.Fprintln(a.stdout, show.Text("wrote "+target))
-			a.talk("retally: %s", s.Title)
+			a.talk("retally: %s", title)
 			a.talk("retally: next: retally plan -f %s", quote(target))
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&profile, "profile", "", "vendor whose checkout DIR is: privatemode")
-	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"privatemode"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringVar(&profile, "profile", "", "whose files DIR holds: privatemode or secretvm")
+	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"privatemode", "secretvm"}, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// initialConfig recognizes what a folder holds and writes a configuration.
+func initialConfig(ctx context.Context, dir, profile string) (data []byte, found []pipeline.FoundFile, title string, err error) {
+	if profile == "secretvm" {
+		day := time.Now().UTC().Truncate(24 * time.Hour)
+		data, found, err = pipeline.InitSecretVM(ctx, dir, day)
+		return data, found, plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
+	}
+	s, err := pipeline.Look(ctx, []string{dir}, nil)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	defer s.Close()
+	data, err = pipeline.InitConfig(s, profile)
+	return data, s.Found, s.Title, err
 }
 
 func (a *app) planCommand() *cobra.Command {

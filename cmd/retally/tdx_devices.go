@@ -33,10 +33,8 @@ func (m *tdMachine) setDevices() error {
 	case "slots":
 		s.Slots, s.RootPorts = f.slots, f.rootPorts
 	case "secretvm", "secretvm-gpu":
-		s.Base = acpi.SecretVM
-		if kind == "secretvm-gpu" || f.gpus == 1 {
-			s.Base = acpi.SecretVMGPU
-		}
+		d := tdxmeasure.SecretVMDevices(&m.config.Profile, kind == "secretvm-gpu" || f.gpus == 1)
+		s.Base, s.NoCOM1 = d.Base, d.NoCOM1
 	case "dstack":
 		*s = tdxmeasure.DstackDevices{
 			NICs: f.nics, Volumes: f.volumes, GPUs: f.gpus, NVSwitches: f.switches, NoRootDisk: f.noRootDisk,
