@@ -228,6 +228,50 @@ func TestConfigureEvidence(t *testing.T) {
 	}
 }
 
+// TestNamed: what only its name, or the user's naming it, shows.
+func TestNamed(t *testing.T) {
+	files := machineFiles(t)
+	dir := t.TempDir()
+	g, err := fake.NewGPU("named", time.Unix(1700000000, 0), time.Unix(2500000000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, data := range map[string][]byte{
+		"quote.bin": files["quote.bin"], "five.dat": files["five.dat"], "docker-compose.yaml": []byte("no mapping"), "small.compose.yaml": []byte("no mapping"),
+		"cert.pem": fake.PEM(g.Root), "other.pem": fake.PEM(g.CA),
+	} {
+		if err := os.WriteFile(path(name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(names ...string) (*pipeline.Subject, error) {
+		for i := range names {
+			names[i] = path(names[i])
+		}
+		s, err := pipeline.Look(context.Background(), names, nil)
+		if err != nil {
+			return nil, err
+		}
+		return s, s.Prepare(context.Background())
+	}
+	for _, compose := range []string{"docker-compose.yaml", "small.compose.yaml"} {
+		s, err := look("quote.bin", compose, "cert.pem")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]pipeline.EvidenceConfig{"quote": {File: path("quote.bin"), Profile: "secretvm", TLSCert: path("cert.pem")}}
+		if d := cmp.Diff(want, s.Config.Evidence); d != "" || s.Config.Compose != path(compose) {
+			t.Errorf("compose %s, evidence (-want +got):\n%s", s.Config.Compose, d)
+		}
+	}
+	for _, names := range [][]string{{"cert.pem"}, {"quote.bin", "cert.pem", "other.pem"}, {"quote.bin", "five.dat", "cert.pem"}} {
+		if _, err := look(names...); err == nil || !strings.Contains(err.Error(), "want one certificate and the quote") {
+			t.Errorf("%v: error %v", names, err)
+		}
+	}
+}
+
 // TestLookedAt: what logs and firmware show by themselves.
 func TestLookedAt(t *testing.T) {
 	files := machineFiles(t)
