@@ -139,6 +139,8 @@ func login(ctx context.Context, repo name.Repository, auth authn.Authenticator, 
 			// On loopback TLS and plain HTTP are tried side by side, and
 			// the error is that of TLS even if only the other answered.
 			err = fmt.Errorf("answered %d %s", status, http.StatusText(int(status)))
+		} else if silence := base.silence.Load(); silence != nil && !base.plain() && strings.Contains(err.Error(), http.ErrSchemeMismatch.Error()) {
+			err = &url.Error{Op: "Get", URL: "http://" + repo.RegistryStr() + "/v2/", Err: *silence}
 		}
 		var answer *transport.Error
 		again := status >= 500 || errors.As(err, &answer) && answer.Temporary()

@@ -19,8 +19,9 @@ import (
 type guard struct {
 	inner   *http.Transport
 	timeout time.Duration
-	http    atomic.Bool  // the registry answered over plain HTTP
-	status  atomic.Int32 // of the last answer of 400 and above over plain HTTP, 401 apart
+	http    atomic.Bool           // the registry answered over plain HTTP
+	status  atomic.Int32          // of the last answer of 400 and above over plain HTTP, 401 apart
+	silence atomic.Pointer[error] // why there was no answer over plain HTTP
 }
 
 func newTransport(host string, remote Remote) (*guard, error) {
@@ -63,6 +64,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := g.inner.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel(nil)
+		if req.URL.Scheme == "http" {
+			g.silence.Store(&err)
+		}
 		return nil, err
 	}
 	if req.URL.Scheme == "http" {

@@ -21,6 +21,13 @@ func (p *Progress) Stage() string {
 	return ""
 }
 
+// NewProgress returns the progress of work that is no stage of a run.
+func NewProgress(stage string) *Progress {
+	p := new(Progress)
+	p.begin(stage)
+	return p
+}
+
 func (p *Progress) begin(stage string) {
 	p.stage.Store(&stage)
 	p.Done.Store(0)

@@ -36,6 +36,7 @@ const (
 	KindImage      FileKind = "image layout"
 	KindArchive    FileKind = "image archive"
 	KindModelDir   FileKind = "model directory"
+	KindSettings   FileKind = "policy settings"
 	KindUnknown    FileKind = ""
 )
 
@@ -79,6 +80,9 @@ func recognizeJSON(v *jsondoc.Value) FileKind {
 		}
 		if v.Get("Policies") != nil && v.Get("ReferenceValues") != nil {
 			return KindManifest
+		}
+		if v.Get("pause_container") != nil && v.Get("other_container") != nil && v.Get("kata_config") != nil {
+			return KindSettings
 		}
 		digests := 0
 		for _, m := range v.Members {
@@ -125,6 +129,7 @@ type Subject struct {
 	Checkout  *privatemode.CheckoutInfo
 	Workspace *privatemode.Workspace
 	Inspect   string // a docker inspect file
+	Settings  string // genpolicy-settings.json
 	Problems  []Problem
 	Lacks     []Lack  // what the files do not suffice for
 	Reader    *Reader // holds what was read while recognizing
@@ -372,7 +377,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		return ""
 	}
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
-	s.Inspect = first(KindInspect)
+	s.Inspect, s.Settings = first(KindInspect), first(KindSettings)
 	if err := s.configureEvidence(byKind); err != nil {
 		return err
 	}
@@ -466,6 +471,12 @@ func (s *Subject) Close() {
 func (s *Subject) Prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(LevelNote, "checkout", s.Checkout.Notes)
+	}
+	if s.Settings != "" && s.Config.Policies == nil {
+		s.Problems = append(s.Problems, Problem{
+			Level: LevelNote, Code: "policy-settings", Where: Where{File: s.Settings},
+			Msg: "policies can be computed with it; which generator it belongs to, the file does not say", Hint: "retally init writes a configuration with policies: settings, profile",
+		})
 	}
 	if s.Inspect != "" {
 		s.Problems = append(s.Problems, Problem{

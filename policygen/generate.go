@@ -79,6 +79,7 @@ type Policy struct {
 	InitdataDigest        digest.Digest // what is attested
 	Annotation            string
 	Containers            []ContainerData
+	References            []string // the images of Containers, as the YAML and the settings name them
 
 	rules []byte
 	base  *Initdata
@@ -270,6 +271,7 @@ func (g *generator) policy(w *workloadItem) *Policy {
 		if pause {
 			b.spec = &set.PauseContainer
 		}
+		p.References = append(p.References, c.Image)
 		return b.build()
 	}
 	pause := pauseContainer(set.ClusterConfig.PauseContainerImage)

@@ -38,15 +38,21 @@ type remoteFlags struct {
 }
 
 func (r *remoteFlags) flags(cmd *cobra.Command) {
+	r.connection(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&r.tags, "tags", false, "accept references without a digest: the tag is resolved and shown")
+	f.StringArrayVar(&r.platforms, "platform", nil, "verify this member of an index only, as os/architecture[/variant]; may be given several times")
+}
+
+// connection are the flags about how registries are reached.
+func (r *remoteFlags) connection(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&r.mirrors, "mirror", nil, "send pulls for a registry elsewhere, as HOST=ADDR or *=ADDR; plain HTTP where ADDR is loopback; may be given several times")
 	f.StringVar(&r.caFile, "ca", "", "PEM file with certificates to trust besides the system's")
 	f.StringVar(&r.store, "store", "", "folder that keeps pulled blobs; they are hashed again on every use")
 	f.DurationVar(&r.timeout, "timeout", 30*time.Second, "how long a registry may be silent")
 	f.IntVar(&r.retries, "retries", 3, "how often a failed request is repeated")
-	f.BoolVar(&r.tags, "tags", false, "accept references without a digest: the tag is resolved and shown")
 	f.BoolVar(&r.insecure, "insecure", false, "plain HTTP for registries on loopback (they are asked that way anyhow)")
-	f.StringArrayVar(&r.platforms, "platform", nil, "verify this member of an index only, as os/architecture[/variant]; may be given several times")
 }
 
 // options makes the reader's options; the caller closes the store.

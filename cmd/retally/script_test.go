@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +31,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 filepath.Join("testdata", "script"),
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
-		Cmds:                scriptCommands(),
+		Cmds:                scriptCommands(t),
 		Setup: func(e *testscript.Env) error {
 			setupScript(t, e)
 			return nil
@@ -67,9 +66,12 @@ func setupScript(t *testing.T, e *testscript.Env) {
 	}
 }
 
-func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
-	commands := evidenceScriptCommands()
-	maps.Copy(commands, map[string]func(*testscript.TestScript, bool, []string){
+func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		// policylab makes settings, rules and images to generate policies from.
+		"policylab": policyLabCommand(t),
+		// machine makes a confidential machine's evidence.
+		"machine": machineCommand,
 		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,
 		// where CODE is a dot, with one of those that are verdicts.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -128,6 +130,5 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 				}
 			}
 		},
-	})
-	return commands
+	}
 }

@@ -7,12 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/retally/retally/internal/policytest"
 	"github.com/retally/retally/policygen/check"
 	"github.com/retally/retally/policygen/internal/vectors"
 	"github.com/retally/retally/policygen/rules"
 )
 
-const bundle = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+const bundle = policytest.Bundle
 
 // object is JSON that tests change by path.
 type object = map[string]any
@@ -26,66 +27,13 @@ func committedData(t testing.TB, name string) []byte {
 	return data
 }
 
-// requestFor makes the request that a runtime would send for a container of
-// policy data, by putting values where the data has patterns.
 func requestFor(t testing.TB, data []byte, container int) object {
 	t.Helper()
-	var d struct {
-		Containers []struct {
-			OCI     object
-			Devices []object `json:"devices"`
-		} `json:"containers"`
-		Common struct {
-			DefaultCaps []any `json:"default_caps"`
-		} `json:"common"`
-	}
-	if err := json.Unmarshal(data, &d); err != nil {
+	request, err := policytest.Request(data, container)
+	if err != nil {
 		t.Fatal(err)
 	}
-	oci := d.Containers[container].OCI
-	text := func(s string) string {
-		for _, r := range [][2]string{
-			{"$(sfprefix)", "/run/guest/shared/" + bundle + "-0123456789abcdef-"},
-			{"$(bundle-id)", bundle},
-			{"$(root_path)", "/run/guest/" + bundle + "/rootfs"},
-			{"$(host-name)", "w1"},
-			{"$(sandbox-namespace)", "ns1"},
-			{"$(sandbox-name)", "w1-b-c"},
-			{"^[a-f0-9]{64}$", bundle},
-			{"[bcdfghjklmnpqrstvwxz2456789]+", "b"},
-			{"[0-9a-f-]{36}", "00000000-0000-0000-0000-000000000000"},
-		} {
-			s = strings.ReplaceAll(s, r[0], r[1])
-		}
-		return strings.TrimSuffix(strings.TrimPrefix(s, "^"), "$")
-	}
-	annotations := oci["Annotations"].(object)
-	for k, v := range annotations {
-		annotations[k] = text(v.(string))
-	}
-	annotations["io.katacontainers.pkg.oci.bundle_path"] = "/run/containerd/" + bundle
-	mounts := []any{}
-	for _, m := range oci["Mounts"].([]any) {
-		mount := m.(object)
-		if mount["source"] == "" {
-			continue // volumes on block devices have tests of their own
-		}
-		mount["source"] = text(mount["source"].(string))
-		mounts = append(mounts, mount)
-	}
-	oci["Mounts"] = mounts
-	process := oci["Process"].(object)
-	for i, e := range process["Env"].([]any) {
-		process["Env"].([]any)[i] = text(e.(string))
-	}
-	caps := process["Capabilities"].(object)
-	for k, v := range caps {
-		if list := v.([]any); len(list) == 1 && list[0] == "$(default_caps)" {
-			caps[k] = d.Common.DefaultCaps
-		}
-	}
-	oci["Root"].(object)["Path"] = text(oci["Root"].(object)["Path"].(string))
-	return object{"container_id": bundle, "OCI": oci, "devices": []any{}}
+	return request
 }
 
 // set changes the value at a path such as OCI.Process.Args.0; a nil value
