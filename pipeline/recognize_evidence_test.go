@@ -57,7 +57,7 @@ func tdvf(version uint32) []byte {
 }
 
 // logOf makes dstack's event log of events and the registers that it folds to.
-func logOf(t *testing.T, names ...string) ([]byte, digest.Digest) {
+func logOf(t testing.TB, names ...string) ([]byte, digest.Digest) {
 	t.Helper()
 	var r [48]byte
 	var list []map[string]any
@@ -77,7 +77,7 @@ func logOf(t *testing.T, names ...string) ([]byte, digest.Digest) {
 	return data, d
 }
 
-func machineFiles(t *testing.T) map[string][]byte {
+func machineFiles(t testing.TB) map[string][]byte {
 	t.Helper()
 	p, err := fake.NewPlatform("recognize", time.Unix(1700000000, 0), time.Unix(2500000000, 0))
 	if err != nil {

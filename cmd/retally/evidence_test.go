@@ -688,6 +688,27 @@ func TestEvidenceCaptureFails(t *testing.T) {
 	}
 }
 
+// TestEvidenceCaptureInterrupted: whoever ends the program while a page that may
+// be missing is fetched gets no capture.
+func TestEvidenceCaptureInterrupted(t *testing.T) {
+	m := newOwnMachine(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	address := serveTLS(t, m.cert, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/cpu.html" {
+			interrupt()
+			<-r.Context().Done()
+			return
+		}
+		m.pages().ServeHTTP(w, r)
+	}))
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	code := run(ctx, []string{"evidence", "capture", address, "--out", dir}, func(string) string { return "" }, strings.NewReader(""), &out, &errOut)
+	if _, err := os.Stat(dir); code != exitInterrupted || !os.IsNotExist(err) {
+		t.Errorf("exit code %d, folder %v\n%s%s", code, err, out.String(), errOut.String())
+	}
+}
+
 // TestEvidenceText: the text form escapes, colors and names everything.
 func TestEvidenceText(t *testing.T) {
 	m := newOwnMachine(t)
