@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/evidence"
@@ -68,21 +69,23 @@ const measuredAtMost = 10000
 
 // EvidenceMeasuredSets reads what `retally tdx measure -o json` printed: an
 // object with registers in hex by their names, or a list of such. Registers
-// that are absent or null are not compared.
-func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, error) {
+// that are absent or null are not compared, nor an RTMR3 that was measured
+// without a compose file or root file system: the checks say so.
+func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, []verdict.Check, error) {
+	var checks verdict.List
 	bad := func(format string, args ...any) error {
 		return &InputError{Op: "read registers", File: file, Err: fmt.Errorf(format, args...), Hint: "want what retally tdx measure -o json prints"}
 	}
 	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 16 << 20})
 	if err != nil {
-		return nil, bad("%w", err)
+		return nil, nil, bad("%w", err)
 	}
 	list := []*jsondoc.Value{doc}
 	if doc.Kind == jsondoc.Array {
 		list = doc.Elems
 	}
 	if len(list) > measuredAtMost {
-		return nil, bad("%d machines, at most %d are read", len(list), measuredAtMost)
+		return nil, nil, bad("%d machines, at most %d are read", len(list), measuredAtMost)
 	}
 	var sets []evidence.ReferenceSet
 	for i, v := range list {
@@ -91,7 +94,7 @@ func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, er
 			pointer = fmt.Sprintf("/%d", i)
 		}
 		if v.Kind != jsondoc.Object {
-			return nil, bad("%s: a value of type %s, want an object with registers", orName(pointer, "/"), v.Kind)
+			return nil, nil, bad("%s: a value of type %s, want an object with registers", orName(pointer, "/"), v.Kind)
 		}
 		set := evidence.ReferenceSet{Group: "measured", Name: file + pointer, Registers: map[evidence.Register]digest.Digest{}}
 		for _, r := range evidence.Registers() {
@@ -100,26 +103,37 @@ func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, er
 				continue
 			}
 			if x.Kind != jsondoc.String {
-				return nil, bad("%s/%s: a value of type %s, want hex", pointer, r, x.Kind)
+				return nil, nil, bad("%s/%s: a value of type %s, want hex", pointer, r, x.Kind)
 			}
 			if x.Text == "" {
 				continue
 			}
 			d, err := digest.ParseHex(digest.SHA384, strings.ToLower(x.Text))
 			if err != nil {
-				return nil, bad("%s/%s: %w", pointer, r, err)
+				return nil, nil, bad("%s/%s: %w", pointer, r, err)
 			}
 			set.Registers[r] = d
 		}
+		if _, ok := set.Registers[evidence.RTMR3]; ok && emptyRTMR3(v.Get("notes")) {
+			delete(set.Registers, evidence.RTMR3)
+			checks.Note("measured", "rtmr3 of "+file+pointer+" was measured without compose file or root file system, so it is not compared")
+		}
 		if len(set.Registers) == 0 {
-			return nil, bad("%s: no register (mrtd, rtmr0 to rtmr3)", orName(pointer, "/"))
+			return nil, nil, bad("%s: no register (mrtd, rtmr0 to rtmr3)", orName(pointer, "/"))
 		}
 		sets = append(sets, set)
 	}
 	if len(sets) == 0 {
-		return nil, bad("an empty list")
+		return nil, nil, bad("an empty list")
 	}
-	return sets, nil
+	return sets, checks, nil
+}
+
+// EmptyRTMR3 is how a measurement says that nothing stood for an input of RTMR3.
+const EmptyRTMR3 = "RTMR3 measures an empty one"
+
+func emptyRTMR3(notes *jsondoc.Value) bool {
+	return notes != nil && slices.ContainsFunc(notes.Elems, func(n *jsondoc.Value) bool { return strings.HasSuffix(n.Text, EmptyRTMR3) })
 }
 
 // EvidenceVMConfigSet recomputes MRTD and RTMR0 to RTMR2 of a dstack machine

@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/retally/retally/fixtures"
@@ -44,6 +45,30 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
+// Measured registers that are read are sets with registers of the right size;
+// whatever else a file holds is an error.
+func FuzzMeasured(f *testing.F) {
+	sum := strings.Repeat("0a", 48)
+	f.Add([]byte(`{"mrtd":"` + sum + `","rtmr3":"` + sum + `","notes":["no compose file: ` + pipeline.EmptyRTMR3 + `"]}`))
+	f.Add([]byte(`[{"rtmr0":"` + sum + `","rtmr1":null},{"mrtd":"00"}]`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		sets, _, err := pipeline.EvidenceMeasuredSets("f", data)
+		if err != nil {
+			return
+		}
+		if len(sets) == 0 {
+			t.Fatal("no set and no error")
+		}
+		for _, s := range sets {
+			for r, d := range s.Registers {
+				if len(d.Bytes()) != 48 {
+					t.Errorf("%s: %s of %d bytes", s, r, len(d.Bytes()))
+				}
+			}
+		}
+	})
+}
+
 // Whatever a file holds, recognizing it never fails otherwise than by saying
 // that it is unknown.
 func FuzzRecognize(f *testing.F) {
@@ -53,6 +78,9 @@ func FuzzRecognize(f *testing.F) {
 	}
 	for _, file := range files {
 		f.Add(file.Data)
+	}
+	for _, data := range machineFiles(f) {
+		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) < 1<<16 {

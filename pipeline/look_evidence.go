@@ -51,7 +51,7 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 		case e.Profile != "" || b.Quote == nil:
 		case b.EventLog != nil || b.VMConfig != nil:
 			e.Profile = string(evidence.Dstack)
-		case s.Config.Registry != "" || s.Config.Compose != "" || e.GPU != "" || b.Page:
+		case s.Config.Registry != "" || s.Config.Compose != "" || e.GPU != "" || e.TLSCert != "" || b.Page:
 			e.Profile = string(evidence.SecretVM)
 		}
 		s.Config.Evidence[name] = e

@@ -318,6 +318,9 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 	}
 	kind := Recognize(name, data)
 	if kind == KindUnknown {
+		kind = recognizeNamed(name, data, named)
+	}
+	if kind == KindUnknown {
 		if named {
 			if err := nearlyEvidence(name, data); err != nil {
 				return err

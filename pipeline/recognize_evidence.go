@@ -30,7 +30,11 @@ const (
 	KindCompose  FileKind = "compose file"
 	KindFirmware FileKind = "TDX firmware"
 	KindMetadata FileKind = "image metadata"
+	KindTLSCert  FileKind = "certificate"
 )
+
+// composeNames are what SecretVM and Docker call the file.
+var composeNames = []string{"docker-compose.yaml", "docker-compose.yml", "compose.yaml", "compose.yml"}
 
 // Sizes up to which a file is looked at as evidence or firmware. Firmware has
 // 16 MiB at most (the space below 4 GiB that hypervisors give it).
@@ -138,6 +142,20 @@ func recognizeEvidence(file string, data []byte) FileKind {
 	return KindGPU
 }
 
+// recognizeNamed knows what content alone does not show: a compose file is
+// hashed as it is stored, whatever is in it, and a certificate that the user
+// names is meant as the one of the connection.
+func recognizeNamed(name string, data []byte, named bool) FileKind {
+	base := filepath.Base(filepath.FromSlash(name))
+	switch {
+	case slices.Contains(composeNames, base) || named && slices.ContainsFunc(composeNames[2:], func(n string) bool { return strings.HasSuffix(base, "."+n) }):
+		return KindCompose
+	case named && bytes.Contains(data, []byte("-----BEGIN CERTIFICATE-----")):
+		return KindTLSCert
+	}
+	return KindUnknown
+}
+
 // nearlyEvidence says what is wrong with a named file that was meant to be one
 // of the things that this file knows; nil if nothing shows that.
 func nearlyEvidence(name string, data []byte) error {
@@ -208,12 +226,21 @@ func (s *Subject) configureEvidence(byKind map[FileKind][]string) error {
 			*to = byKind[kind][0]
 		}
 	}
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+		return &InputError{
+			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", plural(len(certs), "certificate", "certificates"), plural(n, "quote", "quotes")),
+			Hint: "for instance retally check quote.hex " + certs[0],
+		}
+	}
 	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := EvidenceConfig{File: name}
 		if len(quotes) == 1 && len(gpus) == 1 {
 			e.GPU, gpus = gpus[0], nil
+		}
+		if certs := byKind[KindTLSCert]; len(certs) == 1 {
+			e.TLSCert = certs[0]
 		}
 		if err := s.addEvidence(name, e); err != nil {
 			return err

@@ -57,7 +57,7 @@ func tdvf(version uint32) []byte {
 }
 
 // logOf makes dstack's event log of events and the registers that it folds to.
-func logOf(t *testing.T, names ...string) ([]byte, digest.Digest) {
+func logOf(t testing.TB, names ...string) ([]byte, digest.Digest) {
 	t.Helper()
 	var r [48]byte
 	var list []map[string]any
@@ -77,7 +77,7 @@ func logOf(t *testing.T, names ...string) ([]byte, digest.Digest) {
 	return data, d
 }
 
-func machineFiles(t *testing.T) map[string][]byte {
+func machineFiles(t testing.TB) map[string][]byte {
 	t.Helper()
 	p, err := fake.NewPlatform("recognize", time.Unix(1700000000, 0), time.Unix(2500000000, 0))
 	if err != nil {
@@ -224,6 +224,50 @@ func TestConfigureEvidence(t *testing.T) {
 	} {
 		if _, err := lookAt(t, files, names...); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%v: error %v, want %q", names, err, text)
+		}
+	}
+}
+
+// TestNamed: what only its name, or the user's naming it, shows.
+func TestNamed(t *testing.T) {
+	files := machineFiles(t)
+	dir := t.TempDir()
+	g, err := fake.NewGPU("named", time.Unix(1700000000, 0), time.Unix(2500000000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, data := range map[string][]byte{
+		"quote.bin": files["quote.bin"], "five.dat": files["five.dat"], "docker-compose.yaml": []byte("no mapping"), "small.compose.yaml": []byte("no mapping"),
+		"cert.pem": fake.PEM(g.Root), "other.pem": fake.PEM(g.CA),
+	} {
+		if err := os.WriteFile(path(name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(names ...string) (*pipeline.Subject, error) {
+		for i := range names {
+			names[i] = path(names[i])
+		}
+		s, err := pipeline.Look(context.Background(), names, nil)
+		if err != nil {
+			return nil, err
+		}
+		return s, s.Prepare(context.Background())
+	}
+	for _, compose := range []string{"docker-compose.yaml", "small.compose.yaml"} {
+		s, err := look("quote.bin", compose, "cert.pem")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]pipeline.EvidenceConfig{"quote": {File: path("quote.bin"), Profile: "secretvm", TLSCert: path("cert.pem")}}
+		if d := cmp.Diff(want, s.Config.Evidence); d != "" || s.Config.Compose != path(compose) {
+			t.Errorf("compose %s, evidence (-want +got):\n%s", s.Config.Compose, d)
+		}
+	}
+	for _, names := range [][]string{{"cert.pem"}, {"quote.bin", "cert.pem", "other.pem"}, {"quote.bin", "five.dat", "cert.pem"}} {
+		if _, err := look(names...); err == nil || !strings.Contains(err.Error(), "want one certificate and the quote") {
+			t.Errorf("%v: error %v", names, err)
 		}
 	}
 }

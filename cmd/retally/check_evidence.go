@@ -60,8 +60,9 @@ func verifyCommand(s *pipeline.Subject, e pipeline.EvidenceConfig, path func(str
 		add("--registry", s.Config.Registry, "tdx.csv")
 		add("--docker-compose", s.Config.Compose, "docker-compose.yaml")
 	}
-	if info, err := os.Stat(s.Reader.Path(e.File)); err == nil && !info.IsDir() {
-		words = append(words, "--tls-cert cert.pem")
+	// A capture has its own.
+	if info, err := os.Stat(s.Reader.Path(e.File)); e.TLSCert != "" || err == nil && !info.IsDir() {
+		add("--tls-cert", e.TLSCert, "cert.pem")
 	}
 	return strings.Join(words, " ")
 }

@@ -19,8 +19,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Long: `Point retally at something you have: a checkout of a vendor's repository, a
 deployment YAML, a models file, a manifest, image hashes, docker inspect
 output, a proxy's workspace; or a machine's evidence: a quote, a saved cpu.html,
-GPU evidence, a capture, an event log, with tdx.csv, the compose file and TDX
-firmware. It recognizes each by its content, checks what can be checked with
+GPU evidence, a capture, an event log, with tdx.csv, the compose file, the TLS
+certificate and TDX firmware. It recognizes each by its content, checks what can be checked with
 these files alone, and names the next command. Several paths are taken together.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -109,7 +109,8 @@ func clearFolder(dir string, isNew bool) error {
 
 // fetchCapture fetches with progress: bytes as they come below TLS.
 func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Duration) (*capture.Capture, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	user := ctx
+	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
 	var read atomic.Int64
 	dialer := &net.Dialer{Timeout: 30 * time.Second}
@@ -125,12 +126,13 @@ func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Dura
 	stop()
 	p.Stop()
 	switch {
+	case user.Err() != nil:
+		// A page that may be missing hides the user's wish to end.
+		return nil, user.Err()
 	case err == nil:
 		return c, nil
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
 		return nil, &userError{op: "capture", path: target, msg: fmt.Sprintf("no answer within %s", timeout), hint: "--timeout gives it longer"}
-	case errors.Is(err, context.Canceled):
-		return nil, err
 	}
 	if inner := errors.Unwrap(err); inner != nil {
 		err = inner // it names the target, too

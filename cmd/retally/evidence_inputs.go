@@ -162,11 +162,11 @@ func (a *app) evidenceSets(f *evidenceFlags, r *evidence.Request) error {
 		if err != nil {
 			return err
 		}
-		sets, err := pipeline.EvidenceMeasuredSets(path, data)
+		sets, open, err := pipeline.EvidenceMeasuredSets(path, data)
 		if err != nil {
 			return err
 		}
-		r.Sets = append(r.Sets, sets...)
+		r.Sets, r.ExpectedChecks = append(r.Sets, sets...), append(r.ExpectedChecks, open...)
 	}
 	if f.manifest == "" {
 		return nil

@@ -558,30 +558,25 @@ func ownCertificate(t *testing.T, name string) (*x509.Certificate, tls.Certifica
 	return cert, pair
 }
 
-// evidenceScriptCommands are for the scripts.
-func evidenceScriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
-	return map[string]func(*testscript.TestScript, bool, []string){
-		// machine DIR [ADDRESS] writes a machine's evidence, and what it is held
-		// against, into a folder; its attestation pages are served at the address
-		// that the variable ADDRESS then has.
-		"machine": func(ts *testscript.TestScript, neg bool, args []string) {
-			if neg || len(args) < 1 || len(args) > 2 {
-				ts.Fatalf("usage: machine DIR [VARIABLE]")
-			}
-			dir := ts.MkAbs(args[0])
-			ts.Check(os.MkdirAll(dir, 0o755))
-			m, err := makeMachine(dir)
-			ts.Check(err)
-			if len(args) == 1 {
-				return
-			}
-			s := httptest.NewUnstartedServer(m.pages())
-			s.TLS = &tls.Config{Certificates: []tls.Certificate{m.cert}}
-			s.StartTLS()
-			ts.Defer(s.Close)
-			ts.Setenv(args[1], s.Listener.Addr().String())
-		},
+// machineCommand is the scripts' machine DIR [VARIABLE]: it writes a machine's
+// evidence, and what it is held against, into a folder; its attestation pages
+// are served at the address that the variable then holds.
+func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: machine DIR [VARIABLE]")
 	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	m, err := makeMachine(dir)
+	ts.Check(err)
+	if len(args) == 1 {
+		return
+	}
+	s := httptest.NewUnstartedServer(m.pages())
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{m.cert}}
+	s.StartTLS()
+	ts.Defer(s.Close)
+	ts.Setenv(args[1], s.Listener.Addr().String())
 }
 
 func serveTLS(t *testing.T, cert tls.Certificate, h http.Handler) string {
@@ -690,6 +685,27 @@ func TestEvidenceCaptureFails(t *testing.T) {
 	}
 	if code, _, errOut := inProcess(t, nil, "evidence", "capture", none); code != 2 || !strings.Contains(errOut, "--out") {
 		t.Errorf("without --out: exit code %d\n%s", code, errOut)
+	}
+}
+
+// TestEvidenceCaptureInterrupted: whoever ends the program while a page that may
+// be missing is fetched gets no capture.
+func TestEvidenceCaptureInterrupted(t *testing.T) {
+	m := newOwnMachine(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	address := serveTLS(t, m.cert, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/cpu.html" {
+			interrupt()
+			<-r.Context().Done()
+			return
+		}
+		m.pages().ServeHTTP(w, r)
+	}))
+	dir := filepath.Join(t.TempDir(), "out")
+	var out, errOut bytes.Buffer
+	code := run(ctx, []string{"evidence", "capture", address, "--out", dir}, func(string) string { return "" }, strings.NewReader(""), &out, &errOut)
+	if _, err := os.Stat(dir); code != exitInterrupted || !os.IsNotExist(err) {
+		t.Errorf("exit code %d, folder %v\n%s%s", code, err, out.String(), errOut.String())
 	}
 }
 

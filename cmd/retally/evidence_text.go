@@ -46,7 +46,11 @@ func nextEvidence(result *evidence.Result, r *evidence.Request) string {
 		if r.Registry == nil && len(r.Sets) == 0 {
 			add = append(add, "--registry tdx.csv")
 		}
-		if r.Compose == nil && r.ComposeHash.IsZero() {
+		rtmr3 := slices.ContainsFunc(r.Sets, func(s evidence.ReferenceSet) bool { return !s.Registers[evidence.RTMR3].IsZero() })
+		if r.Registry == nil && len(r.Sets) > 0 && !rtmr3 && r.Rootfs.IsZero() {
+			add = append(add, "--rootfs rootfs.iso")
+		}
+		if r.Compose == nil && r.ComposeHash.IsZero() && !rtmr3 {
 			add = append(add, "--docker-compose docker-compose.yaml")
 		}
 	case result.Profile == evidence.Dstack:

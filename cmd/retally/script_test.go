@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,10 +67,11 @@ func setupScript(t *testing.T, e *testscript.Env) {
 }
 
 func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
-	commands := evidenceScriptCommands()
-	maps.Copy(commands, map[string]func(*testscript.TestScript, bool, []string){
+	return map[string]func(*testscript.TestScript, bool, []string){
 		// policylab makes settings, rules and images to generate policies from.
 		"policylab": policyLabCommand(t),
+		// machine makes a confidential machine's evidence.
+		"machine": machineCommand,
 		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,
 		// where CODE is a dot, with one of those that are verdicts.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -130,6 +130,5 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 				}
 			}
 		},
-	})
-	return commands
+	}
 }
