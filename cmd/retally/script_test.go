@@ -105,6 +105,10 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 				ts.Check(os.Chtimes(path, info.ModTime(), info.ModTime()))
 			}
 		},
+		// tdx-artifacts writes the artifacts of a synthetic TDX machine.
+		"tdx-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
+			tdxArtifacts(scriptFatal{ts}, ts.MkAbs("."))
+		},
 		// lines FILE MAX checks that a file is not longer.
 		"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 			most, err := strconv.Atoi(args[1])
@@ -123,3 +127,8 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		},
 	}
 }
+
+// scriptFatal ends a script as a test is ended.
+type scriptFatal struct{ ts *testscript.TestScript }
+
+func (s scriptFatal) Fatal(args ...any) { s.ts.Fatalf("%s", args) }
