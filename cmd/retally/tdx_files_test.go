@@ -30,7 +30,7 @@ func tdxArtifacts(t interface{ Fatal(...any) }, dir string) {
 	binary.LittleEndian.PutUint16(endless[len(endless)-32-18-18:], 0) // length of the TDX entry
 	files := map[string][]byte{
 		"ovmf.fd": firmware, "bzImage": testtdx.Kernel(), "auto/initramfs.cpio.gz": gzipped(check, cpio("init", "#!/bin/sh\n", "etc/hostname", "vm\n")),
-		"plain.cpio": cpio("init", "#!/bin/sh\n"), "config/docker-compose.yaml": []byte(compose),
+		"plain.cpio": cpio("init", "#!/bin/sh\n"), "hostile.cpio": cpio("a\x1b[31mred\u202e", "x"), "config/docker-compose.yaml": []byte(compose),
 		"rootfs.iso": []byte("root file system"), "docker-files.tar": []byte("archive"),
 		"rootfs-older.iso": []byte("older root file system"), "rootfs-newer.iso": []byte("newer root file system"),
 		"no-newline.yaml": []byte(strings.TrimSuffix(compose, "\n")), "windows.yaml": []byte(strings.ReplaceAll(compose, "\n", "\r\n")),

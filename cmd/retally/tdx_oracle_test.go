@@ -542,3 +542,58 @@ func registryRootfs(t testing.TB, path, start string) string {
 	}
 	return string(data[i : i+64])
 }
+
+// TestOracleTables: the tables of a stock QEMU and the built-in ones give the
+// same RTMR0.
+func TestOracleTables(t *testing.T) {
+	dir := t.TempDir()
+	tdxArtifacts(t, dir)
+	programs := os.Getenv("RETALLY_QEMU")
+	if programs == "" {
+		testenv.Missing(t, "QEMU 10 or newer (RETALLY_QEMU)")
+	}
+	env := func(name string) string { return map[string]string{"RETALLY_QEMU": programs}[name] }
+	answered := 0
+	for _, family := range families()[2:] {
+		for _, shape := range [][]string{
+			{"--profile", "secretvm"},
+			{"--profile", "secretvm", "--gpus", "1", "--cpu", "16", "--memory", "256G", "--no-com1"},
+			{"--profile", "dstack", "--pic"},
+		} {
+			args := append(shape, "--firmware", filepath.Join(dir, "ovmf.fd"), "--only", "rtmr0", "--acpi-family", family)
+			want, code := measureTD(t, args...)
+			if code != exitMatch {
+				t.Fatal(want.Error.Message)
+			}
+			var stdout, stderr bytes.Buffer
+			code = run(context.Background(), append([]string{"tdx", "measure", "--acpi-source", "qemu", "-o", "json"}, args...), env, strings.NewReader(""), &stdout, &stderr)
+			var got struct {
+				measured
+				ACPI string
+			}
+			if err := json.Unmarshal(stdout.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			if code == exitTrouble && strings.Contains(got.Error.Message, "want family "+family) {
+				t.Logf("SKIP-VISIBLE oracle: no QEMU of family %s", family)
+				break
+			}
+			answered++
+			if code != exitMatch || got.RTMR0 != want.RTMR0 || !strings.HasPrefix(got.ACPI, "stock QEMU ") || got.Basis["rtmr0"] != "recomputed" {
+				t.Errorf("family %s, %q: exit %d, %+v, want %s", family, shape, code, got, want.RTMR0)
+			}
+		}
+	}
+	if answered == 0 {
+		testenv.Missing(t, "QEMU of family 10.0 or 11.1 (RETALLY_QEMU)")
+	}
+}
+
+// TestNoQEMU: where none can be found, the error says where it was looked for.
+func TestNoQEMU(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	m, code := measureTD(t, "--profile", "secretvm", "--only", "rtmr0", "--acpi-source", "qemu")
+	if code != exitTrouble || !strings.Contains(m.Error.Message, "qemu-system-x86_64 is not in PATH") || !strings.Contains(m.Error.Hint, "RETALLY_QEMU") {
+		t.Errorf("exit %d, %+v", code, m.Error)
+	}
+}

@@ -154,7 +154,11 @@ func (a *app) printSearch(r *searchResult) {
 		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
 	}
 	line("%s  %s", r.Register, r.Sentence)
-	line("  start      profile %s, %s", r.Profile, r.Machine)
+	if r.Register == "rtmr0" {
+		line("  start      profile %s, %s", r.Profile, r.Machine)
+	} else {
+		line("  start      profile %s", r.Profile)
+	}
 	for _, d := range r.Deviations {
 		since := ""
 		if d.Since != "" {
