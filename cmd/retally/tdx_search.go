@@ -167,9 +167,6 @@ func (a *app) printSearch(r *searchResult) {
 		line("  deviation  %s (%s%s): %s", d.ID, d.Axis, since, d.Note)
 	}
 	line("  tried      %s", plural(r.Tried, "combination", "combinations"))
-	if r.Shape && !r.Found {
-		line("  what next  --cfv constant, if the machine's firmware has another variable store than this file")
-	}
 	if !r.Found {
 		line("  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
 	}

@@ -4,11 +4,15 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/internal/testtdx"
 )
 
 // searched is what a test needs of explain --search's JSON.
@@ -154,5 +158,34 @@ func TestShapeFromFlags(t *testing.T) {
 	code = retallyJSON(t, &s, "explain", "rtmr0", "--search", "--firmware", "ovmf.fd", "--want", m.RTMR0)
 	if code != exitMatch || !s.Shape || s.Sentence != "matches with no serial port, 8 vCPUs and 4 GiB of memory" {
 		t.Errorf("exit %d, %+v", code, s)
+	}
+}
+
+// TestVectorShapeSearch finds published machines of SecretVM from their RTMR0
+// and a firmware of the same memory layout, whose variable store is another.
+func TestVectorShapeSearch(t *testing.T) {
+	f := inputFiles{testtdx.NewFiles(t), t.TempDir()}
+	var v struct {
+		Shapes []struct {
+			Template, RTMR0 string
+			Shape           secretVMShape
+		}
+	}
+	testtdx.ReadJSON(t, filepath.Join(f.Dir, "secretvm_rtmr0_shapes.json"), &v)
+	for i, m := range v.Shapes {
+		if i > 0 && !testenv.IsLong() {
+			t.Logf("SKIP-VISIBLE long: %d more machines with -long", len(v.Shapes)-1)
+			break
+		}
+		args := []string{"explain", "rtmr0", "--search", "--firmware", f.path(t, "fw02-layoutB.fd"), "--want", m.RTMR0}
+		if i > 1 {
+			args = append(args, "--cfv", "constant") // one deviation less: minutes less
+		}
+		var s searched
+		code := retallyJSON(t, &s, args...)
+		if code != exitMatch {
+			t.Errorf("%s: exit %d, %+v", m.Template, code, s)
+		}
+		t.Logf("%s: %s (%d tried)", m.Template, s.Sentence, s.Tried)
 	}
 }
