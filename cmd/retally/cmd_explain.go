@@ -20,13 +20,13 @@ func (a *app) explainCommand() *cobra.Command {
 		Long: `Follow one value of a report down to its cause and its inputs.
 
 With --search and --want, KEY is a register of a TDX machine (mrtd, rtmr0 to
-rtmr3, or tdx/<platform>/<register>). The machine is described by the flags of
+rtmr3, or tdx/PLATFORM/REGISTER). The machine is described by the flags of
 "retally tdx measure"; known deviations of hypervisors, firmware and tools are
 tried on it until one of them, or a pair, gives the wanted value. Given only an
 RTMR0 and a firmware, the machine's whole shape is searched.
 
-With --search and without --want, KEY is tdx/<platform>/<register> or
-evidence/<name>/<register> of the report: the machine comes from the
+With --search and without --want, KEY is tdx/PLATFORM/REGISTER or
+evidence/NAME/REGISTER of the report: the machine comes from the
 configuration, and the wanted value is what the report compared it with, or what
 the evidence says.`,
 		Args: cobra.ExactArgs(1),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ type measureFlags struct {
 	td           tdxFlags
 	output, log  string
 	only, expect []string
+	given        []string
 	trace        bool
 }
 
@@ -64,6 +66,7 @@ empty, as in the vendors' tools, and is noted.`,
 	f.td.sharedFlags(cmd)
 	cmd.Flags().StringSliceVar(&f.only, "only", nil, "registers wanted: "+strings.Join(tdxRegisters[:], ", ")+", "+strings.Join(tdxAggregates, ", ")+" (default: all)")
 	cmd.Flags().StringArrayVar(&f.expect, "expect", nil, "compare, as REGISTER=HEX; may be given several times")
+	cmd.Flags().StringArrayVar(&f.given, "given", nil, "take a register as given instead of computing it, as REGISTER=HEX, for the aggregates; may be given several times")
 	cmd.Flags().StringVar(&f.log, "log", "", "compare with an event log of the machine (CCEL or dstack's JSON), event by event")
 	cmd.Flags().BoolVar(&f.trace, "trace", false, "show every labeled event of every register")
 	outputFlag(cmd, &f.output)
@@ -117,7 +120,11 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if err != nil {
 		return err
 	}
-	expected, err := expectations(op, f.expect, asked)
+	expected, err := expectations(op, "expect", f.expect, asked)
+	if err != nil {
+		return err
+	}
+	given, err := givenRegisters(op, f.given)
 	if err != nil {
 		return err
 	}
@@ -137,6 +144,9 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 		}
 	}
 	want := wantedRegisters(asked)
+	for i, d := range given {
+		want[i] = want[i] && d.IsZero()
+	}
 	var res *tdxmeasure.Result
 	var errs [5]error
 	if err := m.counted(func() error {
@@ -148,7 +158,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if err := missingRegisters(op, errs); err != nil {
 		return err
 	}
-	r := m.report(asked, res)
+	r := m.report(asked, want, given, res)
 	if f.trace {
 		r.Trace = r.traces
 	}
@@ -196,7 +206,8 @@ func wantedRegisters(asked map[string]bool) (want [5]bool) {
 	return want
 }
 
-func expectations(op string, list []string, asked map[string]bool) ([]registerComparison, error) {
+// expectations reads REGISTER=HEX.
+func expectations(op, flag string, list []string, asked map[string]bool) ([]registerComparison, error) {
 	var out []registerComparison
 	for _, text := range list {
 		name, want, ok := strings.Cut(text, "=")
@@ -208,15 +219,33 @@ func expectations(op string, list []string, asked map[string]bool) ([]registerCo
 		b, err := hex.DecodeString(strings.ToLower(strings.TrimPrefix(want, "0x")))
 		switch {
 		case !ok || !slices.Contains(tdxRegisters[:], name) && size == 48:
-			return nil, &userError{op: op, msg: fmt.Sprintf("--expect %.120q: want REGISTER=HEX", text), hint: "for instance --expect rtmr0=671800f0..., of " + strings.Join(tdxRegisters[:], ", ") + ", " + strings.Join(tdxAggregates, ", ")}
+			return nil, &userError{op: op, msg: fmt.Sprintf("--%s %.120q: want REGISTER=HEX", flag, text), hint: "for instance --" + flag + " rtmr0=671800f0..., of " + strings.Join(tdxRegisters[:], ", ") + ", " + strings.Join(tdxAggregates, ", ")}
 		case err != nil || len(b) != size:
-			return nil, &userError{op: op, msg: fmt.Sprintf("--expect %.120q: want %d hex digits", text, 2*size)}
+			return nil, &userError{op: op, msg: fmt.Sprintf("--%s %.120q: want %d hex digits", flag, text, 2*size)}
 		case !asked[name]:
-			return nil, &userError{op: op, msg: fmt.Sprintf("--expect %s: not among the registers of --only", name), hint: "add it to --only"}
+			return nil, &userError{op: op, msg: fmt.Sprintf("--%s %s: not among the registers of --only", flag, name), hint: "add it to --only"}
 		}
 		out = append(out, registerComparison{Register: name, Want: hex.EncodeToString(b)})
 	}
 	return out, nil
+}
+
+// givenRegisters are those that --given takes as they are; zero where not.
+func givenRegisters(op string, list []string) (given [5]digest.Digest, err error) {
+	registers := map[string]bool{}
+	for _, name := range tdxRegisters {
+		registers[name] = true
+	}
+	rows, err := expectations(op, "given", list, registers)
+	if err != nil {
+		return given, err
+	}
+	for _, r := range rows {
+		if given[slices.Index(tdxRegisters[:], r.Register)], err = digest.ParseHex(digest.SHA384, r.Want); err != nil {
+			return given, err
+		}
+	}
+	return given, nil
 }
 
 // measureSome computes single registers side by side.
@@ -263,6 +292,10 @@ func missingRegisters(op string, errs [5]error) error {
 			first = err
 		}
 		text := err.Error()
+		var u *userError
+		if errors.As(err, &u) && u.op == op && u.msg != "" {
+			text = u.msg // the operation stands at the line's start
+		}
 		if names[text] == nil {
 			order = append(order, text)
 		}
@@ -295,16 +328,19 @@ func (e *joinedError) Error() string { return e.msg }
 func (e *joinedError) Unwrap() error { return e.userError }
 
 // report names the values and says how each is known.
-func (m *tdMachine) report(asked map[string]bool, res *tdxmeasure.Result) *tdxReport {
+func (m *tdMachine) report(asked map[string]bool, want [5]bool, given [5]digest.Digest, res *tdxmeasure.Result) *tdxReport {
 	p := &m.config.Profile
 	r := &tdxReport{
 		Profile: p.Name, Title: p.Title, Machine: m.config.Shape().String(), values: map[string]digest.Digest{}, Basis: map[string]pipeline.Basis{},
 		traces: map[string]tdxmeasure.Trace{}, Notes: append(slices.Clone(res.Notes), m.notes...), Problems: m.problems,
 	}
-	want := wantedRegisters(asked)
 	traces := [5]tdxmeasure.Trace{res.MRTDTrace, res.RTMRTrace[0], res.RTMRTrace[1], res.RTMRTrace[2], res.RTMRTrace[3]}
 	digests := [5]digest.Digest{res.MRTD, res.RTMR[0], res.RTMR[1], res.RTMR[2], res.RTMR[3]}
 	for i, name := range tdxRegisters {
+		if !given[i].IsZero() {
+			r.values[name], r.Basis[name], digests[i] = given[i], pipeline.Copied, given[i]
+			continue
+		}
 		if !want[i] {
 			r.miss(name, "not asked for")
 			continue
@@ -319,7 +355,7 @@ func (m *tdMachine) report(asked map[string]bool, res *tdxmeasure.Result) *tdxRe
 		r.Basis[name] = m.basis(i, traces[i])
 	}
 	m.addNotes(r, want)
-	m.aggregate(r, asked, &res.Registers)
+	m.aggregate(r, asked, &tdxmeasure.Registers{MRTD: digests[0], RTMR: [4]digest.Digest(digests[1:])})
 	r.order = append(slices.Clone(tdxRegisters[:]), "mr_aggregated", "mr_image")
 	if m.isDstack() {
 		r.order = append(r.order, "mr_system")

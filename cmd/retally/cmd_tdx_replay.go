@@ -36,7 +36,7 @@ its own data is a problem and ends with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			expected, err := expectations(op, expect, asked)
+			expected, err := expectations(op, "expect", expect, asked)
 			if err != nil {
 				return err
 			}

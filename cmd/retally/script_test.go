@@ -114,6 +114,10 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 				ts.Check(os.Chtimes(path, info.ModTime(), info.ModTime()))
 			}
 		},
+		// tdx-artifacts writes the artifacts of a synthetic TDX machine.
+		"tdx-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
+			tdxArtifacts(scriptFatal{ts}, ts.MkAbs("."))
+		},
 		// lines FILE MAX checks that a file is not longer.
 		"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 			most, err := strconv.Atoi(args[1])
@@ -132,3 +136,8 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		},
 	}
 }
+
+// scriptFatal ends a script as a test is ended.
+type scriptFatal struct{ ts *testscript.TestScript }
+
+func (s scriptFatal) Fatal(args ...any) { s.ts.Fatalf("%s", args) }

@@ -348,11 +348,7 @@ func (m *tdMachine) setDiskBoot() error {
 // partitionTable reads the head of a disk from LBA 1 on.
 func (m *tdMachine) partitionTable(path string) ([]byte, error) {
 	if path == "" {
-		hint := "--gpt takes a raw disk image, or its blocks from the partition table's header on"
-		if m.meta != nil && m.meta.Disk != "" {
-			hint = "files inside " + m.meta.Disk + " are not looked into: take them out and name them; " + hint
-		}
-		return nil, m.usage(hint, "a boot from disk needs --gpt, --shim, --grub and --initrd")
+		return nil, nil // MRTD needs none of it
 	}
 	in, err := m.artifact("gpt", path)
 	if err != nil {
@@ -415,6 +411,12 @@ func (m *tdMachine) measure(ctx context.Context, want [5]bool) (r *tdxmeasure.Re
 			r.RTMR[3], err = r.RTMRTrace[3].Compute()
 		}
 		return whole(r, err)
+	case m.indirect != nil && !mrtdOnly && m.f.gpt == "":
+		hint := "--gpt takes a raw disk image, or its blocks from the partition table's header on"
+		if m.meta != nil && m.meta.Disk != "" {
+			hint = "files inside " + m.meta.Disk + " are not looked into: take them out and name them; " + hint
+		}
+		return whole(nil, m.usage(hint, "a boot from disk needs --gpt, --shim, --grub and --initrd"))
 	case m.indirect != nil && !mrtdOnly:
 		return whole(measurer.MeasureIndirect(ctx, &m.config, *m.indirect))
 	}

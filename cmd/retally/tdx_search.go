@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +43,7 @@ func searchedRegister(key string) (explain.Register, error) {
 	if i := slices.Index(tdxRegisters[:], strings.ToLower(name)); i >= 0 {
 		return explain.Register(i), nil
 	}
-	return 0, &userError{op: "explain", msg: fmt.Sprintf("%.120q: no register that can be searched", key), hint: "--search is for " + strings.Join(tdxRegisters[:], ", ") + ", or tdx/<platform>/<register>"}
+	return 0, &userError{op: "explain", msg: fmt.Sprintf("%.120q: no register that can be searched", key), hint: "--search is for " + strings.Join(tdxRegisters[:], ", ") + ", or tdx/PLATFORM/REGISTER"}
 }
 
 // searchFromFlags searches for a register whose machine the flags describe.
@@ -88,7 +91,7 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 		return tdxTrouble(op, err)
 	}
 	shape := register == explain.RTMR0 && f.td.anyGiven("cpu", "memory", "acpi", "metadata", "vm-config", "devices", "slots", "root-ports") == ""
-	return m.counted(func() error { return a.searchRegister(ctx, output, register, in, want, shape) })
+	return a.searchRegister(ctx, output, register, in, want, shape)
 }
 
 // searchResult is the answer of a search.
@@ -112,6 +115,10 @@ type searchResult struct {
 // it is searched. With shape, all machines are tried if the described one has
 // no known deviation.
 func (a *app) searchRegister(ctx context.Context, output string, register explain.Register, in explain.Input, want digest.Digest, shape bool) error {
+	in.Options.Count = new(atomic.Int64)
+	var phase atomic.Pointer[string]
+	phase.Store(new("deviations"))
+	defer a.showCount("explain", &phase, in.Options.Count)()
 	answer, err := explain.Find(ctx, register, in, want)
 	if err != nil {
 		return tdxTrouble("explain", err)
@@ -120,7 +127,7 @@ func (a *app) searchRegister(ctx context.Context, output string, register explai
 		Register: strings.ToLower(register.String()), Want: want.Hex(), Profile: in.Config.Profile.Name, Machine: in.Config.Shape().String(), Tried: answer.Tried,
 	}
 	if !answer.Found && shape {
-		a.talk("retally: explain: no deviation or pair of them fits; searching all shapes of a machine")
+		phase.Store(new("no deviation fits, all shapes of a machine"))
 		if answer, err = explain.FindShape(ctx, in, want); err != nil {
 			return tdxTrouble("explain", err)
 		}
@@ -147,7 +154,11 @@ func (a *app) printSearch(r *searchResult) {
 		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
 	}
 	line("%s  %s", r.Register, r.Sentence)
-	line("  start      profile %s, %s", r.Profile, r.Machine)
+	if r.Register == "rtmr0" {
+		line("  start      profile %s, %s", r.Profile, r.Machine)
+	} else {
+		line("  start      profile %s", r.Profile)
+	}
 	for _, d := range r.Deviations {
 		since := ""
 		if d.Since != "" {
@@ -158,5 +169,40 @@ func (a *app) printSearch(r *searchResult) {
 	line("  tried      %s", plural(r.Tried, "combination", "combinations"))
 	if !r.Found {
 		line("  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
+	}
+}
+
+// showCount tells how many combinations a long search has tried, until the
+// returned function is called.
+func (a *app) showCount(stage string, phase *atomic.Pointer[string], n *atomic.Int64) (stop func()) {
+	if a.progress == "none" || a.quiet {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		every := 10 * time.Second
+		if a.progress == "json" {
+			every = time.Second
+		}
+		start, wait := time.Now(), time.After(progressAfter)
+		for {
+			select {
+			case <-done:
+				return
+			case <-wait:
+			}
+			tried, seconds := n.Load(), time.Since(start).Seconds()
+			if a.progress == "json" {
+				fmt.Fprintf(a.stderr, `{"stage":%q,"phase":%q,"tried":%d,"triedPerSecond":%.0f}`+"\n", stage, *phase.Load(), tried, float64(tried)/seconds)
+			} else {
+				fmt.Fprintf(a.stderr, "retally: %s: %s: %d combinations tried, %.0f/s\n", stage, *phase.Load(), tried, float64(tried)/seconds)
+			}
+			wait = time.After(every)
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
 	}
 }

@@ -135,9 +135,12 @@ func ReadTable(r io.ReaderAt, size int64) ([]Entry, error) {
 		return nil, fail(NoFooter, size-footerEnd-16, FooterGUID.String(), "footer GUID %s", found)
 	}
 	length := int64(binary.LittleEndian.Uint16(foot))
-	if length < headerSize || length > size-footerEnd-headerSize {
-		return nil, fail(BadTableLength, size-footerEnd-headerSize,
-			fmt.Sprintf("%d to %d", headerSize, size-footerEnd-headerSize), "table length %d", length)
+	if room := size - footerEnd; length < headerSize || length > room-headerSize {
+		want := fmt.Sprintf("%d to %d", headerSize, room-headerSize)
+		if room < 2*headerSize {
+			want = "a larger file: this is the end of one"
+		}
+		return nil, fail(BadTableLength, room-headerSize, want, "table length %d", length)
 	}
 	start := size - footerEnd - length
 	table := make([]byte, length-headerSize)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Variant is one named way in which a thing may be. Apply changes a private
@@ -32,6 +33,8 @@ type Options struct {
 	MaxDeviations int // 0 means as many as there are axes
 	MaxTried      int // 0 means 1,000,000
 	Workers       int // 0 means one for each processor
+	// Count, if not nil, is raised by each combination tried, for a display.
+	Count *atomic.Int64
 }
 
 // Deviation is a variant that a match needs.
@@ -98,8 +101,15 @@ func Find[C any](ctx context.Context, base C, clone func(C) C, axes []Axis[C], o
 	}
 	var a Answer
 	var pending []choice
+	counted := test
+	if opt.Count != nil {
+		counted = func(ctx context.Context, c *C) (bool, error) {
+			opt.Count.Add(1)
+			return test(ctx, c)
+		}
+	}
 	flush := func() (bool, error) {
-		hit, err := try(ctx, base, clone, axes, pending, workers, test)
+		hit, err := try(ctx, base, clone, axes, pending, workers, counted)
 		if err != nil {
 			return false, err
 		}

@@ -85,8 +85,32 @@ func effective(base candidate, axes []axis) []axis {
 func FindShape(ctx context.Context, in Input, want digest.Digest) (search.Answer, error) {
 	s := &searcher{in: in, register: RTMR0, want: want, measurer: tdxmeasure.New(in.Artifacts)}
 	base := candidate{Config: in.Config}
-	axes := []axis{family(), pic(), serial(), devices(), vCPUs(), memory()}
+	// Small axes first, and devices last: machines differ in size more often.
+	axes := []axis{serial()}
+	if s.storeMatters(ctx, base) {
+		axes = append(axes, variableStore())
+	}
+	axes = append(axes, pic(), family(), vCPUs(), memory(), devices())
 	return search.Find(ctx, base, clone, effective(base, axes), in.Options, s.test)
+}
+
+// storeMatters reports whether the firmware at hand has another variable
+// store than the empty one that most machines have: then either may be the
+// machine's.
+func (s *searcher) storeMatters(ctx context.Context, base candidate) bool {
+	other := base
+	other.Profile.ConstantCFV = !base.Profile.ConstantCFV
+	var values [2]digest.Digest
+	for i, c := range []*candidate{&base, &other} {
+		t, err := s.measurer.Register(ctx, &c.Config, int(RTMR0))
+		if err != nil {
+			return true
+		}
+		if values[i], err = t.Compute(); err != nil {
+			return true
+		}
+	}
+	return values[0] != values[1]
 }
 
 // clone copies what variants change; slices are replaced whole, never written
