@@ -38,6 +38,7 @@ type Bundle struct {
 	Quote  []byte // a TDX quote, nil if there is none
 	GPU    []byte // an NVIDIA evidence file, nil if there is none
 	GPUErr error  // what was wrong with a page that should hold GPU evidence
+	Page   bool   // it is a saved page, as SecretVM's attestation service shows them
 
 	// Beside a dstack quote.
 	EventLog   []byte // JSON
@@ -188,7 +189,7 @@ func (b *Bundle) readHTML(page []byte) error {
 			quote = raw
 		}
 	}
-	b.Quote, b.GPU = quote, gpu
+	b.Quote, b.GPU, b.Page = quote, gpu, true
 	switch {
 	case quote == nil && gpu == nil && report != nil:
 		return snpError(b.Name)

@@ -69,14 +69,14 @@ func (r *Request) expectDstack(l *verdict.List, q *tdxquote.Quote, result *Resul
 	}
 	result.Claims.ComposeHash = hex.EncodeToString(compose)
 	r.checkConfigID(l, q, compose)
-	if r.Compose == nil {
+	want := r.composeDigest()
+	if want.IsZero() {
 		l.Open("compose", "the machine runs the app compose document with SHA-256 "+hex.EncodeToString(compose)+"; none was given to compare")
 		return
 	}
-	want := digest.SHA256.Sum(r.Compose.Data)
 	holds := bytes.Equal(compose, want.Bytes())
-	l.Judge("compose", holds, "the app compose document "+r.Compose.Name+" is the one in the event log",
-		fmt.Sprintf("the app compose document %s has the SHA-256 %s, the machine runs %x", r.Compose.Name, want.Hex(), compose))
+	l.Judge("compose", holds, "the app compose document "+r.composeName()+" is the one in the event log",
+		fmt.Sprintf("the app compose document %s has the SHA-256 %s, the machine runs %x", r.composeName(), want.Hex(), compose))
 	if holds && whole {
 		result.judged[RTMR3] = true
 	}

@@ -36,11 +36,17 @@ type Request struct {
 	Registry    *Registry
 	Sets        []ReferenceSet
 	Compose     *File
+	ComposeHash digest.Digest // SHA-256, where the file itself is not at hand
 	DockerFiles digest.Digest // SHA-256 of the archive
 	AppID       []byte        // of a key management service
 	Rootfs      digest.Digest // SHA-256, where no registry gives it
 	RTMR3       RTMR3Func
 	Replay      ReplayFunc
+	// Checks of the caller's own making count like the others.
+	ExpectedChecks []verdict.Check
+	// AskExpected asks for the judgement where the inputs alone do not show it:
+	// sets that the sender claims are looked at in passing otherwise.
+	AskExpected bool
 
 	// Bound.
 	TLSCert *x509.Certificate
@@ -52,6 +58,8 @@ type Request struct {
 	MRSEAM      []digest.Digest
 	IntelRoots  []*x509.Certificate // instead of Intel's, for tests and demonstrations
 	NVIDIARoots []digest.Digest     // instead of NVIDIA's
+
+	AuthenticChecks []verdict.Check // of the caller's own making
 }
 
 // Result is three judgements and what the evidence claims.
@@ -104,7 +112,8 @@ func Verify(r Request) (*Result, error) {
 
 func (r *Request) asked() []string {
 	out := []string{"authentic"}
-	if r.Registry != nil || len(r.Sets) > 0 || r.Compose != nil || !r.Rootfs.IsZero() {
+	own := slices.ContainsFunc(r.Sets, func(s ReferenceSet) bool { return s.Claimed == "" })
+	if r.AskExpected || own || r.Registry != nil || !r.composeDigest().IsZero() || !r.Rootfs.IsZero() {
 		out = append(out, "expected")
 	}
 	if r.TLSCert != nil || r.Nonce != nil || len(r.Evidence.TLSChain) > 0 || r.Evidence.Quote != nil && r.Evidence.GPU != nil {
@@ -135,7 +144,7 @@ func (b *Bundle) profile() Profile {
 		return NVIDIA
 	case b.EventLog != nil || b.VMConfig != nil:
 		return Dstack
-	case b.GPU != nil || !b.CapturedAt.IsZero():
+	case b.GPU != nil || b.Page || !b.CapturedAt.IsZero():
 		return SecretVM
 	}
 	return TDX
@@ -154,7 +163,7 @@ func (r *Request) judge(result *Result) error {
 	if err != nil {
 		return err
 	}
-	result.Authentic = verdict.Fold(authentic)
+	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
 	if result.Authentic.Verdict != verdict.Pass {
 		const why = "the evidence is not authentic, so what follows is what anybody could have written"
 		expected.Note("authentic", why)
@@ -168,6 +177,7 @@ func (r *Request) judge(result *Result) error {
 		expected.Open("quote", "cannot be read")
 		bound.Open("quote", "cannot be read")
 	default:
+		expected = append(expected, r.ExpectedChecks...)
 		if r.Profile == Dstack {
 			r.expectDstack(&expected, q, result)
 		}

@@ -22,6 +22,8 @@ const (
 	RTMR1 Register = "rtmr1"
 	RTMR2 Register = "rtmr2"
 	RTMR3 Register = "rtmr3"
+	// MRSEAM names the TDX module that ran the machine. Only manifests list it.
+	MRSEAM Register = "mrseam"
 )
 
 // Registers lists them in the order in which a machine fills them.
@@ -31,6 +33,9 @@ func Registers() []Register { return []Register{MRTD, RTMR0, RTMR1, RTMR2, RTMR3
 // entry of a manifest, what was recomputed from one set of artifacts. Taking
 // one register from one set and another one from the next never passes. Sets of
 // the same Group are alternatives; every group must have one that fits.
+//
+// A set with Claimed is what the evidence's sender says of itself. It can fit,
+// but never makes a pass: Claimed says why, and what would mend it.
 type ReferenceSet struct {
 	Group     string // "tdx.csv", "artifacts", "manifest"
 	Name      string // "small prod v0.0.25"
@@ -38,6 +43,7 @@ type ReferenceSet struct {
 	Version   string // of the release, to name the newest of several that fit
 	Registers map[Register]digest.Digest
 	Rootfs    digest.Digest // SHA-256 of the root file system, goes into RTMR3; zero: not known
+	Claimed   string
 }
 
 func (s ReferenceSet) String() string {
@@ -103,7 +109,24 @@ func (f fit) better(g fit) bool {
 }
 
 func registersOf(b *tdxquote.Body) map[Register]digest.Digest {
-	return map[Register]digest.Digest{MRTD: b.MRTD, RTMR0: b.RTMR[0], RTMR1: b.RTMR[1], RTMR2: b.RTMR[2], RTMR3: b.RTMR[3]}
+	return map[Register]digest.Digest{MRTD: b.MRTD, RTMR0: b.RTMR[0], RTMR1: b.RTMR[1], RTMR2: b.RTMR[2], RTMR3: b.RTMR[3], MRSEAM: b.MRSEAM}
+}
+
+// composeDigest is the SHA-256 of the compose file that the caller expects,
+// zero if there is none.
+func (r *Request) composeDigest() digest.Digest {
+	if r.Compose != nil {
+		return digest.SHA256.Sum(r.Compose.Data)
+	}
+	return r.ComposeHash
+}
+
+// composeName names the compose file in reasons.
+func (r *Request) composeName() string {
+	if r.Compose != nil {
+		return r.Compose.Name
+	}
+	return "given by its digest"
 }
 
 var (
@@ -127,7 +150,7 @@ func (r *Request) rtmr3(s ReferenceSet, compose digest.Digest) (digest.Digest, e
 
 func (r *Request) compare(s ReferenceSet, got map[Register]digest.Digest, compose digest.Digest) fit {
 	f := fit{set: s}
-	for _, reg := range Registers() {
+	for _, reg := range append(Registers(), MRSEAM) {
 		if want, ok := s.Registers[reg]; ok {
 			f.members = append(f.members, member{reg, got[reg], want, false})
 		}
@@ -184,17 +207,14 @@ func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Re
 }
 
 func (r *Request) composeHint() string {
-	if r.Compose == nil && r.Evidence != nil && r.Evidence.ShownCompose {
+	if r.composeDigest().IsZero() && r.Evidence != nil && r.Evidence.ShownCompose {
 		return " (the capture holds what the machine shows; give the compose file that you expect)"
 	}
 	return ""
 }
 
 func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet, got map[Register]digest.Digest, covered map[Register]bool, result *Result) fit {
-	var compose digest.Digest // hashed once, whatever the number of sets
-	if r.Compose != nil {
-		compose = digest.SHA256.Sum(r.Compose.Data)
-	}
+	compose := r.composeDigest() // hashed once, whatever the number of sets
 	var fits []fit
 	for _, s := range sets {
 		if s.Group == group {
@@ -208,6 +228,10 @@ func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet
 		}
 	}
 	differing := best.differing()
+	if best.set.Claimed != "" {
+		r.expectClaimed(l, group, best, differing)
+		return best
+	}
 	for _, m := range best.members {
 		result.judged[m.register] = true
 	}
@@ -237,6 +261,31 @@ func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet
 		result.Claims.Release = best.set.Name
 	}
 	return best
+}
+
+// expectClaimed: what the sender says of itself contradicts the quote, or it
+// does not, which shows that it is consistent and no more.
+func (r *Request) expectClaimed(l *verdict.List, group string, best fit, differing []member) {
+	add := l.Note
+	if r.AskExpected {
+		add = l.Open
+	}
+	if len(differing) == 0 {
+		var names []string
+		for _, m := range best.members {
+			names = append(names, string(m.register))
+		}
+		add(group, fmt.Sprintf("%s gives the quote's %s, but %s", best.set, strings.Join(names, ", "), best.set.Claimed))
+		return
+	}
+	if r.AskExpected {
+		add = l.Fail
+	}
+	var parts []string
+	for _, m := range differing {
+		parts = append(parts, fmt.Sprintf("%s is %s, there %s", m.register, m.got.Hex(), m.want.Hex()))
+	}
+	add(group, fmt.Sprintf("%s does not give the quote's registers: %s", best.set, strings.Join(parts, "; ")))
 }
 
 // explain says why no set of a group fits: the nearest one with its differing
@@ -271,11 +320,11 @@ func (r *Request) explainCompose(l *verdict.List, best fit, fits []fit, m member
 			alike++
 		}
 	}
-	text := fmt.Sprintf("rtmr3 is %s; the compose file %s (SHA-256 %s) with the rootfs of %s gives %s", m.got.Hex(), r.Compose.Name, digest.SHA256.Sum(r.Compose.Data).Hex(), best.set, m.want.Hex())
+	text := fmt.Sprintf("rtmr3 is %s; the compose file %s (SHA-256 %s) with the rootfs of %s gives %s", m.got.Hex(), r.composeName(), r.composeDigest().Hex(), best.set, m.want.Hex())
 	if alike > 1 {
 		text += fmt.Sprintf(", and no better with %d others of the same registers", alike-1)
 	}
-	for _, v := range composeVariants(r.Compose.Data) {
+	for _, v := range r.composeVariants() {
 		compose := digest.SHA256.Sum(v.data)
 		for _, f := range fits {
 			if d := f.differing(); len(d) != 1 || !d[0].computed {
@@ -308,7 +357,11 @@ type composeVariant struct {
 
 // composeVariants are the forms that editors and forms on web pages make of the
 // same text.
-func composeVariants(data []byte) []composeVariant {
+func (r *Request) composeVariants() []composeVariant {
+	if r.Compose == nil {
+		return nil
+	}
+	data := r.Compose.Data
 	unix := bytes.ReplaceAll(data, []byte("\r\n"), []byte("\n"))
 	all := []composeVariant{
 		{"without the line breaks at its end", bytes.TrimRight(data, "\r\n")},

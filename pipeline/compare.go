@@ -94,17 +94,22 @@ func groupSets(refs []Reference) [][][]Reference {
 		}
 		return i
 	}
-	owner := map[Key]int{}
+	type member struct {
+		group string
+		key   Key
+	}
+	owner := map[member]int{}
 	for i, set := range sets {
 		if set[0].Set == "" {
 			continue // said without a set: it must hold by itself
 		}
 		for _, r := range set {
-			if j, ok := owner[r.Key]; ok {
+			m := member{r.Group, r.Key}
+			if j, ok := owner[m]; ok {
 				a, b := root(i), root(j)
 				parent[max(a, b)] = min(a, b)
 			} else {
-				owner[r.Key] = i
+				owner[m] = i
 			}
 		}
 	}
@@ -115,6 +120,9 @@ func groupSets(refs []Reference) [][][]Reference {
 	}
 	return slices.DeleteFunc(groups, func(g [][]Reference) bool { return len(g) == 0 })
 }
+
+// listedSets is up to how many alternatives are all listed in a report.
+const listedSets = 8
 
 func judgeAlternatives(sets [][]Reference, byKey map[Key]*Measurement, o CompareOptions) ([]Finding, []SetResult) {
 	judged := make([][]Finding, len(sets))
@@ -148,7 +156,10 @@ func judgeAlternatives(sets [][]Reference, byKey map[Key]*Measurement, o Compare
 			}
 		}
 	}
-	results = slices.DeleteFunc(results, func(r SetResult) bool { return r.Set == "" })
+	results = slices.DeleteFunc(results, func(r SetResult) bool {
+		// Of the many rows of a registry those that nothing speaks for are left out.
+		return r.Set == "" || len(sets) > listedSets && !r.Chosen && r.Match == 0
+	})
 	return judged[best], results
 }
 

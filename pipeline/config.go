@@ -162,8 +162,16 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
 		}
 	}
-	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 {
-		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, manifest is given", "retally init writes a commented example")
+	if c.Policies != nil {
+		if err := c.Policies.check(&c, bad); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.checkMachines(bad); err != nil {
+		return nil, err
+	}
+	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0 {
+		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, platforms, evidence, manifest is given", "retally init writes a commented example")
 	}
 	c.fillDefaults()
 	return &c, nil
@@ -198,12 +206,14 @@ func (c *Config) fillDefaults() {
 	if c.Manifest != nil && c.Manifest.Format == "" {
 		c.Manifest.Format = "contrast"
 	}
+	c.Policies.fillDefaults()
 	for name, d := range c.Disks {
 		if d.MKFS == "" {
 			d.MKFS = string(erofs.Profile19)
 			c.Disks[name] = d
 		}
 	}
+	c.fillMachines()
 	c.AllowUnchecked = slices.Clone(c.AllowUnchecked)
 }
 

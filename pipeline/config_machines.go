@@ -15,6 +15,10 @@ type PoliciesConfig struct {
 	ImageBinding string `yaml:"image_binding,omitempty" json:"image_binding,omitempty"`
 	// Lenient accepts fields that no container can notice.
 	Lenient bool `yaml:"lenient,omitempty" json:"lenient,omitempty"`
+	// Published is where the vendor's own policies are, a file or a folder:
+	// initdata documents, policies, annotation values or annotated YAML. They
+	// say why a hash differs; each counts only if its digest is a published one.
+	Published string `yaml:"published,omitempty" json:"published,omitempty"`
 }
 
 // PlatformConfig is a machine: the artifacts it boots and its shape.
@@ -29,16 +33,22 @@ type PlatformConfig struct {
 	Firmware string `yaml:"firmware,omitempty" json:"firmware,omitempty"`
 	Kernel   string `yaml:"kernel,omitempty" json:"kernel,omitempty"`
 	Initrd   string `yaml:"initrd,omitempty" json:"initrd,omitempty"`
-	Cmdline  string `yaml:"cmdline,omitempty" json:"cmdline,omitempty"`
-	Memory   string `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
-	VCPUs    int    `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
-	GPUs     int    `yaml:"gpus,omitempty" json:"gpus,omitempty"`
+	// Cmdline is the kernel command line; "" is an empty one, none is unknown.
+	Cmdline *string `yaml:"cmdline,omitempty" json:"cmdline,omitempty"`
+	Memory  string  `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
+	VCPUs   int     `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
+	GPUs    int     `yaml:"gpus,omitempty" json:"gpus,omitempty"`
 
 	// QEMU is the hypervisor's version; what follows from it may be set after.
 	QEMU        string `yaml:"qemu,omitempty" json:"qemu,omitempty"`
 	PageOrder   string `yaml:"page_order,omitempty" json:"page_order,omitempty"`
 	PatchKernel *bool  `yaml:"patch_kernel,omitempty" json:"patch_kernel,omitempty"`
-	// ACPI is a tables file; ACPISource is "template" (the default) or "qemu".
+	// PIC and COM1 say whether the machine has these devices; without them as
+	// the profile has it.
+	PIC  *bool `yaml:"pic,omitempty" json:"pic,omitempty"`
+	COM1 *bool `yaml:"com1,omitempty" json:"com1,omitempty"`
+	// ACPI is a tables file. ACPISource is "template", the built-in tables, and
+	// the default where no file is given.
 	ACPI       string `yaml:"acpi,omitempty" json:"acpi,omitempty"`
 	ACPISource string `yaml:"acpi_source,omitempty" json:"acpi_source,omitempty"`
 

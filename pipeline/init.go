@@ -30,6 +30,11 @@ func InitConfig(s *Subject, profile string) ([]byte, error) {
 	line("deployment", c.Deployment, "The Kubernetes YAML that pins images and disks.", "deployment.yaml")
 	line("models", c.Models, "The published root hashes of the model disks.", "models.yaml")
 	line("hashes", c.Hashes, "Image digests of your own rebuild (scripts/calculate-image-digests.sh).", "hashes-HOST.json")
+	settings := s.Settings
+	if settings == "" {
+		settings = "genpolicy-settings.json"
+	}
+	fmt.Fprintf(&b, "\n# The runtime policies of the deployment: the settings of the generator, the\n# generator's version (retally, kata-4.1, contrast-1.20, kata-3.28) and its rules;\n# without rules, retally's own are taken. images must name every image, the pause\n# image of the settings too.\n# policies:\n#   settings: %s\n#   profile: kata-4.1\n#   rules: rules.rego\n", scalar(settings))
 	version := ""
 	if s.Checkout != nil {
 		version = s.Checkout.Version

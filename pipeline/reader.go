@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/policygen/rules"
 	"github.com/retally/retally/profiles"
 )
 
@@ -35,6 +36,7 @@ type Reader struct {
 
 	mu   sync.Mutex
 	memo map[string]*readFile
+	sums map[string]fileSums
 }
 
 type readFile struct {
@@ -186,7 +188,10 @@ func ProfilePlan(name string) (data []byte, remark string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	_, version, _ := strings.Cut(name, "@")
+	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
+	if vendor == "tdx" {
+		return nil, "", &InputError{Op: "read", File: name, Err: fmt.Errorf("is how a machine behaves, not a plan of edits"), Hint: "for instance profile:privatemode@v1.40.0"}
+	}
 	taken, _, _ := profiles.PrivatemodePlan(version)
 	newest := profiles.PrivatemodePlans()
 	if taken == newest[len(newest)-1] && strings.TrimPrefix(version, "v") != strings.TrimPrefix(taken, "v") {
@@ -197,8 +202,22 @@ func ProfilePlan(name string) (data []byte, remark string, err error) {
 
 func readProfile(name string) (*readFile, error) {
 	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
+	if vendor == "tdx" {
+		return readTDXProfile(name, version)
+	}
 	fail := func(format string, args ...any) (*readFile, error) {
 		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf(format, args...), Hint: "known: profile:privatemode@VERSION, for instance profile:privatemode@v1.40.0"}
+	}
+	if vendor == rulesVendor {
+		own, err := rules.Default(rules.Binding(version))
+		if err != nil {
+			return nil, &InputError{Op: "read", File: name, Err: err}
+		}
+		return &readFile{
+			data:  own.Text,
+			input: Input{File: name, Digest: own.Digest(), Size: int64(len(own.Text))},
+			stamp: stamp{Size: int64(len(own.Text)), Ino: 1},
+		}, nil
 	}
 	if vendor != "privatemode" {
 		return fail("there is no profile of %q", vendor)
@@ -207,11 +226,26 @@ func readProfile(name string) (*readFile, error) {
 	if !ok {
 		return fail("there is no plan for version %q", version)
 	}
+	return builtIn(name, data), nil
+}
+
+// readTDXProfile reads how a family of TDX machines behaves:
+// "profile:tdx@secretvm".
+func readTDXProfile(name, machine string) (*readFile, error) {
+	data, ok := profiles.TDX(machine)
+	if !ok {
+		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("there is no profile of %q", machine), Hint: "known: " + strings.Join(profiles.TDXNames(), ", ")}
+	}
+	return builtIn(name, data), nil
+}
+
+// builtIn is a file that is part of the program: it changes with it only.
+func builtIn(name string, data []byte) *readFile {
 	return &readFile{
 		data:  data,
 		input: Input{File: name, Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
 		stamp: stamp{Size: int64(len(data)), Ino: 1},
-	}, nil
+	}
 }
 
 // stamp is what a file's stat says of its identity. The zero stamp never

@@ -36,11 +36,15 @@ const (
 	KindImage      FileKind = "image layout"
 	KindArchive    FileKind = "image archive"
 	KindModelDir   FileKind = "model directory"
+	KindSettings   FileKind = "policy settings"
 	KindUnknown    FileKind = ""
 )
 
 // Recognize says what a file is by its content, not its name.
 func Recognize(file string, data []byte) FileKind {
+	if kind := recognizeEvidence(file, data); kind != KindUnknown {
+		return kind
+	}
 	trimmed := strings.TrimLeft(string(data[:min(len(data), 512)]), " \t\r\n\ufeff")
 	if strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "[") {
 		if v, err := jsondoc.Parse(data, jsondoc.Limits{}); err == nil {
@@ -62,6 +66,9 @@ func Recognize(file string, data []byte) FileKind {
 }
 
 func recognizeJSON(v *jsondoc.Value) FileKind {
+	if kind := recognizeEvidenceJSON(v); kind != KindUnknown {
+		return kind
+	}
 	switch v.Kind {
 	case jsondoc.Array:
 		if len(v.Elems) > 0 && (v.Elems[0].Get("RepoDigests") != nil || v.Elems[0].Get("RootFS") != nil) {
@@ -73,6 +80,9 @@ func recognizeJSON(v *jsondoc.Value) FileKind {
 		}
 		if v.Get("Policies") != nil && v.Get("ReferenceValues") != nil {
 			return KindManifest
+		}
+		if v.Get("pause_container") != nil && v.Get("other_container") != nil && v.Get("kata_config") != nil {
+			return KindSettings
 		}
 		digests := 0
 		for _, m := range v.Members {
@@ -97,8 +107,10 @@ func recognizeYAML(docs []*yaml.Node) FileKind {
 		switch {
 		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "steps") != nil:
 			return KindPlan
-		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && (yamldoc.Get(d, "deployment") != nil || yamldoc.Get(d, "manifest") != nil || yamldoc.Get(d, "models") != nil):
+		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "platforms", "evidence"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
 			return KindConfig
+		case isCompose(d):
+			return KindCompose
 		case kind == "ConfigMap" && name == "model-disks":
 			return KindModels
 		case slices.Contains([]string{"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "ReplicationController", "StatefulSet", "List"}, kind):
@@ -117,7 +129,9 @@ type Subject struct {
 	Checkout  *privatemode.CheckoutInfo
 	Workspace *privatemode.Workspace
 	Inspect   string // a docker inspect file
+	Settings  string // genpolicy-settings.json
 	Problems  []Problem
+	Lacks     []Lack  // what the files do not suffice for
 	Reader    *Reader // holds what was read while recognizing
 	// ConfigInput is a retally.yaml that was found and decides everything.
 	ConfigInput *Input
@@ -183,6 +197,10 @@ func (s *Subject) look(ctx context.Context, name string) error {
 		s.Found = append(s.Found, FoundFile{name, KindImage})
 		return nil
 	}
+	if isCapture(dir) {
+		s.Found = append(s.Found, FoundFile{name, KindCapture})
+		return nil
+	}
 	if isWorkspace(dir) {
 		w, err := privatemode.OpenWorkspace(dir)
 		if err != nil {
@@ -204,14 +222,23 @@ func (s *Subject) look(ctx context.Context, name string) error {
 	for _, e := range entries {
 		if e.IsDir() || e.Type()&os.ModeSymlink != 0 {
 			// Nix and the vendors' scripts leave layouts side by side in one folder.
-			if below := filepath.Join(dir, e.Name()); isLayout(below) {
+			switch below := filepath.Join(dir, e.Name()); {
+			case isLayout(below):
 				s.Found = append(s.Found, FoundFile{path.Join(filepath.ToSlash(name), e.Name()), KindImage})
+			case e.IsDir() && isCapture(below):
+				s.Found = append(s.Found, FoundFile{path.Join(filepath.ToSlash(name), e.Name()), KindCapture})
 			}
 			continue
 		}
 		ext := strings.ToLower(filepath.Ext(e.Name()))
-		if !e.Type().IsRegular() || !slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
+		if !e.Type().IsRegular() {
 			continue
+		}
+		if !slices.Contains([]string{".yaml", ".yml", ".json"}, ext) {
+			head, tail, ok := peek(filepath.Join(dir, e.Name()))
+			if !ok || !mayBeEvidence(e.Name(), head, tail) {
+				continue
+			}
 		}
 		if err := s.lookFile(ctx, filepath.ToSlash(filepath.Join(name, e.Name())), false); err != nil {
 			return err
@@ -292,9 +319,12 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 	kind := Recognize(name, data)
 	if kind == KindUnknown {
 		if named {
+			if err := nearlyEvidence(name, data); err != nil {
+				return err
+			}
 			return &InputError{
 				Op: "check", File: name, Err: fmt.Errorf("is nothing that retally knows"),
-				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, retally.yaml",
+				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, a TDX quote, a saved cpu.html, GPU evidence, a capture, an event log, tdx.csv, a compose file, TDX firmware, retally.yaml",
 			}
 		}
 		return nil
@@ -344,7 +374,10 @@ func (s *Subject) configure(ctx context.Context) error {
 		return ""
 	}
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
-	s.Inspect = first(KindInspect)
+	s.Inspect, s.Settings = first(KindInspect), first(KindSettings)
+	if err := s.configureEvidence(byKind); err != nil {
+		return err
+	}
 	for _, f := range s.Found {
 		if f.Kind == KindModelDir {
 			abs, err := filepath.Abs(s.Reader.Path(f.Name))
@@ -387,7 +420,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		}
 	}
 	if s.Workspace == nil && len(s.Found) == 0 {
-		return &InputError{Op: "check", File: s.Root, Err: fmt.Errorf("holds nothing that retally knows"), Hint: "give a Privatemode checkout, a deployment YAML, a manifest, hashes-*.json or a proxy workspace"}
+		return &InputError{Op: "check", File: s.Root, Err: fmt.Errorf("holds nothing that retally knows"), Hint: "give a Privatemode checkout, a deployment YAML, a manifest, hashes-*.json, a proxy workspace or a machine's evidence"}
 	}
 	s.Title = s.title()
 	return nil
@@ -436,11 +469,20 @@ func (s *Subject) Prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(LevelNote, "checkout", s.Checkout.Notes)
 	}
+	if s.Settings != "" && s.Config.Policies == nil {
+		s.Problems = append(s.Problems, Problem{
+			Level: LevelNote, Code: "policy-settings", Where: Where{File: s.Settings},
+			Msg: "policies can be computed with it; which generator it belongs to, the file does not say", Hint: "retally init writes a configuration with policies: settings, profile",
+		})
+	}
 	if s.Inspect != "" {
 		s.Problems = append(s.Problems, Problem{
 			Level: LevelNote, Code: "docker-inspect", Where: Where{File: s.Inspect},
 			Msg: "holds the digests of a pulled image", Hint: "compare it with: retally proxy-image --inspect FILE --hashes hashes-HOST.json",
 		})
+	}
+	if err := s.prepareEvidence(ctx); err != nil {
+		return err
 	}
 	if s.Workspace == nil {
 		return nil

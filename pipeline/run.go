@@ -26,6 +26,7 @@ type Options struct {
 	Reader *Reader
 	// Problems were found before the run and belong in its report.
 	Problems []Problem
+	Lacks    []Lack
 	Next     string // the command to propose in the report
 	// ConfigInput is the configuration file as it was read, if it was a file.
 	ConfigInput *Input
@@ -149,11 +150,27 @@ func (r *runner) take(s *Stage, out *Out) error {
 	return nil
 }
 
+// absence adds what a stage's absent values mean. A stage speaks of what it
+// compares itself: that a manifest lists all its machines says nothing of the
+// machines of another file.
+func (out *Out) absence(o *CompareOptions) {
+	for _, ref := range out.References {
+		if matchAny(ref.Key, out.Complete) {
+			o.Complete = append(o.Complete, string(ref.Key))
+		}
+	}
+	for _, m := range out.Measurements {
+		if matchAny(m.Key, out.Published) {
+			o.Published = append(o.Published, string(m.Key))
+		}
+	}
+}
+
 func (r *runner) finish() *Result {
 	rep := &Report{
 		Schema: Schema, Tool: r.o.Tool, Subject: r.o.Subject, Next: r.o.Next,
 		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
-		Problems: slices.Clone(r.o.Problems),
+		Problems: slices.Clone(r.o.Problems), Lacks: slices.Clone(r.o.Lacks),
 	}
 	var refs []Reference
 	var opts CompareOptions
@@ -161,8 +178,7 @@ func (r *runner) finish() *Result {
 	notes := map[Key]string{}
 	for _, out := range r.outs {
 		refs = append(refs, out.References...)
-		opts.Complete = append(opts.Complete, out.Complete...)
-		opts.Published = append(opts.Published, out.Published...)
+		out.absence(&opts)
 		rep.Problems = append(rep.Problems, out.Problems...)
 		rep.Facts = append(rep.Facts, out.Facts...)
 		rep.Lacks = append(rep.Lacks, out.Lacks...)

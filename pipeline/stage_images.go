@@ -16,7 +16,7 @@ import (
 // imagesStage recounts the digests of images from their bytes. Digests out of
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
-var imagesStage = Stage{Name: "images", Version: 2, Run: runImages, Plan: planImages}
+var imagesStage = Stage{Name: "images", Version: 3, Run: runImages, Plan: planImages}
 
 func planImages(c *Config) []PlanLine {
 	var lines []PlanLine
@@ -40,12 +40,14 @@ type imageRun struct {
 	pins    []deployment.ImagePin
 	names   map[string]string
 	refused map[Key]bool
+	// reports are those of local sources: two names may have one source.
+	reports map[string]*imagehash.Report
 	// rebuilt are the repositories that have a sibling among the images.
 	rebuilt []string
 }
 
 func runImages(ctx context.Context, in *In) (*Out, error) {
-	r := &imageRun{in: in, refused: map[Key]bool{}, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}}
+	r := &imageRun{in: in, refused: map[Key]bool{}, reports: map[string]*imagehash.Report{}, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}}
 	if in.Config.Deployment != "" {
 		d, err := readDeployment(ctx, in)
 		if err != nil {
@@ -121,6 +123,13 @@ func (r *imageRun) recount(ctx context.Context, name string, c ImageConfig) erro
 	} else if err := r.in.ReadTree(source, read); err != nil {
 		return err
 	}
+	if rep == nil {
+		rep = r.reports[source]
+	}
+	if rep == nil {
+		return &InputError{Op: "read", File: source, Err: fmt.Errorf("is an input of another kind, and cannot be an image, too"), Hint: "images." + name + " names it"}
+	}
+	r.reports[source] = rep
 	for _, p := range rep.AllProblems() {
 		r.out.Problems = append(r.out.Problems, imageProblem(source, p))
 	}

@@ -16,7 +16,7 @@ import (
 // manifestStage makes manifest.json as the vendor's scripts do, from what was
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
-var manifestStage = Stage{Name: "manifest", Version: 1, Run: runManifest, Plan: planManifest}
+var manifestStage = Stage{Name: "manifest", Version: 2, Run: runManifest, Plan: planManifest}
 
 func planManifest(c *Config) []PlanLine {
 	if c.Manifest == nil {
@@ -69,7 +69,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 		against = ours
 	}
 	ms, refs := manifestSides(ours, against, m.basis)
-	out.Measurements = append(out.Measurements, ms...)
+	out.Measurements = append(out.Measurements, ownMachines(in, withoutComputed(slices.Clone(ms), m.policies))...)
 	whole := Measurement{Key: "manifest/bytes", Value: OfDigest(digest.SHA256.Sum(m.bytes)), Basis: Recomputed, Inputs: m.inputs}
 	for _, m := range ms {
 		whole.Inputs = append(whole.Inputs, FromKey(m.Key))
@@ -83,7 +83,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 	out.Complete = append(out.Complete, manifestKeys...)
 	out.Published = append(out.Published, manifestKeys...)
 	out.Bytes = compareBytes(m.bytes, ours, published)
-	out.manifestCauses(ms, refs, ours, published, m.bytes)
+	out.manifestCauses(ms, refs, ours, published, m)
 	return out, nil
 }
 
@@ -168,10 +168,10 @@ func publishedOnly(ctx context.Context, in *In, published *manifest.Manifest, ou
 // manifestCauses says for each value of the published manifest that is not
 // ours where it stands, and whether the differing values are all there is:
 // proved, if putting ours in their place gives our file byte for byte.
-func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, published *manifest.Manifest, got []byte) {
+func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, published *manifest.Manifest, b *built) {
 	standing, note := Suspected, "the published manifest has another value"
 	if tree, ok := undo(ours, published); ok {
-		if style, ok := ours.Style(); ok && bytes.Equal(style.Format(tree), got) {
+		if style, ok := ours.Style(); ok && bytes.Equal(style.Format(tree), b.bytes) {
 			standing, note = Proved, "the published manifest has another value; with ours in its place the files are identical"
 		}
 	}
@@ -192,7 +192,7 @@ func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, publish
 		}
 		c := Cause{Path: []string{"manifest", r.Where.Pointer}, Expected: got.String(), Actual: r.Want.String(), Note: note, Standing: standing, Where: r.Where, Hint: "manifest-field"}
 		out.Causes[r.Key] = []Cause{c}
-		if r.Key.Kind() == "policy" && got.Kind() == DigestKind {
+		if r.Key.Kind() == "policy" && got.Kind() == DigestKind && b.policies[r.Key] == "" {
 			out.Causes[r.Key] = append(out.Causes[r.Key], Cause{
 				Path: []string{string(r.Key), "policy text"}, Standing: Suspected, Hint: "policy-hash",
 				Note: "what in the policy changed is unknown: only the two hashes are at hand, not the texts",
@@ -220,6 +220,9 @@ type built struct {
 	bytes  []byte
 	inputs []InputRef
 	basis  func(Key) (Basis, []InputRef)
+	// policies are the keys of policy hashes that an earlier stage computed,
+	// with the key under which it did.
+	policies map[Key]Key
 }
 
 func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
@@ -232,6 +235,14 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
+	if base, err = withPolicies(in, base, out); err != nil {
+		return nil, err
+	}
+	base, computed, err := computedTDX(in, base)
+	if err != nil {
+		return nil, err
+	}
+	baseData = base.Raw()
 	b := &built{bytes: baseData, inputs: []InputRef{FromFile(c.Base)}}
 	var plan *manifest.Plan
 	if c.Adjust != "" {
@@ -271,10 +282,16 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	}
 	derived := derivedKeys(base, in)
 	edited := editedKeys(base, b.bytes)
+	b.policies = computedKeys(in, b.bytes)
 	b.basis = func(k Key) (Basis, []InputRef) {
+		from, ok := computed[k]
 		switch {
+		case b.policies[k] != "":
+			return Recomputed, []InputRef{FromKey(b.policies[k])}
 		case edited[k] && plan != nil:
 			return Recomputed, []InputRef{FromFile(c.Adjust)}
+		case ok:
+			return from.Basis, from.Inputs
 		case derived[k]:
 			return Recomputed, []InputRef{FromFile(in.Config.Deployment)}
 		default:

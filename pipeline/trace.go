@@ -15,7 +15,8 @@ type Fold string
 const (
 	// Extend is the register of a TPM or of TDX: H(old || event), from zeros
 	// (TPM 2.0 Library part 1, "PCR operations"; Intel TDX module ABI,
-	// TDG.MR.RTMR.EXTEND).
+	// TDG.MR.RTMR.EXTEND). An event shorter than the register is filled up with
+	// zero bytes: SecretVM extends RTMR3 with SHA-256 digests.
 	Extend Fold = "extend"
 	// Concat hashes the events' digests one after the other.
 	Concat Fold = "concat"
@@ -62,6 +63,9 @@ func (t *Trace) Compute() (digest.Digest, error) {
 		return digest.Digest{}, fmt.Errorf("fold trace: no hash algorithm")
 	}
 	state := make([]byte, t.Algorithm.Size())
+	if t.Fold == Running {
+		state = t.Algorithm.Sum(nil).Bytes()
+	}
 	all := t.Algorithm.New()
 	for _, e := range t.Events {
 		if e.Digest.IsZero() {
@@ -70,7 +74,10 @@ func (t *Trace) Compute() (digest.Digest, error) {
 		b := e.Digest.Bytes()
 		switch t.Fold {
 		case Extend:
-			state = t.Algorithm.Sum(slices.Concat(state, b)).Bytes()
+			if len(b) > len(state) {
+				return digest.Digest{}, fmt.Errorf("fold trace: event %d (%s) has %d bytes, the register %d", e.Index, e.Label, len(b), len(state))
+			}
+			state = t.Algorithm.Sum(slices.Concat(state, b, make([]byte, len(state)-len(b)))).Bytes()
 		case History:
 			state = t.Algorithm.Sum(slices.Concat(b, state)).Bytes()
 		case Concat:

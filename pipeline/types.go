@@ -78,9 +78,11 @@ type Where struct {
 
 // Reference is one published value. All references of one Set must hold
 // together: they describe one machine, one image, one row of a registry. Sets
-// that speak of the same keys are alternatives.
+// of one Group that speak of the same keys are alternatives; every group must
+// have one that holds.
 type Reference struct {
 	Set      string   `json:"set,omitempty"`
+	Group    string   `json:"group,omitempty"`
 	Key      Key      `json:"key"`
 	Relation Relation `json:"relation"`
 	Want     Value    `json:"want"`

@@ -239,6 +239,10 @@ type NamedFile struct {
 	Data []byte
 }
 
+// PauseImage is the reference of the image that every pod's first container
+// runs.
+func (s *Settings) PauseImage() string { return s.s.ClusterConfig.PauseContainerImage }
+
 // SettingsFiles reads a settings folder: genpolicy-settings.json and, in byte
 // order of their names, genpolicy-settings.d/*.json. Folders inside are not
 // entered.

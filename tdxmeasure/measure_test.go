@@ -35,7 +35,7 @@ func synthetic(t testing.TB) []byte {
 	add(0, 8192, 0xffff0000, 8192, ovmf.CFV, 0)
 	add(0, 0, 0x810000, 0x10000, ovmf.TempMem, 0)
 	add(0, 0, 0x809000, 0x2000, ovmf.TDHOB, 0)
-	return r.build(t, "synthetic")
+	return r.Build(t, "synthetic")
 }
 
 func config(t testing.TB, name string) *tdxmeasure.Config {

@@ -129,7 +129,11 @@ type Metadata struct {
 	Globals, Objects, Devices, Net []string
 	Variant, Version               string
 	Indirect                       bool // boots a disk: registers 1 and 2 need shim and grub
-	BootOrder, BootEntries         string
+	// Of a boot from disk: files with the variables' raw values, and a folder
+	// of Boot####.bin. Disk is an image whose files are not looked into.
+	BootOrder, BootEntries            string
+	MokList, MokListX, MokListTrusted string
+	Disk                              string
 }
 
 // ParseMetadata recognizes the kind by its members.
@@ -184,6 +188,12 @@ func parseTDXMeasure(g *getter) (*Metadata, error) {
 		err = firstError(err, d.err)
 	} else {
 		m.Indirect = true
+		if !g.doc.Get("indirect").IsNull() {
+			d := g.object("indirect")
+			m.Disk, m.Cmdline = d.text("qcow2"), d.text("cmdline")
+			m.MokList, m.MokListX, m.MokListTrusted = d.text("mok_list"), d.text("mok_list_x"), d.text("mok_list_trusted")
+			err = firstError(err, d.err)
+		}
 	}
 	if err = firstError(err, g.err); err != nil {
 		return nil, err

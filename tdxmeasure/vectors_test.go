@@ -235,7 +235,7 @@ func TestVectorContrast(t *testing.T) {
 		Type          uint32
 		Attributes    uint32
 	}{DataOffset: 0, RawSize: 3, MemoryAddress: 0xffff0000, MemorySize: 4096, Type: 1})
-	fw := r.build(t, "contrast")
+	fw := r.Build(t, "contrast")
 	copy(fw, "CFV")
 	a := tdxmeasure.Artifacts{
 		Firmware: tdxmeasure.Bytes("fw", fw), Initrd: tdxmeasure.Bytes("initrd", []byte("initrd")),

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,9 +18,10 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "Recognize what PATH is, check all that needs no further input, and say what is missing",
 		Long: `Point retally at something you have: a checkout of a vendor's repository, a
 deployment YAML, a models file, a manifest, image hashes, docker inspect
-output, or a proxy's workspace. It recognizes each by its content, checks what
-can be checked with these files alone, and names the next command. Several
-paths are taken together.`,
+output, a proxy's workspace; or a machine's evidence: a quote, a saved cpu.html,
+GPU evidence, a capture, an event log, with tdx.csv, the compose file and TDX
+firmware. It recognizes each by its content, checks what can be checked with
+these files alone, and names the next command. Several paths are taken together.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			targets, err := flags.targets()
@@ -42,7 +44,8 @@ paths are taken together.`,
 			if err := s.Prepare(cmd.Context()); err != nil {
 				return err
 			}
-			o.Problems = s.Problems
+			s.JudgeAt(time.Now())
+			o.Problems, o.Lacks = s.Problems, s.Lacks
 			stop := a.showProgress(o.Progress)
 			res, err := pipeline.Run(cmd.Context(), s.Config, o)
 			stop()
@@ -65,6 +68,9 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 	}
 	at := strings.Join(quoted, " ")
 	c := s.Config
+	if next := nextOfEvidence(s, filesOf(s, args)); next != "" {
+		return next
+	}
 	switch {
 	case s.ConfigInput != nil:
 		return "retally run -f " + quote(filepath.ToSlash(filepath.Join(s.Root, s.ConfigInput.File))) + ", which also writes the manifest"

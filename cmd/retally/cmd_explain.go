@@ -13,11 +13,22 @@ import (
 
 func (a *app) explainCommand() *cobra.Command {
 	var output, file string
+	var search searchFlags
 	cmd := &cobra.Command{
 		Use:   "explain KEY",
 		Short: "Follow one value of a report down to its cause and its inputs",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Long: `Follow one value of a report down to its cause and its inputs.
+
+With --search and --want, KEY is a register of a TDX machine (mrtd, rtmr0 to
+rtmr3, or tdx/<platform>/<register>). The machine is described by the flags of
+"retally tdx measure"; known deviations of hypervisors, firmware and tools are
+tried on it until one of them, or a pair, gives the wanted value. Given only an
+RTMR0 and a firmware, the machine's whole shape is searched.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if search.on {
+				return a.searchFromFlags(cmd.Context(), output, args[0], &search)
+			}
 			r, err := a.loadReport(file)
 			if err != nil {
 				return err
@@ -46,6 +57,7 @@ func (a *app) explainCommand() *cobra.Command {
 	}
 	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&file, "report", "retally-out/report.json", "report to read, - for stdin")
+	search.flags(cmd)
 	return cmd
 }
 

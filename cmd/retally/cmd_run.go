@@ -188,6 +188,11 @@ func (a *app) writeOut(dir string, res *pipeline.Result) error {
 		return &userError{op: "make folder", path: dir, err: reason(err)}
 	}
 	for _, art := range res.Artifacts {
+		if sub := filepath.Dir(filepath.Join(dir, art.Name)); sub != dir {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				return &userError{op: "make folder", path: sub, err: reason(err)}
+			}
+		}
 		if err := atomicfile.Write(filepath.Join(dir, art.Name), art.Data, 0o644); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,16 +68,22 @@ func setupScript(t *testing.T, e *testscript.Env) {
 }
 
 func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
-	return map[string]func(*testscript.TestScript, bool, []string){
+	commands := evidenceScriptCommands()
+	maps.Copy(commands, map[string]func(*testscript.TestScript, bool, []string){
 		// policylab makes settings, rules and images to generate policies from.
 		"policylab": policyLabCommand(t),
-		// exits CODE PROGRAM ARG... runs a program that must end with the code.
+		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,
+		// where CODE is a dot, with one of those that are verdicts.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 			if neg || len(args) < 2 {
 				ts.Fatalf("usage: exits CODE PROGRAM ARG...")
 			}
-			want, err := strconv.Atoi(args[0])
-			ts.Check(err)
+			want, any := 0, args[0] == "."
+			var err error
+			if !any {
+				want, err = strconv.Atoi(args[0])
+				ts.Check(err)
+			}
 			err = ts.Exec(args[1], args[2:]...)
 			got := 0
 			var exit *exec.ExitError
@@ -85,7 +92,7 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 			} else {
 				ts.Check(err)
 			}
-			if got != want {
+			if got != want && !(any && (got == exitMatch || got == exitDiffers || got == exitUnchecked)) {
 				ts.Fatalf("exit code %d, want %d\n%s", got, want, ts.ReadFile("stderr"))
 			}
 		},
@@ -123,5 +130,6 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 				}
 			}
 		},
-	}
+	})
+	return commands
 }

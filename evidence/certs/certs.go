@@ -1,7 +1,8 @@
 // Package certs reads the certificate chains that attestation evidence carries
 // and follows them to an anchor at a stated time. It is stricter than the
-// standard library's reader of PEM, so that no byte of a chain can be changed
-// without a verdict, and it never looks at the system's trust store.
+// standard library's reader of PEM, so that no byte of a chain but its line
+// breaks can be changed without a verdict, and it never looks at the system's
+// trust store.
 package certs
 
 import (

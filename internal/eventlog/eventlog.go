@@ -217,7 +217,8 @@ func sha1Log(data []byte) (*Log, error) {
 }
 
 func (r *reader) sha1Record() Event {
-	e := Event{Offset: int64(r.at), Register: r.u32("register"), Type: Type(r.u32("type"))}
+	e := Event{Offset: int64(r.at)} // before anything is read
+	e.Register, e.Type = r.u32("register"), Type(r.u32("type"))
 	sum := r.take(20, "SHA-1 digest")
 	e.Data = r.take(int(r.u32("data size")), "event data")
 	if r.err == nil {
@@ -254,7 +255,9 @@ func (l *Log) specID(data []byte) (map[uint16]int, error) {
 		}
 		sizes[id] = size
 	}
-	r.take(int(append(r.take(1, "vendor size"), 0)[0]), "vendor information")
+	if vendor := r.take(1, "vendor size"); vendor != nil {
+		r.take(int(vendor[0]), "vendor information")
+	}
 	if e, ok := r.err.(*Error); ok {
 		return nil, &Error{Offset: e.Offset + header, Found: e.Found, Want: e.Want}
 	}
@@ -262,7 +265,8 @@ func (l *Log) specID(data []byte) (map[uint16]int, error) {
 }
 
 func (r *reader) record(sizes map[uint16]int) Event {
-	e := Event{Offset: int64(r.at), Register: r.u32("register"), Type: Type(r.u32("type"))}
+	e := Event{Offset: int64(r.at)} // before anything is read
+	e.Register, e.Type = r.u32("register"), Type(r.u32("type"))
 	at := r.at
 	n := int(r.u32("digest count"))
 	if r.err == nil && n > len(sizes) {

@@ -135,3 +135,34 @@ func TestErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestRecords: a log reads as it was written, with the place of each record,
+// and its bytes stay as they are. The first record of a TDX guest belongs to
+// register 1.
+func TestRecords(t *testing.T) {
+	want := []eventlog.Event{
+		{Register: 1, Type: eventlog.HandoffTables2, Data: []byte("tables")},
+		{Register: 4, Type: eventlog.Separator, Data: []byte{0, 0, 0, 0}},
+		{Register: 2, Type: eventlog.Action, Data: []byte("x")},
+	}
+	data := eventlog.AppendHead(nil, digest.SHA384)
+	for i := range want {
+		want[i].Digests = []digest.Digest{digest.SHA384.Sum(want[i].Data)}
+		want[i].Offset = int64(len(data))
+		data = want[i].Append(data)
+	}
+	before := slices.Clone(data)
+	log, err := eventlog.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, log.Events[1:], cmp.Comparer(func(a, b digest.Digest) bool { return a == b })); d != "" {
+		t.Errorf("-written +read:\n%s", d)
+	}
+	if log.Events[0].Offset != 0 {
+		t.Errorf("the head is at %d", log.Events[0].Offset)
+	}
+	if !slices.Equal(before, data) {
+		t.Error("reading changed the log")
+	}
+}

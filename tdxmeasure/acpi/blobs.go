@@ -26,9 +26,9 @@ type Blobs struct {
 
 // Table is one ACPI table in a tables blob.
 type Table struct {
-	Signature string
-	Offset    int
-	Length    int
+	Signature string `json:"signature"`
+	Offset    int    `json:"offset"` // in the blob
+	Length    int    `json:"length"`
 }
 
 // Error says what is wrong with a tables blob, and where.

@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/internal/testtdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/acpi"
 	"github.com/retally/retally/tdxmeasure/explain"
@@ -38,7 +39,7 @@ func start(t testing.TB) explain.Input {
 	rootfs := tdxmeasure.Bytes("v0.0.25", []byte("root file system"))
 	return explain.Input{
 		Artifacts: tdxmeasure.Artifacts{
-			Firmware: tdxmeasure.Bytes("firmware", firmware()), Kernel: tdxmeasure.Bytes("kernel", kernel()),
+			Firmware: tdxmeasure.Bytes("firmware", testtdx.Firmware()), Kernel: tdxmeasure.Bytes("kernel", testtdx.Kernel()),
 			Initrd: tdxmeasure.Bytes("initrd", []byte("an initrd")), Compose: tdxmeasure.Bytes("compose", compose), Rootfs: rootfs,
 			DockerFiles: tdxmeasure.Bytes("docker files", []byte("archive")),
 		},

@@ -96,6 +96,8 @@ func note(signature string, delta int) string {
 	switch {
 	case signature != "DSDT" || delta == 0:
 		return ""
+	case size == 85:
+		return "QEMU 8 against 10: older methods, 67 and 18 bytes; or 5 devices " + more + ": 17 bytes each"
 	case size == 52 || size == 53:
 		return "the serial port, there or not"
 	case size == 67:

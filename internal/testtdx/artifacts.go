@@ -1,4 +1,4 @@
-package explain_test
+package testtdx
 
 import (
 	"encoding/binary"
@@ -6,8 +6,8 @@ import (
 	"github.com/retally/retally/internal/ovmf"
 )
 
-// firmware is a 64 KiB image with one measured section and a variable store.
-func firmware() []byte {
+// Firmware is a 64 KiB image with one measured section and a variable store.
+func Firmware() []byte {
 	le := binary.LittleEndian
 	fw := make([]byte, 64<<10)
 	for i := range fw {
@@ -36,9 +36,9 @@ func firmware() []byte {
 	return fw
 }
 
-// kernel is a small PE image with a setup header of protocol 2.15 and bytes
+// Kernel is a small PE image with a setup header of protocol 2.15 and bytes
 // behind its section.
-func kernel() []byte {
+func Kernel() []byte {
 	le := binary.LittleEndian
 	b := make([]byte, 0x2013)
 	for i := range b {

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/verdict"
+	"github.com/retally/retally/internal/show"
+)
+
+// evidenceView is a result as it is printed: the result itself, and the
+// circumstances that it does not know.
+type evidenceView struct {
+	*evidence.Result
+	Verdict verdict.Verdict `json:"verdict"`
+	// AtNow: the time is the clock's, so the result depends on the day.
+	AtNow bool `json:"at_now"`
+	// TestRoots names whose roots were replaced by ones given on the command
+	// line. What is authentic then is so by nobody's word.
+	TestRoots []string `json:"test_roots"`
+	Next      string   `json:"next,omitempty"`
+}
+
+func newEvidenceView(result *evidence.Result, r *evidence.Request, now bool) *evidenceView {
+	v := &evidenceView{Result: result, Verdict: result.Verdict(), AtNow: now, TestRoots: []string{}}
+	if r.IntelRoots != nil {
+		v.TestRoots = append(v.TestRoots, "intel")
+	}
+	if r.NVIDIARoots != nil {
+		v.TestRoots = append(v.TestRoots, "nvidia")
+	}
+	v.Next = nextEvidence(result, r)
+	return v
+}
+
+// nextEvidence proposes what would turn an open judgement into a verdict.
+func nextEvidence(result *evidence.Result, r *evidence.Request) string {
+	var add []string
+	switch {
+	case result.Verdict() == verdict.Fail || result.Profile == evidence.NVIDIA:
+		return ""
+	case result.Profile == evidence.SecretVM:
+		if r.Registry == nil && len(r.Sets) == 0 {
+			add = append(add, "--registry tdx.csv")
+		}
+		if r.Compose == nil && r.ComposeHash.IsZero() {
+			add = append(add, "--docker-compose docker-compose.yaml")
+		}
+	case result.Profile == evidence.Dstack:
+		if r.Compose == nil && r.ComposeHash.IsZero() {
+			add = append(add, "--docker-compose app-compose.json")
+		}
+		if r.Evidence.VMConfig != nil && slices.ContainsFunc(r.Sets, func(s evidence.ReferenceSet) bool { return s.Claimed != "" }) {
+			add = append(add, "--os-image-hash HEX")
+		}
+	case result.Expected.Verdict == verdict.Unchecked:
+		add = append(add, "--measured FILE")
+	}
+	if result.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.TLSChain) == 0 && r.Nonce == nil {
+		add = append(add, "--tls-cert cert.pem")
+	}
+	if len(add) == 0 {
+		return ""
+	}
+	return "the same with " + strings.Join(add, " ")
+}
+
+// evidencePalette colors verdicts as reports do.
+func evidencePalette(v verdict.Verdict) (mark, color string) {
+	switch v {
+	case verdict.Pass:
+		return "=", "32"
+	case verdict.Fail:
+		return "!", "31"
+	}
+	return "?", "33"
+}
+
+func (a *app) printEvidence(v *evidenceView) error {
+	colored, width := a.colored(a.stdout), a.width(a.stdout)
+	var b strings.Builder
+	paint := func(s, color string) string {
+		if !colored {
+			return s
+		}
+		return "\x1b[1;" + color + "m" + s + "\x1b[0m"
+	}
+	_, color := evidencePalette(v.Verdict)
+	at := v.At.UTC().Format(time.RFC3339)
+	if v.AtNow {
+		at += " (now; --at makes the result repeatable)"
+	}
+	fmt.Fprintf(&b, "%s  %s\n", paint(strings.ToUpper(string(v.Verdict)), color), show.Text(fmt.Sprintf("%s evidence %s", v.Profile, v.Claims.Source)))
+	open := slices.DeleteFunc([]string{"authentic", "expected", "bound"}, func(j string) bool { return slices.Contains(v.Asked, j) })
+	text := "  judged at " + at + ": " + strings.Join(v.Asked, ", ")
+	if len(open) > 0 {
+		text += "; not asked for: " + strings.Join(open, ", ")
+	}
+	b.WriteString(text + "\n")
+	if v.Claims.CapturedAt != "" {
+		fmt.Fprintf(&b, "  captured at %s from %s\n", show.Text(v.Claims.CapturedAt), show.Text(v.Claims.Target))
+	}
+	for _, t := range v.TestRoots {
+		fmt.Fprintf(&b, "  %s\n", paint("TEST ROOT in place of "+strings.ToUpper(t)+"'s: this shows nothing about real hardware", "31"))
+	}
+	for _, j := range []struct {
+		name, question string
+		verdict.Judgement
+	}{
+		{"authentic", "who signed it, and is the hardware's protection on", v.Authentic},
+		{"expected", "is it the release, the artifacts and the compose file that were named", v.Expected},
+		{"bound", "does it belong to this connection, this GPU, this nonce", v.Bound},
+	} {
+		_, color := evidencePalette(j.Verdict)
+		word := string(j.Verdict)
+		if j.Verdict == verdict.Unchecked && !slices.Contains(v.Asked, j.name) {
+			word += " (not asked for)"
+		}
+		fmt.Fprintf(&b, "\n%-9s  %s  %s\n", j.name, paint(word, color), j.question)
+		for _, want := range []verdict.Verdict{verdict.Fail, verdict.Unchecked, verdict.Pass} {
+			for _, c := range j.Checks {
+				if c.Verdict != want {
+					continue
+				}
+				mark, color := evidencePalette(c.Verdict)
+				if c.Verdict == verdict.Unchecked && c.Optional {
+					mark, color = ".", ""
+				}
+				if color != "" {
+					mark = paint(mark, color)
+				}
+				wrapTo(&b, "  "+mark+" ", 6, width, show.Text(c.Name+": "+c.Reason))
+			}
+		}
+	}
+	printClaims(&b, &v.Claims, width)
+	if v.Next != "" {
+		fmt.Fprintf(&b, "\nNext: %s\n", show.Text(v.Next))
+	}
+	_, err := a.stdout.Write([]byte(b.String()))
+	return err
+}
+
+// printClaims shows what the evidence says: values to note and compare by hand,
+// as the vendors' guides ask for.
+func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
+	line := func(name, value string) {
+		if value != "" {
+			wrapTo(b, fmt.Sprintf("  %-14s ", name), 17, width, show.Text(value))
+		}
+	}
+	b.WriteString("\nThe evidence says\n")
+	line("release", c.Release)
+	if q := c.Quote; q != nil {
+		line("quote", fmt.Sprintf("version %d, body %s", q.Version, q.BodyType))
+		for _, v := range []struct{ name, value string }{
+			{"mrtd", q.MRTD},
+			{"rtmr0", q.RTMR0},
+			{"rtmr1", q.RTMR1},
+			{"rtmr2", q.RTMR2},
+			{"rtmr3", q.RTMR3},
+			{"report_data", q.ReportData},
+			{"mrseam", q.MRSEAM},
+			{"td_attributes", q.TDAttributes},
+			{"tee_tcb_svn", q.TEETCBSVN},
+			{"fmspc", q.FMSPC},
+		} {
+			line(v.name, v.value)
+		}
+		for _, v := range []struct{ name, value string }{{"mrconfigid", q.MRCONFIGID}, {"mrowner", q.MROWNER}, {"mrownerconfig", q.MROWNERCONFIG}} {
+			if strings.Trim(v.value, "0") != "" {
+				line(v.name, v.value)
+			}
+		}
+		if q.PCKFrom != "" {
+			line("pck", "valid "+q.PCKFrom+" to "+q.PCKUntil)
+		}
+		if q.TCB != nil {
+			line("tcb", strings.Join(slices.Concat([]string{q.TCB.Status, "of " + q.TCB.Date}, q.TCB.Advisories), " "))
+		}
+	}
+	line("compose_hash", c.ComposeHash)
+	for _, e := range c.Events {
+		if e.Name != "" {
+			line("event", fmt.Sprintf("%s %x", e.Name, e.Payload))
+		}
+	}
+	for _, g := range c.GPU {
+		line("gpu", fmt.Sprintf("%s, driver %s, VBIOS %s, %d measurements, nonce %s", g.Arch, g.Driver, g.VBIOS, g.Measurements, g.Nonce))
+	}
+}
+
+// wrapTo writes text at blanks into lines of a width; what has no blank stays
+// whole. head is the first line's beginning, which colors may have made longer
+// than it looks.
+func wrapTo(b *strings.Builder, head string, indent, width int, text string) {
+	b.WriteString(head)
+	at := indent
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+		case at+1+len(word) > width && at > indent:
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			at = indent
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += len(word)
+	}
+	b.WriteByte('\n')
+}

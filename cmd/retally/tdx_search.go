@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/search"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/tdxmeasure/explain"
+)
+
+// searchFlags are the flags of `explain --search`.
+type searchFlags struct {
+	td     tdxFlags
+	on     bool
+	want   string
+	rootfs []string
+}
+
+func (f *searchFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.on, "search", false, "try the known deviations of a TDX machine until one gives --want")
+	cmd.Flags().StringVar(&f.want, "want", "", "with --search: the register's published value, 96 hex digits")
+	cmd.Flags().StringArrayVar(&f.rootfs, "try-rootfs", nil, "with --search rtmr3: another root file system, as NAME=FILE or NAME=sha256:HEX; may be given several times")
+	f.td.sharedFlags(cmd)
+}
+
+// searchedRegister reads mrtd, rtmr0 to rtmr3, or such a key of a report.
+func searchedRegister(key string) (explain.Register, error) {
+	name := key
+	if parts := strings.Split(key, "/"); len(parts) == 3 && parts[0] == "tdx" {
+		name = parts[2]
+	}
+	if i := slices.Index(tdxRegisters[:], strings.ToLower(name)); i >= 0 {
+		return explain.Register(i), nil
+	}
+	return 0, &userError{op: "explain", msg: fmt.Sprintf("%.120q: no register that can be searched", key), hint: "--search is for " + strings.Join(tdxRegisters[:], ", ") + ", or tdx/<platform>/<register>"}
+}
+
+// searchFromFlags searches for a register whose machine the flags describe.
+func (a *app) searchFromFlags(ctx context.Context, output, key string, f *searchFlags) error {
+	const op = "explain"
+	register, err := searchedRegister(key)
+	if err != nil {
+		return err
+	}
+	if f.want == "" {
+		return &userError{op: op, msg: "--search needs the value that is looked for", hint: "--want HEX, with the flags of retally tdx measure that describe the machine"}
+	}
+	b, err := hex.DecodeString(strings.ToLower(strings.TrimPrefix(strings.TrimPrefix(f.want, "0x"), "sha384:")))
+	if err != nil || len(b) != 48 {
+		return &userError{op: op, msg: fmt.Sprintf("--want %.120q: want 96 hex digits", f.want)}
+	}
+	want, err := digest.FromBytes(digest.SHA384, b)
+	if err != nil {
+		return err
+	}
+	m, err := a.tdMachine(op, &f.td, "secretvm")
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	if m.indirect != nil || m.document != nil {
+		return &userError{op: op, msg: "--search knows deviations of a direct boot from an image's files only", hint: "give --firmware, --kernel and --initrd"}
+	}
+	in := explain.Input{Artifacts: m.artifacts, Config: m.config, Compose: m.compose}
+	for _, text := range f.rootfs {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" || value == "" {
+			return &userError{op: op, msg: fmt.Sprintf("--try-rootfs %.120q: want NAME=FILE or NAME=sha256:HEX", text)}
+		}
+		r, err := m.digestOr("try-rootfs", value)
+		if err != nil {
+			return err
+		}
+		r.Name = name
+		in.Rootfs = append(in.Rootfs, r)
+	}
+	// The base itself must be measurable: else every variant fails, and "no
+	// known variant" would be a lie.
+	if _, err := tdxmeasure.New(in.Artifacts).Register(ctx, &in.Config, int(register)); err != nil {
+		return tdxTrouble(op, err)
+	}
+	shape := register == explain.RTMR0 && f.td.anyGiven("cpu", "memory", "acpi", "metadata", "vm-config", "devices", "slots", "root-ports") == ""
+	return m.counted(func() error { return a.searchRegister(ctx, output, register, in, want, shape) })
+}
+
+// searchResult is the answer of a search.
+type searchResult struct {
+	Register   string             `json:"register"`
+	Want       string             `json:"want"`
+	Profile    string             `json:"profile"`
+	Machine    string             `json:"machine"`
+	Found      bool               `json:"found"`
+	Sentence   string             `json:"sentence"`
+	Deviations []search.Deviation `json:"deviations"`
+	Tried      int                `json:"tried"`
+	Exhausted  bool               `json:"exhausted"`
+	// Shape says that the machine's whole shape was searched, not only what
+	// deviates from the described one.
+	Shape bool `json:"shape"`
+}
+
+// searchRegister looks for the deviations that turn in's register into want,
+// and prints the answer: the seam between where a machine comes from and how
+// it is searched. With shape, all machines are tried if the described one has
+// no known deviation.
+func (a *app) searchRegister(ctx context.Context, output string, register explain.Register, in explain.Input, want digest.Digest, shape bool) error {
+	answer, err := explain.Find(ctx, register, in, want)
+	if err != nil {
+		return tdxTrouble("explain", err)
+	}
+	r := searchResult{
+		Register: strings.ToLower(register.String()), Want: want.Hex(), Profile: in.Config.Profile.Name, Machine: in.Config.Shape().String(), Tried: answer.Tried,
+	}
+	if !answer.Found && shape {
+		a.talk("retally: explain: no deviation or pair of them fits; searching all shapes of a machine")
+		if answer, err = explain.FindShape(ctx, in, want); err != nil {
+			return tdxTrouble("explain", err)
+		}
+		r.Shape = true
+		answer.Tried += r.Tried
+	}
+	r.Found, r.Sentence, r.Tried, r.Exhausted = answer.Found, answer.Sentence(), answer.Tried, answer.Exhausted
+	if r.Deviations = answer.Deviations; r.Deviations == nil {
+		r.Deviations = []search.Deviation{}
+	}
+	if output == "json" {
+		err = writeJSON(a.stdout, r)
+	} else {
+		a.printSearch(&r)
+	}
+	if err == nil && !r.Found {
+		err = outcomeError{exitDiffers}
+	}
+	return err
+}
+
+func (a *app) printSearch(r *searchResult) {
+	line := func(format string, args ...any) {
+		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
+	}
+	line("%s  %s", r.Register, r.Sentence)
+	line("  start      profile %s, %s", r.Profile, r.Machine)
+	for _, d := range r.Deviations {
+		since := ""
+		if d.Since != "" {
+			since = ", since QEMU " + d.Since
+		}
+		line("  deviation  %s (%s%s): %s", d.ID, d.Axis, since, d.Note)
+	}
+	line("  tried      %s", plural(r.Tried, "combination", "combinations"))
+	if !r.Found {
+		line("  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
+	}
+}

@@ -1,0 +1,102 @@
+package pipeline
+
+import (
+	"bytes"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/manifest"
+)
+
+// replaced is a value of the base manifest that a computed one takes the place
+// of.
+type replaced struct {
+	Basis  Basis
+	Inputs []InputRef
+}
+
+// tdxField takes apart the join path of a manifest's field that is a register
+// of a TDX machine: platform and the register's name.
+func tdxField(path string) (platform, name string, ok bool) {
+	parts := strings.SplitN(path, "/", 3)
+	if len(parts) != 3 || parts[0] != "tdx" {
+		return "", "", false
+	}
+	name = registerNames[parts[2]]
+	return unescapePart(parts[1]), name, slices.Contains(registerKeys[:], name)
+}
+
+// keyPart undoes the encoding of a key's part.
+func keyPart(part string) string {
+	if s, err := url.PathUnescape(part); err == nil {
+		return s
+	}
+	return part
+}
+
+// computedTDX puts the registers that stage tdx computed into the base
+// manifest, where a platform's name fits whatever its case, and says which keys
+// these are. What it replaces keeps its place in the file; nothing else moves.
+func computedTDX(in *In, base *manifest.Manifest) (*manifest.Manifest, map[Key]replaced, error) {
+	computed := map[string]map[string]Measurement{} // platform in lower case, register
+	for _, m := range in.All("tdx/*/*") {
+		parts := strings.Split(string(m.Key), "/")
+		platform := strings.ToLower(keyPart(parts[1]))
+		if computed[platform] == nil {
+			computed[platform] = map[string]Measurement{}
+		}
+		computed[platform][parts[2]] = m
+	}
+	type edit struct {
+		field manifest.Field
+		value digest.Digest
+	}
+	var edits []edit
+	keys := map[Key]replaced{}
+	for _, f := range base.Fields() {
+		platform, name, ok := tdxField(f.Path)
+		if !ok || f.Value == nil || f.Value.Kind != jsondoc.String {
+			continue
+		}
+		m, ok := computed[strings.ToLower(platform)][name]
+		if !ok {
+			continue
+		}
+		keys[NewKey("tdx", platform, name)] = replaced{m.Basis, []InputRef{FromKey(m.Key)}}
+		if !fieldValue(f).Equal(m.Value) {
+			edits = append(edits, edit{f, m.Value.Digest()})
+		}
+	}
+	if len(edits) == 0 {
+		return base, keys, nil
+	}
+	// From the end, so that earlier places stay where they are.
+	slices.SortFunc(edits, func(a, b edit) int { return b.field.Value.Offset - a.field.Value.Offset })
+	data := base.Raw()
+	for _, e := range edits {
+		quoted := jsondoc.Go.Compact(e.field.Value)
+		at := e.field.Value.Offset
+		if !bytes.HasPrefix(data[at:], quoted) {
+			continue // written with escapes, which hex digits never need
+		}
+		data = slices.Concat(data[:at], jsondoc.Go.Compact(jsondoc.NewString(e.value.Hex())), data[at+len(quoted):])
+	}
+	edited, err := manifest.Parse(base.File(), data)
+	return edited, keys, err
+}
+
+// ownMachines leaves out the measurements of a manifest's machines that stage
+// tdx made under the same key: a platform that the configuration calls exactly
+// as the manifest does.
+func ownMachines(in *In, ms []Measurement) []Measurement {
+	return slices.DeleteFunc(slices.Clone(ms), func(m Measurement) bool {
+		if m.Key.Kind() != "tdx" {
+			return false
+		}
+		_, measured := in.Get(m.Key)
+		return measured
+	})
+}

@@ -1,0 +1,223 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/policygen"
+)
+
+// computedPolicy is a policy with the workload that it is for.
+type computedPolicy struct {
+	policygen.Policy
+	w   *deployment.Workload
+	key Key
+}
+
+// generate computes what can be computed: a workload with a fault or without
+// the bytes of an image is left out, and the others are computed.
+func (r *policyRun) generate(ctx context.Context) ([]computedPolicy, error) {
+	if why := r.absence(r.pauseImage()); why != "" {
+		r.in.Lack(fmt.Sprintf("the bytes of the pause image %s, which %s names (%s)", r.pauseImage(), r.base.Name, why), "policy/**",
+			"images: {"+lastPart(r.pauseImage())+": {oci: FOLDER}}; every pod runs it, so every policy holds its configuration")
+		for i := range r.d.Workloads {
+			if w := &r.d.Workloads[i]; r.scope(w) {
+				r.out.Notes[policyKey(w)] = "not computed, because the bytes of the pause image are not at hand"
+			}
+		}
+		return nil, nil
+	}
+	keep := r.available()
+	config := map[int]bool{}
+	for _, o := range r.d.Objects {
+		if o.Kind == "ConfigMap" || o.Kind == "Secret" {
+			config[r.parts.of(o.Line)] = true
+		}
+	}
+	for len(keep) > 0 {
+		parts := map[int]bool{}
+		for i := range keep {
+			parts[i] = true
+		}
+		for i := range config {
+			parts[i] = true
+		}
+		input := r.input
+		input.YAML = policygen.NamedFile{Name: r.d.File, Data: r.parts.only(parts)}
+		out, err := policygen.Generate(ctx, input)
+		var problems policygen.Problems
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err == nil:
+			r.notes(out)
+			return r.assign(out.Policies, parts)
+		case !errors.As(err, &problems):
+			return nil, err
+		}
+		if !r.faults(problems, keep) {
+			return nil, nil
+		}
+	}
+	return nil, nil
+}
+
+// available are the parts with workloads in scope whose images are all there;
+// the images that are missing are named once, with who needs them.
+func (r *policyRun) available() map[int]bool {
+	keep, lacking := map[int]bool{}, map[int]bool{}
+	var missing []string
+	needs := map[string][]Key{}
+	for i := range r.d.Workloads {
+		w := &r.d.Workloads[i]
+		if !r.scope(w) {
+			continue
+		}
+		part := r.parts.of(w.Line)
+		keep[part] = true
+		for _, c := range w.Containers {
+			why := r.absence(c.Image.Text)
+			if why == "" {
+				continue
+			}
+			lacking[part] = true
+			if needs[c.Image.Text] == nil {
+				missing = append(missing, c.Image.Text)
+			}
+			if key := policyKey(w); !slices.Contains(needs[c.Image.Text], key) {
+				needs[c.Image.Text] = append(needs[c.Image.Text], key)
+				r.out.Notes[key] = "not computed, because the bytes of image " + lastPart(c.Image.Text) + " are not at hand"
+			}
+		}
+	}
+	for i := range lacking {
+		delete(keep, i)
+	}
+	for _, text := range missing {
+		what := "the bytes of image " + lastPart(text)
+		if n := len(needs[text]); n > 1 {
+			what += fmt.Sprintf(", which %d workloads run", n)
+		}
+		r.in.Lack(fmt.Sprintf("%s (%s)", what, r.absence(text)), string(needs[text][0]), "images: {"+lastPart(text)+": {oci: FOLDER}}; its configuration is part of the policy")
+	}
+	return keep
+}
+
+// faults reports problems and takes the parts with faults out. It is false if
+// a fault lies where every workload needs it.
+func (r *policyRun) faults(problems policygen.Problems, keep map[int]bool) bool {
+	all := false
+	for _, p := range problems {
+		r.fault(p, false)
+		part := -1
+		if p.File == r.d.File && p.Line > 0 {
+			part = r.parts.of(p.Line)
+		}
+		if !keep[part] {
+			all = true // in the settings, a ConfigMap, or nowhere
+		}
+		for i := range r.d.Workloads {
+			w := &r.d.Workloads[i]
+			if r.scope(w) && (part < 0 || r.parts.of(w.Line) == part) {
+				r.out.Notes[policyKey(w)] = "not computed, because of a fault in the inputs"
+			}
+		}
+	}
+	for _, p := range problems {
+		if p.File == r.d.File && p.Line > 0 {
+			delete(keep, r.parts.of(p.Line))
+		}
+	}
+	return !all
+}
+
+// fault turns a problem of the generator into one of the report. A field that
+// a container could notice is an error; others can be accepted.
+func (r *policyRun) fault(p policygen.Problem, accepted bool) {
+	level, hint := LevelError, p.Hint
+	switch {
+	case accepted:
+		level = LevelNote
+	case p.Harmless:
+		level = LevelWarning
+		hint = "no container can notice it: lenient: true in policies accepts it, and without that its workload has no policy"
+	}
+	msg := p.Message
+	if p.Path != "" {
+		msg = p.Path + ": " + msg
+	}
+	if p.Column > 0 {
+		msg += fmt.Sprintf(" (column %d)", p.Column)
+	}
+	r.problem(level, "policy-"+p.Kind.String(), Where{File: p.File, Line: p.Line}, msg, hint)
+}
+
+func (r *policyRun) notes(out *policygen.Output) {
+	for _, p := range out.Notes {
+		r.fault(p, true)
+	}
+	layers, images := 0, []string{}
+	for _, use := range out.Images {
+		before := layers
+		for _, l := range use.Layers {
+			if l.State == "skipped" {
+				layers++
+			}
+		}
+		if layers > before {
+			images = append(images, lastPart(use.Reference))
+		}
+	}
+	if layers > 0 {
+		slices.Sort(images)
+		r.problem(LevelNote, "policy-layers", Where{File: r.d.File}, fmt.Sprintf("profile %s looks for users and groups in gzip layers only, so not in %s of %s",
+			r.profile.Name, plural(layers, "layer", "layers"), strings.Join(slices.Compact(images), ", ")), "")
+	}
+}
+
+// assign joins policies and workloads by their order in the file, which both
+// readers keep.
+func (r *policyRun) assign(policies []policygen.Policy, parts map[int]bool) ([]computedPolicy, error) {
+	var workloads []*deployment.Workload
+	for i := range r.d.Workloads {
+		if parts[r.parts.of(r.d.Workloads[i].Line)] {
+			workloads = append(workloads, &r.d.Workloads[i])
+		}
+	}
+	fits := len(workloads) == len(policies)
+	for i := 0; fits && i < len(policies); i++ {
+		fits = workloads[i].Kind == policies[i].Kind
+	}
+	if !fits {
+		return nil, fmt.Errorf("%s: the generator finds %d workloads where the deployment has %d", r.d.File, len(policies), len(workloads))
+	}
+	var out []computedPolicy
+	for i, w := range workloads {
+		key := policyKey(w)
+		if !r.scope(w) || r.computed[key] || w.Name == "" {
+			continue // an object that is there twice is reported as such
+		}
+		if needsMutation(r.profile, w) {
+			r.in.Lack("the deployment as contrast generate writes it", string(key), "give deployment: the YAML of contrast generate --output; it adds an initializer to "+w.ID()+" before it computes the policy")
+			r.out.Notes[key] = "not computed, because contrast generate adds an initializer first, which the deployment does not have"
+			continue
+		}
+		r.computed[key] = true
+		out = append(out, computedPolicy{policies[i], w, key})
+	}
+	return out, nil
+}
+
+// needsMutation reports whether `contrast generate` would still change a
+// workload: it puts an initializer in front unless that is there, is declined,
+// or the workload is the Coordinator.
+func needsMutation(p policygen.Profile, w *deployment.Workload) bool {
+	if !strings.HasPrefix(p.Name, "contrast-") || w.Coordinator || w.Annotations["contrast.edgeless.systems/skip-initializer"] == "true" {
+		return false
+	}
+	return !slices.ContainsFunc(w.Containers, func(c deployment.Container) bool { return c.Init && c.Name == "contrast-initializer" })
+}

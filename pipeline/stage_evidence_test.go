@@ -1,0 +1,294 @@
+package pipeline_test
+
+import (
+	"context"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/fake"
+	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/pipeline"
+)
+
+// shown is the demo's VM with what it showed; fields are those of its entry.
+func shown(platform, fields string) string {
+	return platform + `registry: vm/tdx.csv
+evidence:
+  harbor-vm:
+    file: vm/cpu.html
+    profile: secretvm
+    platform: harbor-vm
+    at: 2026-06-01T00:00:00Z
+    tls_cert: vm/tls.pem
+    collateral: vm/collateral.json
+    intel_root: vm/test-root.pem
+` + fields
+}
+
+func read(t *testing.T, dir, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// verdicts are the three judgements: p, f, u, and the outcome.
+func verdicts(t *testing.T, r *pipeline.Report, name string) string {
+	t.Helper()
+	out := ""
+	for _, what := range []string{"authentic", "expected", "bound"} {
+		f := one(t, r, pipeline.NewKey("evidence", name, what))
+		switch f.Verdict {
+		case pipeline.Match:
+			out += "p"
+		case pipeline.Differs:
+			out += "f"
+		case pipeline.Unchecked:
+			out += "u"
+		default:
+			out += string(f.Verdict)
+		}
+	}
+	return out + " " + string(r.Outcome)
+}
+
+// TestEvidenceVerdicts judges the demo's VM, right and wrong in one way.
+func TestEvidenceVerdicts(t *testing.T) {
+	dir := demoFolder(t, nil)
+	page, compose, row := read(t, dir, "vm/cpu.html"), read(t, dir, "vm/docker-compose.yaml"), read(t, dir, "vm/tdx.csv")
+	all := vm("")
+	for _, tc := range []struct {
+		name    string
+		config  string
+		changes map[string]string
+		want    string
+		cause   string // in the first finding that fails, or its note
+	}{
+		{name: "as it is", config: shown(all, ""), want: "ppp match"},
+		{name: "by artifacts alone", config: strings.Replace(shown(all, ""), "registry: vm/tdx.csv\n", "", 1), want: "ppp match"},
+		{name: "by the registry alone", config: strings.Replace(shown("version: 1\ncompose: vm/docker-compose.yaml\n", ""), "    platform: harbor-vm\n", "", 1), want: "ppp match"},
+		{
+			name: "without a compose file", config: strings.Replace(shown("version: 1\n", ""), "    platform: harbor-vm\n", "", 1), want: "pup unchecked",
+			cause: "no compose file given (compose: FILE)",
+		},
+		{
+			name: "nothing to compare with", config: strings.NewReplacer("    platform: harbor-vm\n", "", "registry: vm/tdx.csv\n", "").Replace(shown("version: 1\n", "")),
+			want: "pup unchecked", cause: "no registry (registry: FILE)",
+		},
+		{name: "no certificate", config: strings.Replace(shown(all, ""), "    tls_cert: vm/tls.pem\n", "", 1), want: "ppu unchecked", cause: "no TLS certificate given (tls_cert: FILE)"},
+		{name: "a nonce", config: shown(all, "    nonce: '00'\n"), want: "ppf differs", cause: "nonce"},
+		{name: "Intel's root", config: strings.Replace(shown(all, ""), "    intel_root: vm/test-root.pem\n", "", 1), want: "fpp differs", cause: "pck-chain"},
+		{name: "too late", config: strings.Replace(shown(all, ""), "at: 2026", "at: 2046", 1), want: "fpp differs", cause: "valid until"},
+		{name: "another TDX module", config: shown(all, "    mrseam: ['"+strings.Repeat("ab", 48)+"']\n"), want: "fpp differs", cause: "mr-seam"},
+		{name: "a changed compose file", config: shown(all, ""), changes: map[string]string{"vm/docker-compose.yaml": compose + "# more\n"}, want: "pfp differs", cause: "compose: rtmr3"},
+		{name: "another compose form", config: shown(all, ""), changes: map[string]string{"vm/docker-compose.yaml": compose + "\n"}, want: "pfp differs", cause: "with exactly one line break at its end"},
+		{name: "another machine", config: shown(vm("", "vcpus")+"    vcpus: 4\n", ""), want: "pfp differs", cause: "rtmr0"},
+		{name: "a machine size", config: shown(vm("", "vcpus")+"    vcpus: 4\n", ""), want: "pfp differs", cause: "proved tdx/harbor-vm/rtmr0 > vcpus-2"},
+		{name: "another registry", config: shown(all, ""), changes: map[string]string{"vm/tdx.csv": strings.Replace(row, "prod,v0.3.0,", "prod,v0.3.0,00", 1)}, want: "error"},
+		{name: "no quote", config: shown(all, ""), changes: map[string]string{"vm/cpu.html": "<html>nothing</html>"}, want: "error"},
+		{name: "a short quote", config: shown(all, ""), changes: map[string]string{"vm/cpu.html": "<pre>" + page[strings.Index(page, "<pre>")+5:][:2000] + "</pre>"}, want: "fuu differs", cause: "quote"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			res, err := pipeline.Run(context.Background(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})
+			if tc.want == "error" {
+				if err == nil {
+					t.Error("no error")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := verdicts(t, res.Report, "harbor-vm"); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+			text := ""
+			for _, f := range res.Report.Findings {
+				if f.Key.Kind() == "evidence" && f.Verdict != pipeline.Match {
+					text += f.Note + "\n" + notes(f) + "\n"
+				}
+			}
+			if !strings.Contains(text, tc.cause) || tc.cause == "" && strings.TrimSpace(text) != "" {
+				t.Errorf("no %q in:\n%s", tc.cause, text)
+			}
+		})
+	}
+}
+
+// TestEvidenceBasis: registers are endorsed by an authentic quote, and only by
+// one; a test root is told; what rests on an unconfirmed profile says so.
+func TestEvidenceBasis(t *testing.T) {
+	dir := demoFolder(t, nil)
+	r := ran(t, dir, shown(vm(""), ""))
+	if m := measured(r, "evidence/harbor-vm/rtmr0"); m == nil || m.Basis != pipeline.Endorsed || !m.Value.Equal(measured(r, "tdx/harbor-vm/rtmr0").Value) {
+		t.Errorf("RTMR0 of an authentic quote: %+v", m)
+	}
+	if m := measured(r, "evidence/harbor-vm/authentic/quote-signature"); m == nil || m.Value.String() != "pass" || m.Note == "" {
+		t.Errorf("a check of its own: %+v", m)
+	}
+	warned := false
+	for _, p := range r.Problems {
+		warned = warned || p.Code == "evidence-test-root" && p.Level == pipeline.LevelWarning && strings.Contains(p.Msg, "vm/test-root.pem")
+	}
+	if !warned {
+		t.Errorf("nothing says that a test root was used: %+v", r.Problems)
+	}
+	r = ran(t, dir, strings.Replace(shown(vm(""), ""), "    intel_root: vm/test-root.pem\n", "", 1))
+	for _, k := range []pipeline.Key{"evidence/harbor-vm/rtmr0", "evidence/harbor-vm/expected", "evidence/harbor-vm/bound"} {
+		if m := measured(r, k); m == nil || m.Basis != pipeline.Copied {
+			t.Errorf("%s of a quote that is not authentic: %+v", k, m)
+		}
+	}
+	if f := one(t, r, "evidence/harbor-vm/expected"); !(f.Verdict == pipeline.Match && f.Open()) {
+		t.Errorf("an unsigned quote's registers: %s, open %v", f.Verdict, f.Open())
+	}
+	r = ran(t, dir, shown(vm("    qemu: 10.9.0\n    patch_kernel: true\n"), ""))
+	if f := one(t, r, "evidence/harbor-vm/expected"); f.Standing.Effective != pipeline.Assumed || r.Outcome != pipeline.OutcomeUnchecked {
+		t.Errorf("resting on tables that nobody compared: %s, %s", f.Standing, r.Outcome)
+	}
+}
+
+// TestEvidenceManifest: a published manifest is a group of its own.
+func TestEvidenceManifest(t *testing.T) {
+	dir := demoFolder(t, nil)
+	config := "version: 1\nagainst: manifest.published.json\nallow_unchecked: ['**']\nevidence:\n  pod: {file: pod.hex, at: 2026-06-01T00:00:00Z, intel_root: vm/test-root.pem%s}\n"
+	platform, err := fake.NewPlatform("demo", time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2035, 1, 1, 0, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ran(t, dir, read(t, dir, "retally.yaml"))
+	var body tdxquote.Body
+	body.MRTD = measured(r, "tdx/metal-qemu-tdx-gpu/mrtd").Value.Digest()
+	for i := range body.RTMR {
+		body.RTMR[i] = measured(r, pipeline.NewKey("tdx", "metal-qemu-tdx-gpu", fmt.Sprintf("rtmr%d", i))).Value.Digest()
+	}
+	quote := func(b tdxquote.Body) string {
+		raw, err := platform.Quote(b, fake.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
+	}
+	dir = demoFolder(t, map[string]string{"pod.hex": quote(body)})
+	if got := verdicts(t, ran(t, dir, fmt.Sprintf(config, "")), "pod"); !strings.HasPrefix(got, "ppu") {
+		t.Errorf("the manifest's machine: %s", got)
+	}
+	body.RTMR[1] = body.MRTD
+	dir = demoFolder(t, map[string]string{"pod.hex": quote(body)})
+	if got := verdicts(t, ran(t, dir, fmt.Sprintf(config, "")), "pod"); got != "pfu differs" {
+		t.Errorf("another kernel: %s", got)
+	}
+	// SecretVM's machines are in no Contrast manifest.
+	if got := verdicts(t, ran(t, dir, fmt.Sprintf(config, ", profile: secretvm")), "pod"); !strings.HasPrefix(got, "puu") {
+		t.Errorf("a SecretVM: %s", got)
+	}
+}
+
+// TestEvidenceCapture judges a capture folder by the certificate of its own
+// session, and lists the folder as one input.
+func TestEvidenceCapture(t *testing.T) {
+	dir := demoFolder(t, nil)
+	block, _ := pem.Decode([]byte(read(t, dir, "vm/tls.pem")))
+	c := &capture.Capture{
+		Target: "harbor-vm.example:29343", At: time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC),
+		Pages:       []capture.Page{{Kind: capture.CPU, Path: "/cpu.html", Status: 200, Body: []byte(read(t, dir, "vm/cpu.html")), Connection: 1}},
+		Connections: []capture.Connection{{Number: 1, Version: "TLS 1.3", ServerName: "harbor-vm.example", Chain: [][]byte{block.Bytes}}},
+	}
+	if err := c.Write(filepath.Join(dir, "taken")); err != nil {
+		t.Fatal(err)
+	}
+	config := strings.NewReplacer("file: vm/cpu.html", "file: taken", "    tls_cert: vm/tls.pem\n", "").Replace(shown(vm(""), ""))
+	count := new(pipeline.Counter)
+	res, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir, Counter: count})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := verdicts(t, res.Report, "harbor-vm"); got != "ppp match" {
+		t.Errorf("got %s", got)
+	}
+	listed := false
+	for _, in := range res.Report.Inputs {
+		listed = listed || in.File == "taken" && in.Size > 0 && !in.Digest.IsZero()
+	}
+	if !listed {
+		t.Errorf("the capture is not among the inputs: %+v", res.Report.Inputs)
+	}
+	// A capture that was changed after it was taken is no capture.
+	page := filepath.Join(dir, "taken", "cpu.html")
+	if err := os.WriteFile(page, append([]byte(read(t, dir, "taken/cpu.html")), ' '), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir}); err == nil || !strings.Contains(err.Error(), "cpu.html") {
+		t.Errorf("a changed capture: %v", err)
+	}
+}
+
+// TestRealSecretVM follows SecretVM's procedure on a real machine's quote with
+// its compose file and the published registry, in a run.
+func TestRealSecretVM(t *testing.T) {
+	quote, registry := testenv.Vectors(t, "published/tdx/quotes/secretvm-small-v0.0.25.quote.hex"), testenv.Vectors(t, "published/quotes/registry/tdx.csv")
+	compose := testenv.Vectors(t, "published/tdx/quotes/secretvm-small-v0.0.25.compose.yaml")
+	config := fmt.Sprintf("version: 1\nregistry: %s\ncompose: %s\nevidence:\n  small: {file: %s, profile: secretvm, at: 2026-06-01T00:00:00Z}\n", registry, compose, quote)
+	r := ran(t, t.TempDir(), config)
+	if got := verdicts(t, r, "small"); got != "ppu unchecked" {
+		t.Errorf("got %s", got)
+	}
+	if m := measured(r, "evidence/small/expected"); m == nil || m.Note != "release small prod v0.0.25" {
+		t.Errorf("release: %+v", m)
+	}
+	changed := filepath.Join(t.TempDir(), "compose.yaml")
+	data := []byte(read(t, "/", compose))
+	data[0] ^= 1
+	if err := os.WriteFile(changed, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r = ran(t, t.TempDir(), strings.Replace(config, compose, changed, 1))
+	f := one(t, r, "evidence/small/expected")
+	if f.Verdict != pipeline.Differs || len(f.Why) == 0 || f.Why[0].Hint != "evidence-compose" || !strings.Contains(f.Why[0].Note, "542733230d9c7556") {
+		t.Errorf("a changed compose byte: %s\n%s", f.Verdict, notes(f))
+	}
+	key, err := fake.Key(elliptic.P256(), "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := fake.Issue(fake.Certificate{Name: "somebody", From: time.Unix(0, 0), Until: time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), Serial: 1}, key, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tls := filepath.Join(t.TempDir(), "tls.pem")
+	if err := os.WriteFile(tls, fake.PEM(cert), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r = ran(t, t.TempDir(), strings.Replace(config, ", at:", ", tls_cert: "+tls+", at:", 1))
+	if f := one(t, r, "evidence/small/bound"); f.Verdict != pipeline.Differs || !strings.Contains(notes(f), fmt.Sprintf("%x", sha256.Sum256(cert.RawSubjectPublicKeyInfo))) {
+		t.Errorf("another certificate: %s\n%s", f.Verdict, notes(f))
+	}
+}
+
+// TestRealDstack: an event log beside the quote folds to its registers.
+func TestRealDstack(t *testing.T) {
+	config := "version: 1\nevidence:\n  d: {file: " + testenv.Vectors(t, "published/quotes/tdx/tdx-lite-getquote.json") + ", at: 2026-06-01T00:00:00Z}\n"
+	r := ran(t, t.TempDir(), config)
+	if got := verdicts(t, r, "d"); got != "puu unchecked" {
+		t.Errorf("got %s", got)
+	}
+	for _, k := range []pipeline.Key{"evidence/d/expected/event-log", "evidence/d/expected/event-log:4"} {
+		if m := measured(r, k); m == nil || m.Value.String() != "pass" {
+			t.Errorf("%s: %+v", k, m)
+		}
+	}
+	if !strings.Contains(one(t, r, "evidence/d/expected").Note, "none was given to compare") {
+		t.Errorf("note %q", one(t, r, "evidence/d/expected").Note)
+	}
+}

@@ -1,0 +1,416 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/tdxmeasure"
+)
+
+// tdxStage computes the registers of TDX machines from their artifacts and
+// holds them against the values that are expected, against a registry of
+// releases, and, where the manifest names the machine, against the manifest.
+var tdxStage = Stage{Name: "tdx", Version: 1, Run: runTDX, Plan: planTDX}
+
+func planTDX(c *Config) []PlanLine {
+	var lines []PlanLine
+	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
+		p := c.Platforms[name]
+		if p.Metadata != "" {
+			lines = append(lines, PlanLine{Key: string(NewKey("tdx", name)) + "/**", From: p.Metadata + " and the files that it names"})
+			continue
+		}
+		profile, err := tdxmeasure.LoadProfile(p.Profile)
+		if err != nil {
+			continue // the configuration was checked
+		}
+		from := p.registerFiles(&profile)
+		for i, needs := range p.needs(&profile) {
+			line := PlanLine{Key: string(NewKey("tdx", name, registerKeys[i])), From: strings.Join(from[i], ", ")}
+			if what, how := missing(name, needs); what != "" {
+				line.From, line.Missing, line.How = "", what, how
+			} else if line.From == "" {
+				line.From = "the profile " + p.Profile
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// registerFiles lists the files that each register is computed from.
+func (c *PlatformConfig) registerFiles(p *tdxmeasure.Profile) [5][]string {
+	out := [5][]string{{c.Firmware}, {c.Firmware}, {c.Kernel}, {c.Initrd}, nil}
+	if measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables) && c.ACPI != "" {
+		out[1] = append(out[1], c.ACPI)
+	}
+	if p.PatchKernel {
+		out[2] = append(out[2], c.Initrd)
+	}
+	if p.RTMR3 == tdxmeasure.RTMR3Raw || p.RTMR3 == tdxmeasure.RTMR3SecretVMKMS {
+		out[4] = []string{c.Compose, c.Rootfs, c.DockerFiles}
+	}
+	for i := range out {
+		out[i] = slices.DeleteFunc(out[i], func(s string) bool { return s == "" })
+	}
+	return out
+}
+
+// tdxRun collects what the stage finds.
+type tdxRun struct {
+	in        *In
+	out       *Out
+	registry  *evidence.Registry
+	published *manifest.Manifest
+}
+
+func runTDX(ctx context.Context, in *In) (*Out, error) {
+	r := &tdxRun{in: in, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}}
+	if len(in.Config.Platforms) == 0 {
+		return r.out, nil
+	}
+	var err error
+	if file := in.Config.Registry; file != "" {
+		if r.registry, err = readRegistry(ctx, in, file); err != nil {
+			return nil, err
+		}
+	}
+	if file := in.Config.Against; file != "" {
+		data, err := in.ReadFile(ctx, file, jsonLimit)
+		if err != nil {
+			return nil, err
+		}
+		if r.published, err = manifest.Parse(file, data); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.Config.Platforms)) {
+		if err := r.platform(ctx, name); err != nil {
+			return nil, fmt.Errorf("platform %s: %w", name, err)
+		}
+	}
+	return r.out, nil
+}
+
+func readRegistry(ctx context.Context, in *In, file string) (*evidence.Registry, error) {
+	data, err := in.ReadFile(ctx, file, evidence.MaxRegistry)
+	if err != nil {
+		return nil, err
+	}
+	return evidence.ParseRegistry(file, data)
+}
+
+// platform measures one machine and says what it is held against.
+func (r *tdxRun) platform(ctx context.Context, name string) (err error) {
+	m, err := openMachine(ctx, r.in, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	res, errs := tdxmeasure.New(m.artifacts).MeasureEach(ctx, &m.config)
+	var failed []error
+	for i, err := range errs {
+		switch {
+		case m.lacks[i] != nil:
+			r.in.Lack(m.lacks[i].What, m.lacks[i].For, m.lacks[i].How)
+		case err != nil:
+			failed = append(failed, err)
+		}
+	}
+	if err := errors.Join(dedupe(failed)...); err != nil {
+		return err
+	}
+	if err := m.unchanged(); err != nil {
+		return err
+	}
+	r.foundations(m)
+	r.registers(m, res)
+	r.aggregates(m, res)
+	if err := r.expected(ctx, m); err != nil {
+		return err
+	}
+	if err := r.rows(ctx, m); err != nil {
+		return err
+	}
+	return r.entries(ctx, m)
+}
+
+// dedupe leaves out errors that say the same: several registers depend on one
+// file.
+func dedupe(errs []error) []error {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(errs, func(e error) bool {
+		was := seen[e.Error()]
+		seen[e.Error()] = true
+		return was
+	})
+}
+
+func (m *machine) key(what string) Key { return NewKey("tdx", m.name, what) }
+
+func (m *machine) profileFile() string { return ProfilePrefix + "tdx@" + m.conf.Profile }
+
+// foundations are the values that registers rest on and that a reader must be
+// able to doubt: what was assumed or taken over is a measurement of its own, so
+// that every register's effective basis tells it.
+func (r *tdxRun) foundations(m *machine) {
+	add := func(what string, v Value, basis Basis, note string, from ...InputRef) {
+		r.out.Measurements = append(r.out.Measurements, Measurement{Key: m.key(what), Value: v, Basis: basis, Inputs: from, Note: note})
+	}
+	if m.assumed != "" {
+		add("profile", OfText(m.conf.Profile), Assumed, m.assumed, FromFile(m.profileFile()))
+	}
+	switch {
+	case !m.readsTables():
+	case !m.tables.IsZero():
+		add("acpi", OfDigest(m.tables), Copied, "ACPI tables taken over from "+m.conf.ACPI, FromFile(m.conf.ACPI))
+	case m.assumedTables != "":
+		add("acpi", OfText(m.config.ACPI.Name()), Assumed, m.assumedTables)
+	}
+	if !m.rootfs.IsZero() {
+		add("rootfs", OfDigest(m.rootfs), Recomputed, "the root file system "+m.conf.Rootfs, FromFile(m.conf.Rootfs))
+	}
+	if !m.docker.IsZero() {
+		add("docker-files", OfDigest(m.docker), Recomputed, "the archive "+m.conf.DockerFiles, FromFile(m.conf.DockerFiles))
+	}
+}
+
+func (m *machine) readsTables() bool {
+	return m.lacks[1] == nil && !m.config.Profile.ExcludeACPI && measures(&m.config.Profile, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
+}
+
+// registers adds the computed registers with their traces.
+func (r *tdxRun) registers(m *machine, res *tdxmeasure.Result) {
+	files := m.conf.registerFiles(&m.config.Profile)
+	for i, name := range registerKeys {
+		if m.lacks[i] != nil {
+			continue
+		}
+		value, trace := res.MRTD, res.MRTDTrace
+		if i > 0 {
+			value, trace = res.RTMR[i-1], res.RTMRTrace[i-1]
+		}
+		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: pipelineTrace(trace), Note: m.about(i)}
+		for _, f := range files[i] {
+			ms.Inputs = append(ms.Inputs, FromFile(f))
+		}
+		ms.Inputs = append(ms.Inputs, FromFile(m.profileFile()))
+		if m.assumed != "" {
+			ms.Inputs = append(ms.Inputs, FromKey(m.key("profile")))
+		}
+		if i == 1 && m.readsTables() && (!m.tables.IsZero() || m.assumedTables != "") {
+			ms.Inputs = append(ms.Inputs, FromKey(m.key("acpi")))
+		}
+		r.out.Measurements = append(r.out.Measurements, ms)
+	}
+}
+
+// about says in words how a register was computed.
+func (m *machine) about(i int) string {
+	p := &m.config.Profile
+	switch i {
+	case 0:
+		return fmt.Sprintf("profile %s, page order %s", p.Name, p.PageOrder)
+	case 1:
+		if !m.readsTables() {
+			return "profile " + p.Name
+		}
+		note := fmt.Sprintf("profile %s, ACPI tables: %s", p.Name, m.config.ACPI.Name())
+		if m.conf.ACPI == "" {
+			shape := m.config.Shape()
+			note += " for " + shape.String()
+		}
+		return note
+	case 2:
+		if p.PatchKernel {
+			return fmt.Sprintf("profile %s, the kernel's header as QEMU writes it", p.Name)
+		}
+	}
+	return "profile " + p.Name
+}
+
+// pipelineTrace takes a room's trace into the report's form.
+func pipelineTrace(t tdxmeasure.Trace) *Trace {
+	out := &Trace{Fold: Extend, Algorithm: digest.SHA384, Events: []Event{}}
+	if t.Fold == tdxmeasure.Running {
+		out.Fold = Running
+	}
+	for _, e := range t.Events {
+		out.Add(e.Label, e.Digest, Origin{Input: e.Origin.Input, Offset: e.Origin.Offset, Size: e.Origin.Size})
+	}
+	return out
+}
+
+// aggregates adds the digests over registers that the machine's tools print.
+func (r *tdxRun) aggregates(m *machine, res *tdxmeasure.Result) {
+	add := func(name string, value digest.Digest, parts ...int) {
+		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: &Trace{Fold: Concat, Algorithm: digest.SHA256}}
+		for _, i := range parts {
+			ms.Inputs = append(ms.Inputs, FromKey(m.key(registerKeys[i])))
+			d := res.MRTD
+			if i > 0 {
+				d = res.RTMR[i-1]
+			}
+			ms.Trace.Add(registerKeys[i], d, Origin{Size: -1})
+		}
+		r.out.Measurements = append(r.out.Measurements, ms)
+	}
+	last := func() *Measurement { return &r.out.Measurements[len(r.out.Measurements)-1] }
+	has := func(parts ...int) bool {
+		return !slices.ContainsFunc(parts, func(i int) bool { return m.lacks[i] != nil })
+	}
+	var provider []byte
+	if m.conf.KeyProvider != "" {
+		provider, _ = tdxmeasure.ParseKeyProvider(m.conf.KeyProvider) // the configuration was checked
+	}
+	switch {
+	case m.conf.Profile == "secretvm" || m.conf.Profile == "reproduce-mr":
+		if has(0, 1, 2, 3, 4) {
+			add("mr_aggregated", res.MRAggregated(provider), 0, 1, 2, 3, 4)
+			if provider == nil {
+				provider = make([]byte, digest.SHA256.Size())
+			}
+			last().addKeyProvider(provider)
+		}
+		if has(0, 2, 3, 4) {
+			add("mr_image", res.MRImage(), 0, 2, 3, 4)
+		}
+	case strings.HasPrefix(m.conf.Profile, "dstack") && len(provider) == digest.SHA256.Size():
+		if d, err := digest.FromBytes(digest.SHA256, provider); err == nil && has(0, 1, 2, 3) {
+			add("mr_system", res.MRSystem(d), 0, 1, 2, 3)
+			last().addKeyProvider(provider)
+		}
+	}
+}
+
+// addKeyProvider ends the trace with the key provider; one that is no digest
+// in length has no place in a trace, and the value stands without.
+func (m *Measurement) addKeyProvider(provider []byte) {
+	d, err := digest.FromBytes(digest.SHA256, provider)
+	if err != nil {
+		m.Trace = nil
+		return
+	}
+	m.Trace.Add("key provider", d, Origin{Size: -1})
+}
+
+// computed returns the value that the stage gave a key.
+func (r *tdxRun) computed(k Key) (digest.Digest, bool) {
+	for i := range r.out.Measurements {
+		if r.out.Measurements[i].Key == k {
+			return r.out.Measurements[i].Value.Digest(), true
+		}
+	}
+	return digest.Digest{}, false
+}
+
+// expected holds a machine against the values that the configuration gives.
+func (r *tdxRun) expected(ctx context.Context, m *machine) error {
+	set := "expect of " + m.name
+	for _, name := range slices.Sorted(maps.Keys(m.conf.Expect)) {
+		alg, _ := valueAlgorithm(name)
+		want, err := digest.ParseHex(alg, strings.ToLower(m.conf.Expect[name]))
+		if err != nil {
+			return err
+		}
+		where := Where{File: ConfigFile, Pointer: "/platforms/" + m.name + "/expect/" + name}
+		r.out.References = append(r.out.References, Reference{
+			Set: set, Group: set, Key: m.key(name), Relation: Equal, Want: OfDigest(want), Where: where, Words: registerWords(name) + " of " + m.name,
+		})
+		if err := r.why(ctx, m, name, m.key(name), want, where); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rows holds a machine against the rows of a registry: one of them must fit as
+// a whole.
+func (r *tdxRun) rows(ctx context.Context, m *machine) error {
+	if r.registry == nil || !measuresCompose(m.conf.Profile) {
+		return nil
+	}
+	// Newest first: of several rows that fit, the newest release is named.
+	rows := slices.Clone(r.registry.Rows)
+	slices.SortStableFunc(rows, func(a, b evidence.Row) int { return evidence.CompareVersions(b.Version, a.Version) })
+	var nearest []Reference
+	most := 0
+	for _, row := range rows {
+		where := Where{File: r.registry.Name, Line: row.Line}
+		set := fmt.Sprintf("%s:%d %s for %s", r.registry.Name, row.Line, row.Name(), m.name)
+		var refs []Reference
+		matches := 0
+		add := func(name string, want digest.Digest) {
+			refs = append(refs, Reference{
+				Set: set, Group: r.registry.Name + " for " + m.name, Key: m.key(name), Relation: Equal, Want: OfDigest(want), Where: where,
+				Words: registerWords(name) + " of release " + row.Name(),
+			})
+			if got, ok := r.computed(m.key(name)); ok && got == want {
+				matches++
+			}
+		}
+		add("mrtd", row.MRTD)
+		for i, d := range row.RTMR {
+			add(registerKeys[1+i], d)
+		}
+		if !m.rootfs.IsZero() {
+			add("rootfs", row.Rootfs)
+		}
+		r.out.References = append(r.out.References, refs...)
+		if matches > most {
+			most, nearest = matches, refs
+		}
+	}
+	for _, ref := range nearest {
+		if err := r.why(ctx, m, registerOf(ref.Key), ref.Key, ref.Want.Digest(), ref.Where); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func registerOf(k Key) string { return string(k)[strings.LastIndexByte(string(k), '/')+1:] }
+
+// entries explains where the published manifest has other registers for the
+// machine. The comparison itself is the manifest stage's.
+func (r *tdxRun) entries(ctx context.Context, m *machine) error {
+	if r.published == nil {
+		return nil
+	}
+	for _, f := range r.published.Fields() {
+		platform, name, ok := tdxField(f.Path)
+		if !ok || !strings.EqualFold(platform, m.name) {
+			continue
+		}
+		want := fieldValue(f).Digest()
+		if want.Algorithm() != digest.SHA384 {
+			continue
+		}
+		key := NewKey("tdx", platform, name)
+		if err := r.why(ctx, m, name, key, want, Where{File: r.published.File(), Pointer: f.Pointer, Line: f.Line}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// why adds the reason where a computed value is not the wanted one.
+func (r *tdxRun) why(ctx context.Context, m *machine, name string, key Key, want digest.Digest, where Where) error {
+	got, ok := r.computed(m.key(name))
+	i := slices.Index(registerKeys[:], name)
+	if !ok || got == want || i < 0 {
+		return nil
+	}
+	c, err := m.cause(ctx, i, key, got, want, where)
+	if err == nil {
+		r.out.Causes[key] = append(r.out.Causes[key], c)
+	}
+	return err
+}

@@ -1,0 +1,370 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/tdxmeasure/acpi"
+)
+
+// Limits of a platform's files that are read whole, in bytes.
+const (
+	firmwareLimit = 64 << 20
+	composeLimit  = 16 << 20
+	tablesLimit   = 4 << 20
+	metadataLimit = 1 << 20
+)
+
+// machine is a platform of the configuration with its files open.
+type machine struct {
+	name      string
+	conf      PlatformConfig // with what its metadata file adds
+	config    tdxmeasure.Config
+	artifacts tdxmeasure.Artifacts
+	compose   []byte
+	rootfs    digest.Digest // SHA-256, zero where there is none
+	docker    digest.Digest
+	// lacks says by the index of registerKeys what is missing for a register.
+	lacks [5]*Lack
+	// assumed says why the machine's behavior rests on nothing, "" if it does
+	// not.
+	assumed, assumedTables string
+	tables                 digest.Digest // SHA-256 of the tables file, if there is one
+	open                   []*pieces
+}
+
+// Close closes the machine's files.
+func (m *machine) Close() error {
+	var errs []error
+	for _, p := range m.open {
+		errs = append(errs, p.file.Close())
+	}
+	m.open = nil
+	return errors.Join(errs...)
+}
+
+// unchanged fails if a file changed after it was hashed.
+func (m *machine) unchanged() error {
+	for _, p := range m.open {
+		if err := p.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openMachine reads a platform's files. What is not given is a lack of the
+// registers that need it; a file that cannot be read is an error.
+func openMachine(ctx context.Context, in *In, name string) (*machine, error) {
+	m := &machine{name: name, conf: in.Config.Platforms[name]}
+	err := m.read(ctx, in)
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	m.findLacks()
+	return m, nil
+}
+
+func (m *machine) read(ctx context.Context, in *In) error {
+	tables := m.conf.ACPI
+	if file := m.conf.Metadata; file != "" {
+		data, err := in.ReadFile(ctx, file, metadataLimit)
+		if err != nil {
+			return err
+		}
+		meta, err := tdxmeasure.ParseMetadata(file, data)
+		if err != nil {
+			return err
+		}
+		if tables, err = m.conf.takeMetadata(file, meta); err != nil {
+			return err
+		}
+	}
+	if err := m.behavior(ctx, in); err != nil {
+		return err
+	}
+	if err := m.readACPI(ctx, in, tables); err != nil {
+		return err
+	}
+	a := &m.artifacts
+	if file := m.conf.Firmware; file != "" {
+		data, err := in.ReadFile(ctx, file, firmwareLimit)
+		if err != nil {
+			return err
+		}
+		a.Firmware = tdxmeasure.Bytes(file, data)
+	}
+	if file := m.conf.Kernel; file != "" {
+		p, err := in.pieces(ctx, file)
+		if err != nil {
+			return err
+		}
+		m.open = append(m.open, p)
+		a.Kernel = p.input()
+	}
+	if file := m.conf.Initrd; file != "" {
+		s, err := in.sums(ctx, file)
+		if err != nil {
+			return err
+		}
+		a.Initrd = tdxmeasure.Input{Name: file, Size: s.Size, Known: s.SHA384}
+	}
+	return m.readRuntime(ctx, in)
+}
+
+// readRuntime reads what the guest's own software measures into RTMR3.
+func (m *machine) readRuntime(ctx context.Context, in *In) error {
+	a := &m.artifacts
+	if file := m.conf.Compose; file != "" {
+		data, err := in.ReadFile(ctx, file, composeLimit)
+		if err != nil {
+			return err
+		}
+		m.compose = data
+		a.Compose = tdxmeasure.Bytes(file, data)
+	}
+	if file := m.conf.Rootfs; file != "" {
+		s, err := in.sums(ctx, file)
+		if err != nil {
+			return err
+		}
+		m.rootfs = s.SHA256
+		a.Rootfs = tdxmeasure.Input{Name: file, Size: s.Size, Known: s.SHA256}
+	}
+	if file := m.conf.DockerFiles; file != "" {
+		s, err := in.sums(ctx, file)
+		if err != nil {
+			return err
+		}
+		// An empty archive is left out of the register, as reproduce-mr does.
+		if s.Size > 0 {
+			m.docker = s.SHA256
+			a.DockerFiles = tdxmeasure.Input{Name: file, Size: s.Size, Known: s.SHA256}
+		}
+	}
+	return nil
+}
+
+// takeMetadata fills fields that are not given from a metadata file, whose
+// names start from its own folder, and returns the tables file.
+func (c *PlatformConfig) takeMetadata(file string, meta *tdxmeasure.Metadata) (tables string, err error) {
+	if meta.Indirect {
+		return "", &InputError{
+			Op: "read", File: file, Err: errors.New("describes a boot from disk, whose registers depend on the boot loader in it"),
+			Hint: "only machines that are given a kernel directly can be recounted",
+		}
+	}
+	take := func(to *string, name string) {
+		if *to == "" && name != "" {
+			*to = path.Join(path.Dir(file), name)
+		}
+	}
+	take(&c.Firmware, meta.Firmware)
+	take(&c.Kernel, meta.Kernel)
+	take(&c.Initrd, meta.Initrd)
+	take(&c.Rootfs, meta.Rootfs)
+	tables = c.ACPI
+	take(&tables, meta.ACPITables)
+	if c.Cmdline == nil {
+		c.Cmdline = &meta.Cmdline
+	}
+	// A dstack image's metadata say nothing of the machine that it runs on.
+	if meta.Kind == "tdx-measure" {
+		if c.VCPUs == 0 {
+			c.VCPUs = meta.VCPUs
+		}
+		if c.Memory == "" {
+			c.Memory = strconv.FormatUint(meta.Memory, 10)
+		}
+	}
+	return tables, nil
+}
+
+// behavior loads the profile and sets what the platform says otherwise.
+func (m *machine) behavior(ctx context.Context, in *In) error {
+	file := ProfilePrefix + "tdx@" + m.conf.Profile
+	data, err := in.ReadFile(ctx, file, metadataLimit)
+	if err != nil {
+		return err
+	}
+	p, err := tdxmeasure.ParseProfile(file, data)
+	if err != nil {
+		return err
+	}
+	if p.Confirmed == "" {
+		m.assumed = "no machine and no other tool confirms profile " + p.Name
+	}
+	c := &m.config
+	if m.conf.QEMU != "" {
+		if err := p.SetQEMU(m.conf.QEMU); err != nil {
+			return err
+		}
+		if v, err := tdxmeasure.ParseQEMUVersion(m.conf.QEMU); err == nil {
+			if family, known := acpi.FamilyOf(v.Major, v.Minor); !known {
+				m.assumedTables = "no ACPI tables of QEMU " + m.conf.QEMU + " were ever compared: those of " + string(family) + " are taken"
+			}
+		}
+	}
+	if m.conf.PageOrder != "" {
+		p.PageOrder = tdxmeasure.PageOrder(m.conf.PageOrder)
+	}
+	if m.conf.PatchKernel != nil {
+		p.PatchKernel = *m.conf.PatchKernel
+	}
+	if m.conf.PIC != nil {
+		p.PIC = *m.conf.PIC
+	}
+	if m.conf.AppID != "" {
+		if c.AppID, err = hex.DecodeString(m.conf.AppID); err != nil {
+			return err
+		}
+		if p.RTMR3 == tdxmeasure.RTMR3Raw {
+			p.RTMR3 = tdxmeasure.RTMR3SecretVMKMS
+		}
+	}
+	c.Profile = p
+	c.VCPUs = max(1, m.conf.VCPUs)
+	if m.conf.Memory != "" {
+		if c.Memory, err = tdxmeasure.ParseMemory(m.conf.Memory); err != nil {
+			return err
+		}
+	}
+	if m.conf.Cmdline != nil {
+		c.Cmdline = *m.conf.Cmdline
+	}
+	c.Devices = m.devices()
+	return nil
+}
+
+// devices lays the machine's devices out as its vendor does. SecretVM's hosts
+// with QEMU 10 have no serial port, those with a TDX branch of QEMU 8 do.
+func (m *machine) devices() acpi.Shape {
+	var s acpi.Shape
+	switch m.conf.Profile {
+	case "secretvm":
+		s.Base, s.NoCOM1 = acpi.SecretVM, true
+		if m.conf.GPUs > 0 {
+			s.Base, s.NoCOM1 = acpi.SecretVMGPU, false
+		}
+	case "reproduce-mr":
+		s.Base = acpi.SecretVM
+	default:
+		s = tdxmeasure.DstackDevices{NICs: 1, GPUs: m.conf.GPUs, HotplugOff: m.conf.GPUs > 0}.Shape()
+	}
+	if m.conf.COM1 != nil {
+		s.NoCOM1 = !*m.conf.COM1
+	}
+	return s
+}
+
+func (m *machine) readACPI(ctx context.Context, in *In, file string) error {
+	if file == "" {
+		var err error
+		m.config.ACPI, err = tdxmeasure.NewTemplateSource()
+		return err
+	}
+	data, err := in.ReadFile(ctx, file, tablesLimit)
+	if err != nil {
+		return err
+	}
+	m.conf.ACPI, m.conf.ACPISource = file, ""
+	m.tables = digest.SHA256.Sum(data)
+	m.config.ACPI, err = tdxmeasure.NewFileSource(file, data)
+	return err
+}
+
+// measures reports whether RTMR0 has one of the events.
+func measures(p *tdxmeasure.Profile, names ...tdxmeasure.EventName) bool {
+	return slices.ContainsFunc(p.RTMR0, func(e tdxmeasure.EventSpec) bool { return slices.Contains(names, e.Name) })
+}
+
+// needs lists what each register needs of the configuration, and whether it
+// is there. It reads no file.
+func (c *PlatformConfig) needs(p *tdxmeasure.Profile) [5][]need {
+	firmware := need{c.Firmware != "", "firmware", "firmware: OVMF.fd, the image that the hypervisor loads"}
+	kernel := need{c.Kernel != "", "kernel", "kernel: bzImage"}
+	initrd := need{c.Initrd != "", "initrd", "initrd: initrd.cpio; an empty file where the machine has none"}
+	memory := need{c.Memory != "", "memory", "memory: 2G, the machine's size"}
+	var out [5][]need
+	out[0] = []need{firmware}
+	out[1] = []need{firmware}
+	tables := measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
+	if tables || measures(p, tdxmeasure.EventTDHOB) {
+		out[1] = append(out[1], memory)
+	}
+	if tables && c.ACPI == "" {
+		out[1] = append(out[1], need{c.VCPUs > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
+		out[1] = append(out[1], need{c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
+	}
+	out[2] = []need{kernel}
+	if p.PatchKernel {
+		out[2] = append(out[2], initrd, memory)
+	}
+	out[3] = []need{{c.Cmdline != nil, "cmdline", "cmdline: 'console=ttyS0 …', as the vendor gives it"}, initrd}
+	scheme := p.RTMR3
+	if c.AppID != "" && scheme == tdxmeasure.RTMR3Raw {
+		scheme = tdxmeasure.RTMR3SecretVMKMS
+	}
+	switch scheme {
+	case tdxmeasure.RTMR3Raw, tdxmeasure.RTMR3SecretVMKMS:
+		out[4] = []need{
+			{c.Compose != "", "compose", "compose: docker-compose.yaml, byte for byte as the machine was given it"},
+			{c.Rootfs != "", "rootfs", "rootfs: rootfs.iso"},
+		}
+		if scheme == tdxmeasure.RTMR3SecretVMKMS {
+			out[4] = append(out[4], need{c.AppID != "", "app id", "app_id: the hex digits that the key service shows"})
+		}
+	case tdxmeasure.RTMR3Events:
+		out[4] = []need{{false, "events of one boot", "evidence.NAME.file: quote.json, which holds them in the event log beside the quote"}}
+	}
+	return out
+}
+
+type need struct {
+	given     bool
+	what, how string
+}
+
+// builtInTables reports whether the built-in ACPI tables are those of the
+// platform's machines.
+func (c *PlatformConfig) builtInTables() bool {
+	switch c.Profile {
+	case "secretvm":
+		return c.GPUs <= 1
+	case "reproduce-mr":
+		return c.GPUs == 0
+	default:
+		return strings.HasPrefix(c.Profile, "dstack")
+	}
+}
+
+// missing says what of a register's needs is not given, and what to write.
+func missing(platform string, list []need) (what, how string) {
+	var whats, hows []string
+	for _, n := range list {
+		if n.given {
+			continue
+		}
+		whats = append(whats, n.what)
+		if !strings.HasPrefix(n.how, "evidence.") {
+			n.how = "platforms." + platform + "." + n.how
+		}
+		hows = append(hows, n.how)
+	}
+	return strings.Join(whats, ", "), strings.Join(hows, "; ")
+}
+
+func (m *machine) findLacks() {
+	for i, list := range m.conf.needs(&m.config.Profile) {
+		if what, how := missing(m.name, list); what != "" {
+			m.lacks[i] = &Lack{What: what + " of platform " + m.name, For: string(NewKey("tdx", m.name, registerKeys[i])), How: "add " + how}
+		}
+	}
+}
