@@ -147,6 +147,8 @@ type generator struct {
 	images    map[string]*image // by the text in the YAML
 	uses      []ImageUse
 	policies  map[*workloadItem]*Policy
+
+	annotators sync.Pool // of *annotator
 }
 
 // read parses all documents. Syntax errors stop at once; the others are
@@ -293,7 +295,12 @@ func (g *generator) policy(w *workloadItem) *Policy {
 	p.TextDigest = sha256Of([]byte(doc.Data[policyKey]))
 	text := doc.Text(p.form)
 	p.InitdataDigest = doc.Digest(text)
-	p.Annotation = EncodeAnnotation(text)
+	zip, ok := g.annotators.Get().(*annotator)
+	if !ok {
+		zip = new(annotator)
+	}
+	p.Annotation = zip.encode(text)
+	g.annotators.Put(zip)
 	return p
 }
 

@@ -258,17 +258,30 @@ func quoteGoTOML(dst []byte, s string, _ bool) []byte {
 // EncodeAnnotation packs an initdata document into the value of the pod
 // annotation: base64 of gzip. Decoders accept any compressor's bytes, and only
 // the unpacked text is attested.
-func EncodeAnnotation(text []byte) string {
-	var buf bytes.Buffer
-	zw, _ := gzip.NewWriterLevel(&buf, 6) // the level is valid
-	_, err := zw.Write(text)
+func EncodeAnnotation(text []byte) string { return new(annotator).encode(text) }
+
+// annotator packs annotations one after the other: its tables are a megabyte,
+// ten times the text.
+type annotator struct {
+	buf bytes.Buffer
+	zw  *gzip.Writer
+}
+
+func (a *annotator) encode(text []byte) string {
+	a.buf.Reset()
+	if a.zw == nil {
+		a.zw, _ = gzip.NewWriterLevel(&a.buf, 6) // the level is valid
+	} else {
+		a.zw.Reset(&a.buf)
+	}
+	_, err := a.zw.Write(text)
 	if err == nil {
-		err = zw.Close()
+		err = a.zw.Close()
 	}
 	if err != nil {
 		panic(err) // a bytes.Buffer does not fail
 	}
-	return base64.StdEncoding.EncodeToString(buf.Bytes())
+	return base64.StdEncoding.EncodeToString(a.buf.Bytes())
 }
 
 // DecodeAnnotation unpacks the value of the annotation into the text of the

@@ -2,6 +2,7 @@ package policygen_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -301,5 +302,24 @@ func TestGenerateIsDeterministic(t *testing.T) {
 	in.Parallel = 8
 	if diff := cmp.Diff(string(first.YAML), string(generate(t, in).YAML)); diff != "" {
 		t.Errorf("output depends on the number of workers:\n%s", diff)
+	}
+}
+
+// TestAnnotationsDoNotDependOnEachOther packs texts one after the other and
+// side by side; each must give the bytes that it gives alone.
+func TestAnnotationsDoNotDependOnEachOther(t *testing.T) {
+	var yaml strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&yaml, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p%d}\nspec:\n  containers: [{name: c, image: app, args: [%q]}]\n", i, strings.Repeat(fmt.Sprint("x", i), 100*i))
+	}
+	out := generate(t, input(t, yaml.String(), fakeImages{"app": fakeImage(t, `{}`)}))
+	if len(out.Policies) != 40 {
+		t.Fatalf("%d policies, want 40", len(out.Policies))
+	}
+	for i := range out.Policies {
+		p := &out.Policies[i]
+		if p.Annotation != policygen.EncodeAnnotation(p.Initdata()) {
+			t.Errorf("%s: the annotation depends on others", p.Name)
+		}
 	}
 }

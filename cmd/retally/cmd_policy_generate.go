@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -59,14 +60,18 @@ the exit code is 2; it is 1 if the only problem is that the guest pulls images
 whose users and groups it cannot reproduce.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf("--output", g.output, "text", "json", "yaml"); err != nil {
+				return err
+			}
 			if g.file == "" {
 				return &userError{op: "policy generate", msg: "no deployment given", hint: "-f FILE names it, -f - reads stdin"}
 			}
 			return a.generatePolicies(cmd, &g)
 		},
 	}
-	outputFlag(cmd, &g.output)
 	f := cmd.Flags()
+	f.StringVarP(&g.output, "output", "o", "text", "form of the result on stdout: text, json, yaml (the annotated documents)")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	f.StringVarP(&g.file, "file", "f", "", "Kubernetes YAML, - for stdin; at most 16 MiB and 10,000 documents")
 	f.StringVar(&g.rules, "rules", "", "rules.rego to put in front of the data (default: retally's own rules)")
 	f.StringVar(&g.settings, "settings", "", "genpolicy-settings.json, or a folder with it and genpolicy-settings.d (default: that file in the working folder)")
@@ -265,6 +270,11 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 			in.Cache = pipeline.NewLayerCache(store)
 		}
 	}
+	// Much of what this makes is dropped at once; a heap of twice what is in use
+	// would be the larger part of the memory.
+	if a.env("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(50))
+	}
 	stop := a.showProgress(progress)
 	out, err := policygen.Generate(cmd.Context(), in)
 	stop()
@@ -277,8 +287,12 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 			return err
 		}
 	}
-	if g.output == "json" {
+	switch g.output {
+	case "json":
 		return writeJSON(a.stdout, rows)
+	case "yaml":
+		_, err := a.stdout.Write(out.YAML)
+		return err
 	}
 	a.printPolicies(rows, out, set, settings, g)
 	return nil
