@@ -22,15 +22,16 @@ type fileSums struct {
 }
 
 // sums hashes a file of any size in one pass, records it, and remembers what
-// it found for the rest of the run.
-func (in *In) sums(ctx context.Context, name string) (fileSums, error) {
+// it found for the rest of the run. Its SHA-384 is there if it was asked for.
+func (in *In) sums(ctx context.Context, name string, want384 bool) (fileSums, error) {
 	r := in.reader
 	r.mu.Lock()
 	s, known := r.sums[name]
 	r.mu.Unlock()
+	known = known && (!want384 || !s.SHA384.IsZero())
 	read := func(path string) (digest.Digest, int64, error) {
 		var err error
-		s, err = in.hashFile(ctx, name, path)
+		s, err = in.hashFile(ctx, name, path, want384)
 		known = err == nil
 		return s.SHA256, s.Size, err
 	}
@@ -54,7 +55,7 @@ func (in *In) sums(ctx context.Context, name string) (fileSums, error) {
 }
 
 // hashFile is the pass itself.
-func (in *In) hashFile(ctx context.Context, name, path string) (fileSums, error) {
+func (in *In) hashFile(ctx context.Context, name, path string, want384 bool) (fileSums, error) {
 	f, size, err := openRegular(name, path)
 	if err != nil {
 		return fileSums{}, err
@@ -62,7 +63,10 @@ func (in *In) hashFile(ctx context.Context, name, path string) (fileSums, error)
 	defer f.Close()
 	in.Progress.Total.Add(size)
 	a, b := sha256.New(), sha512.New384()
-	w := io.MultiWriter(a, b)
+	w := io.Writer(a)
+	if want384 {
+		w = io.MultiWriter(a, b)
+	}
 	buf := make([]byte, 256<<10)
 	var n int64
 	for {
@@ -83,7 +87,11 @@ func (in *In) hashFile(ctx context.Context, name, path string) (fileSums, error)
 	if n != size {
 		return fileSums{}, &InputError{Op: "read", File: name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
 	}
-	return fileSums{SHA256: digest.FromHash(digest.SHA256, a), SHA384: digest.FromHash(digest.SHA384, b), Size: n}, nil
+	s := fileSums{SHA256: digest.FromHash(digest.SHA256, a), Size: n}
+	if want384 {
+		s.SHA384 = digest.FromHash(digest.SHA384, b)
+	}
+	return s, nil
 }
 
 // openRegular opens a file, and nothing that could hang or never end.

@@ -68,7 +68,7 @@ func TestSumsOfAKnownFile(t *testing.T) {
 	if err := in.ReadTree("f", func(string) (digest.Digest, int64, error) { return foreign, 3, nil }); err != nil {
 		t.Fatal(err)
 	}
-	s, err := in.sums(context.Background(), "f")
+	s, err := in.sums(context.Background(), "f", true)
 	if err != nil || s.SHA256 != digest.SHA256.Sum([]byte("abc")) || s.SHA384 != digest.SHA384.Sum([]byte("abc")) || s.Size != 3 {
 		t.Errorf("got %+v, %v", s, err)
 	}

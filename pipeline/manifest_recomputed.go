@@ -55,6 +55,7 @@ func computedTDX(in *In, base *manifest.Manifest) (*manifest.Manifest, map[Key]r
 		value digest.Digest
 	}
 	var edits []edit
+	data := base.Raw()
 	keys := map[Key]replaced{}
 	for _, f := range base.Fields() {
 		platform, name, ok := tdxField(f.Path)
@@ -65,24 +66,23 @@ func computedTDX(in *In, base *manifest.Manifest) (*manifest.Manifest, map[Key]r
 		if !ok {
 			continue
 		}
-		keys[NewKey("tdx", platform, name)] = replaced{m.Basis, []InputRef{FromKey(m.Key)}}
 		if !fieldValue(f).Equal(m.Value) {
+			// Written with escapes, which hex digits never need, it stays.
+			if !bytes.HasPrefix(data[f.Value.Offset:], jsondoc.Go.Compact(f.Value)) {
+				continue
+			}
 			edits = append(edits, edit{f, m.Value.Digest()})
 		}
+		keys[NewKey("tdx", platform, name)] = replaced{m.Basis, []InputRef{FromKey(m.Key)}}
 	}
 	if len(edits) == 0 {
 		return base, keys, nil
 	}
 	// From the end, so that earlier places stay where they are.
 	slices.SortFunc(edits, func(a, b edit) int { return b.field.Value.Offset - a.field.Value.Offset })
-	data := base.Raw()
 	for _, e := range edits {
-		quoted := jsondoc.Go.Compact(e.field.Value)
-		at := e.field.Value.Offset
-		if !bytes.HasPrefix(data[at:], quoted) {
-			continue // written with escapes, which hex digits never need
-		}
-		data = slices.Concat(data[:at], jsondoc.Go.Compact(jsondoc.NewString(e.value.Hex())), data[at+len(quoted):])
+		at, old := e.field.Value.Offset, jsondoc.Go.Compact(e.field.Value)
+		data = slices.Concat(data[:at], jsondoc.Go.Compact(jsondoc.NewString(e.value.Hex())), data[at+len(old):])
 	}
 	edited, err := manifest.Parse(base.File(), data)
 	return edited, keys, err

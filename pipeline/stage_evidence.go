@@ -312,7 +312,7 @@ func (r *evidenceRun) fileSum(ctx context.Context, platform, what, file string, 
 			return m.Value.Digest(), nil
 		}
 	}
-	s, err := r.in.sums(ctx, file)
+	s, err := r.in.sums(ctx, file, false)
 	if err != nil || s.Size == 0 && what == "docker-files" {
 		return digest.Digest{}, err
 	}

@@ -78,7 +78,7 @@ func (m *machine) openKernel(ctx context.Context, in *In) error {
 	recorded := in.reader.memo[m.conf.Kernel] != nil
 	in.reader.mu.Unlock()
 	if !recorded {
-		if _, err := in.sums(ctx, m.conf.Kernel); err != nil {
+		if _, err := in.sums(ctx, m.conf.Kernel, false); err != nil {
 			return err
 		}
 	}
@@ -135,7 +135,7 @@ func (m *machine) read(ctx context.Context, in *In) error {
 		a.Firmware = tdxmeasure.Bytes(file, data)
 	}
 	if file := m.conf.Initrd; file != "" {
-		s, err := in.sums(ctx, file)
+		s, err := in.sums(ctx, file, true)
 		if err != nil {
 			return err
 		}
@@ -156,7 +156,7 @@ func (m *machine) readRuntime(ctx context.Context, in *In) error {
 		a.Compose = tdxmeasure.Bytes(file, data)
 	}
 	if file := m.conf.Rootfs; file != "" {
-		s, err := in.sums(ctx, file)
+		s, err := in.sums(ctx, file, false)
 		if err != nil {
 			return err
 		}
@@ -164,7 +164,7 @@ func (m *machine) readRuntime(ctx context.Context, in *In) error {
 		a.Rootfs = tdxmeasure.Input{Name: file, Size: s.Size, Known: s.SHA256}
 	}
 	if file := m.conf.DockerFiles; file != "" {
-		s, err := in.sums(ctx, file)
+		s, err := in.sums(ctx, file, false)
 		if err != nil {
 			return err
 		}
