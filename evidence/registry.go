@@ -13,6 +13,7 @@ import (
 
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
 )
 
 // Limits of a registry file. The published one has 109 rows.
@@ -45,10 +46,14 @@ type Registry struct {
 
 // ParseRegistry reads tdx.csv. Columns are found by the names in the first
 // line; unknown ones are ignored, and blanks around values are cut off, because
-// a published row has one.
+// a published row has one. A JSON list of objects with these names is read too:
+// it is what the table becomes in many a script.
 func ParseRegistry(name string, data []byte) (*Registry, error) {
 	if len(data) > MaxRegistry {
 		return nil, &malformed.Error{Input: name, Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxRegistry)}
+	}
+	if text := bytes.TrimLeft(data, " \t\r\n\ufeff"); len(text) > 0 && text[0] == '[' {
+		return parseJSONRegistry(name, data)
 	}
 	r := csv.NewReader(bytes.NewReader(data))
 	r.ReuseRecord = true
@@ -64,7 +69,7 @@ func ParseRegistry(name string, data []byte) (*Registry, error) {
 		}
 		columns[h] = i
 	}
-	for _, want := range []string{"template_name", "vm_type", "artifacts_ver", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rootfs_data"} {
+	for _, want := range registryColumns {
 		if _, ok := columns[want]; !ok {
 			return nil, &malformed.Error{Input: name, Place: malformed.Line(1), Field: "columns", Found: strconv.Quote(strings.Join(head, ",")), Want: "a column " + want}
 		}
@@ -82,7 +87,7 @@ func ParseRegistry(name string, data []byte) (*Registry, error) {
 			return nil, &malformed.Error{Input: name, Found: "one row more", Want: fmt.Sprintf("at most %d rows", MaxRegistryRows)}
 		}
 		line, _ := r.FieldPos(0)
-		row, err := readRow(name, line, record, columns)
+		row, err := readRow(name, line, func(column string) string { return record[columns[column]] })
 		if err != nil {
 			return nil, err
 		}
@@ -98,9 +103,41 @@ func csvError(name string, err error) error {
 	return &malformed.Error{Input: name, Found: err.Error(), Want: "comma separated values with a header line"}
 }
 
-func readRow(name string, line int, record []string, columns map[string]int) (Row, error) {
+// parseJSONRegistry reads the rows as a list of objects.
+func parseJSONRegistry(name string, data []byte) (*Registry, error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxRegistry, Depth: 8})
+	if err != nil {
+		return nil, &malformed.Error{Input: name, Found: err.Error(), Want: "JSON, a list of rows"}
+	}
+	reg := &Registry{Name: name}
+	line, at := 1, 0
+	for _, row := range doc.Elems {
+		line += bytes.Count(data[at:row.Offset], []byte("\n"))
+		at = row.Offset
+		if len(reg.Rows) == MaxRegistryRows {
+			return nil, &malformed.Error{Input: name, Place: malformed.Line(line), Found: "one row more", Want: fmt.Sprintf("at most %d rows", MaxRegistryRows)}
+		}
+		for _, column := range registryColumns {
+			if v := row.Get(column); v == nil || v.Kind != jsondoc.String {
+				return nil, &malformed.Error{Input: name, Place: malformed.Line(line), Field: column, Found: "no text", Want: "a row with a text " + column}
+			}
+		}
+		r, err := readRow(name, line, func(column string) string { return row.Get(column).Text })
+		if err != nil {
+			return nil, err
+		}
+		reg.Rows = append(reg.Rows, r)
+	}
+	return reg, nil
+}
+
+// registryColumns are the columns that a row is made of.
+var registryColumns = []string{"template_name", "vm_type", "artifacts_ver", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rootfs_data"}
+
+func readRow(name string, line int, value func(column string) string) (Row, error) {
 	var failed error
-	text := func(column string) string { return strings.Clone(strings.TrimSpace(record[columns[column]])) }
+	text := func(column string) string { return strings.Clone(strings.TrimSpace(value(column))) }
 	sum := func(a digest.Algorithm, column string) digest.Digest {
 		d, err := digest.ParseHex(a, text(column))
 		if err != nil && failed == nil {

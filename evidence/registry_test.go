@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -31,6 +32,49 @@ func TestRegistryErrors(t *testing.T) {
 		r, err := evidence.ParseRegistry("r.csv", []byte(data))
 		if err != nil || len(r.Rows) != 1 || r.Rows[0].Name() != "small prod v1.0.0" || r.Rows[0].Line != 2 || r.Rows[0].Rootfs != rootfs {
 			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
+
+// TestRegistryJSON: the same rows as a list of objects give the same sets.
+func TestRegistryJSON(t *testing.T) {
+	row := ownRow(ownBody(t))
+	columns, values := strings.Split(strings.TrimSpace(header), ","), strings.Split(strings.TrimSpace(row), ",")
+	object := map[string]string{}
+	for i, c := range columns {
+		object[c] = values[i]
+	}
+	text, err := json.MarshalIndent([]map[string]string{object, object}, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := evidence.ParseRegistry("r", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := evidence.ParseRegistry("r", []byte(header+row+"\n"+row))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Rows) != 2 || got.Rows[0].Line != 2 || got.Rows[1].Line != 3+len(columns)+1 {
+		t.Errorf("lines of the rows: %+v", got.Rows)
+	}
+	for i := range got.Rows {
+		got.Rows[i].Line, want.Rows[i].Line = 0, 0
+		if got.Rows[i] != want.Rows[i] {
+			t.Errorf("row %d: got %+v, want %+v", i, got.Rows[i], want.Rows[i])
+		}
+	}
+	for name, data := range map[string]string{
+		"not closed":   "[",
+		"no object":    "[\n1]",
+		"field absent": "[\n{\"template_name\":\"small\"}]",
+		"no text":      strings.Replace(string(text), `"mrtd": "`, `"mrtd": 1, "x": "`, 1),
+		"no hex":       strings.Replace(string(text), `"mrtd": "`, `"mrtd": "x`, 1),
+	} {
+		var typed *malformed.Error
+		if _, err := evidence.ParseRegistry("r", []byte(data)); !errors.As(err, &typed) {
+			t.Errorf("%s: got %v, want a typed error", name, err)
 		}
 	}
 }

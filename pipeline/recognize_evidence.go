@@ -103,6 +103,9 @@ func isCCEL(b []byte) bool {
 }
 
 func isRegistryHead(text string) bool {
+	if strings.HasPrefix(text, "[") {
+		return strings.Contains(text, `"artifacts_ver"`)
+	}
 	line, _, _ := strings.Cut(text, "\n")
 	return strings.Contains(line, "mrtd") && strings.Contains(line, "rtmr0") && strings.Contains(line, ",")
 }
