@@ -328,4 +328,3 @@ type joinedError struct{ *userError }
 func (e *joinedError) Error() string { return e.msg }
 
 func (e *joinedError) Unwrap() error { return e.userError }
-
