@@ -24,6 +24,9 @@ func (m *tdMachine) setRuntime() error {
 		if m.provider, err = tdxmeasure.ParseKeyProvider(f.keyProvider); err != nil {
 			return err
 		}
+		if m.isDstack() && len(m.provider) != 32 {
+			return m.usage("none, sgx-v0 or 64 hex digits", "--key-provider %.80s: %d bytes, dstack's mr_key_provider has 32", f.keyProvider, len(m.provider))
+		}
 	}
 	if err := m.readEvents(); err != nil {
 		return err
