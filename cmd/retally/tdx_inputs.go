@@ -28,7 +28,7 @@ type inputs struct {
 	app     *app
 	op      string
 	closers []io.Closer
-	total   int64
+	total   atomic.Int64
 	read    atomic.Int64
 	stdin   string // the flag that took stdin
 }
@@ -61,7 +61,7 @@ func (in *inputs) artifact(flag, path string) (tdxmeasure.Input, error) {
 		case info.IsDir():
 			return tdxmeasure.Input{}, &userError{op: in.op, path: path, msg: "is a folder, want a file", hint: "--" + flag + " FILE"}
 		case info.Mode().IsRegular():
-			in.total += info.Size()
+			in.total.Add(info.Size())
 			return tdxmeasure.Input{Name: path, R: countedFile{f, &in.read}, Size: info.Size()}, nil
 		}
 		data, err := io.ReadAll(io.LimitReader(f, tdxPipe+1))
@@ -125,7 +125,7 @@ func (c countedFile) ReadAt(p []byte, at int64) (int, error) {
 
 // counted runs work with the progress of reading shown.
 func (in *inputs) counted(work func() error) error {
-	p := pipeline.FollowProgress(in.op, in.read.Load, func() int64 { return in.total })
+	p := pipeline.FollowProgress(in.op, in.read.Load, in.total.Load)
 	stop := in.app.showProgress(p.Progress)
 	defer func() {
 		stop()
