@@ -58,29 +58,31 @@ func TestSeededMismatches(t *testing.T) {
 	}
 	seeds := []struct{ register, changes, want string }{
 		{"mrtd", "page-order=two-pass", "page-order-two-pass"},
-		{"rtmr0", "acpi-family=9.2 cpu=2", "acpi-9.2 vcpus-2"},
+		{"rtmr0", "acpi-family=9.2 cpu=2", "qemu-9.2 vcpus-2"},
 		{"rtmr0", "cpu=4", "vcpus-4"},
 		{"rtmr0", "cpu=96", "vcpus-96"},
 		{"rtmr0", "memory=16G", "memory-16384M"},
 		{"rtmr0", "memory=512M", "memory-512M"},
-		{"rtmr0", "acpi-family=8.2", "acpi-8.2"},
-		{"rtmr0", "acpi-family=9.2", "acpi-9.2"},
+		{"rtmr0", "acpi-family=8.2", "acpi-8.2 com1"},
+		{"rtmr0", "acpi-family=8.2 no-com1=true", "acpi-8.2"},
+		{"rtmr0", "acpi-family=9.2", "qemu-9.2"},
 		{"rtmr0", "acpi-family=11.0", "acpi-11.0"},
-		{"rtmr0", "acpi-family=11.1", "acpi-11.1"},
+		{"rtmr0", "acpi-family=11.1 no-com1=false", "acpi-11.1 com1"},
 		{"rtmr0", "pic=true", "pic-on"},
-		{"rtmr0", "no-com1=true", "no-com1"},
-		{"rtmr0", "gpus=1", "devices-secretvm-gpu"},
-		{"rtmr0", "devices=5", "devices-5"},
+		{"rtmr0", "no-com1=false", "com1"},
+		{"rtmr0", "gpus=1", "com1 devices-secretvm-gpu"},
+		{"rtmr0", "devices=5", "com1 devices-5"},
 		{"rtmr0", "hpet=true", "hpet-on"},
 		{"rtmr0", "hob=fixed", "hob-fixed"},
 		{"rtmr0", "cfv=constant", "cfv-constant"},
 		{"rtmr0", "trailing-separator=true", "trailing-separator"},
 		{"rtmr0", "exclude-acpi-tables=true", "acpi-excluded"},
-		{"rtmr0", "qemu-version=8.2.2", "acpi-8.2 pic-on"},
+		{"rtmr0", "qemu-version=8.2.2", "qemu-8.2"},
+		{"rtmr0", "qemu-version=8.2.2 cpu=4", "qemu-8.2 vcpus-4"},
 		{"rtmr0", "cpu=8 memory=16G", "memory-16384M vcpus-8"},
-		{"rtmr0", "cpu=4 no-com1=true", "no-com1 vcpus-4"},
+		{"rtmr0", "cpu=4 no-com1=false", "com1 vcpus-4"},
 		{"rtmr0", "cfv=constant trailing-separator=true", "cfv-constant trailing-separator"},
-		{"rtmr0", "devices=5 pci-hole64=4096G", "devices-5 pci-hole-4096G"},
+		{"rtmr0", "devices=5 pci-hole64=4096G no-com1=true", "devices-5 pci-hole-4096G"},
 		{"rtmr1", "patch-kernel=false", "kernel-unpatched"},
 		{"rtmr1", "qemu-version=10.2.0", "kernel-unpatched"},
 		{"rtmr1", "memory=1G", "memory-1024M"},
@@ -150,13 +152,13 @@ func TestShapeFromFlags(t *testing.T) {
 	dir := t.TempDir()
 	tdxArtifacts(t, dir)
 	t.Chdir(dir)
-	m, code := measureTD(t, "--profile", "secretvm", "--firmware", "ovmf.fd", "--only", "rtmr0", "--cpu", "8", "--memory", "4G", "--no-com1")
+	m, code := measureTD(t, "--profile", "secretvm", "--firmware", "ovmf.fd", "--only", "rtmr0", "--cpu", "8", "--memory", "4G", "--no-com1=false", "--pic")
 	if code != exitMatch {
 		t.Fatal(m.Error.Message)
 	}
 	var s searched
 	code = retallyJSON(t, &s, "explain", "rtmr0", "--search", "--firmware", "ovmf.fd", "--want", m.RTMR0)
-	if code != exitMatch || !s.Shape || s.Sentence != "matches with no serial port, 8 vCPUs and 4 GiB of memory" {
+	if code != exitMatch || !s.Shape || s.Sentence != "matches with a serial port, the PIC on, 8 vCPUs and 4 GiB of memory" {
 		t.Errorf("exit %d, %+v", code, s)
 	}
 }

@@ -18,14 +18,14 @@ func TestQuirksAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	family := regexp.MustCompile(`^acpi-[0-9]+\.[0-9]+$`)
+	family := regexp.MustCompile(`^(acpi|qemu)-[0-9]+\.[0-9]+$`)
 	number := regexp.MustCompile(`[0-9]+`)
 	ids := 0
 	for _, q := range explain.Quirks() {
 		id := q.ID
 		switch {
 		case family.MatchString(id):
-			id = "acpi-FAMILY"
+			id = family.FindStringSubmatch(id)[1] + "-FAMILY"
 		case !strings.Contains(id, "com1") && !strings.HasPrefix(id, "rtmr3-"):
 			id = number.ReplaceAllString(id, "N")
 		}

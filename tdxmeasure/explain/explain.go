@@ -68,13 +68,17 @@ func Find(ctx context.Context, r Register, in Input, want digest.Digest) (search
 	return search.Find(ctx, base, clone, effective(base, s.axes()), opt, s.test)
 }
 
-// effective leaves out the variants that change nothing in the base.
+// effective leaves out the variants that change nothing in the base, or no
+// more than one before them on the axis does.
 func effective(base candidate, axes []axis) []axis {
 	for i := range axes {
+		seen := []candidate{base}
 		axes[i].Variants = slices.DeleteFunc(axes[i].Variants, func(v variant) bool {
 			c := clone(base)
 			v.Apply(&c)
-			return reflect.DeepEqual(c, base)
+			known := slices.ContainsFunc(seen, func(s candidate) bool { return reflect.DeepEqual(c, s) })
+			seen = append(seen, c)
+			return known
 		})
 	}
 	return slices.DeleteFunc(axes, func(a axis) bool { return len(a.Variants) == 0 })
@@ -216,7 +220,7 @@ func (s *searcher) axes() []axis {
 	case RTMR0:
 		return []axis{
 			// Small axes first: pairs among them are tried before the many sizes.
-			family(), pic(), serial(), hobLayout(), variableStore(), trailingSeparator(), excludeTables(), hotplug(), timer(),
+			host(), pic(), serial(), hobLayout(), variableStore(), trailingSeparator(), excludeTables(), hotplug(), timer(),
 			holeSize(), devices(), vCPUs(), memory(),
 		}
 	case RTMR1:
@@ -292,6 +296,30 @@ func family() axis {
 		a.Variants = append(a.Variants, variant{
 			ID: "acpi-" + string(f), Since: string(f), Note: "the ACPI tables of QEMU " + string(f),
 			Apply: func(c *candidate) { c.Profile.ACPIFamily, c.Devices.Family = f, f },
+		})
+	}
+	return a
+}
+
+// host is the family of ACPI tables, alone or with what else a SecretVM's host
+// of that QEMU has: people move from one host to another, not from one table
+// to another.
+func host() axis {
+	a := family()
+	for _, f := range acpi.Families() {
+		a.Variants = append(a.Variants, variant{
+			ID: "qemu-" + string(f), Since: string(f), Note: "a QEMU " + string(f) + " host (ACPI tables, PIC and serial port as there)",
+			Apply: func(c *candidate) {
+				if c.Profile.ACPIFamily == f {
+					return // another host, not another device
+				}
+				c.Profile.ACPIFamily, c.Devices.Family = f, f
+				c.Profile.PIC = f == acpi.Family82
+				c.Devices.PIC = c.Profile.PIC
+				if c.Devices.Base != acpi.Plain {
+					c.Devices.NoCOM1 = tdxmeasure.SecretVMDevices(&c.Profile, c.Devices.Base == acpi.SecretVMGPU).NoCOM1
+				}
+			},
 		})
 	}
 	return a

@@ -86,7 +86,12 @@ func seeds() []seed {
 		{"constant store", explain.RTMR0, cfg(func(c c) { c.Profile.ConstantCFV = true }), []string{"cfv-constant"}},
 		{"last separator", explain.RTMR0, cfg(func(c c) { c.Profile.TrailingSeparator = true }), []string{"trailing-separator"}},
 		{"no tables", explain.RTMR0, cfg(func(c c) { c.Profile.ExcludeACPI = true }), []string{"acpi-excluded"}},
-		{"8.2 and PIC", explain.RTMR0, cfg(func(c c) { c.Profile.ACPIFamily, c.Profile.PIC = acpi.Family82, true }), []string{"acpi-8.2", "pic-on"}},
+		{"8.2 and PIC", explain.RTMR0, cfg(func(c c) { c.Profile.ACPIFamily, c.Profile.PIC = acpi.Family82, true }), []string{"qemu-8.2"}},
+		{"host of QEMU 8.2, 4 vCPUs", explain.RTMR0, cfg(func(c c) { c.Profile.ACPIFamily, c.Profile.PIC, c.VCPUs = acpi.Family82, true, 4 }), []string{"qemu-8.2", "vcpus-4"}},
+		{"8.2 and PIC, no serial port", explain.RTMR0, cfg(func(c c) {
+			c.Profile.ACPIFamily, c.Profile.PIC, c.Devices.NoCOM1 = acpi.Family82, true, true
+		}), []string{"no-com1", "qemu-8.2"}},
+		{"9.2 and PIC", explain.RTMR0, cfg(func(c c) { c.Profile.ACPIFamily, c.Profile.PIC = acpi.Family92, true }), []string{"acpi-9.2", "pic-on"}},
 		{"8 vCPUs, 16 GiB", explain.RTMR0, cfg(func(c c) { c.VCPUs, c.Memory = 8, 16<<30 }), []string{"vcpus-8", "memory-16384M"}},
 		{"2 vCPUs, 4 GiB", explain.RTMR0, cfg(func(c c) { c.VCPUs, c.Memory = 2, 4<<30 }), []string{"vcpus-2", "memory-4096M"}},
 		{"4 vCPUs, no serial port", explain.RTMR0, cfg(func(c c) { c.VCPUs, c.Devices.NoCOM1 = 4, true }), []string{"vcpus-4", "no-com1"}},
