@@ -111,11 +111,19 @@ func isSNP(b []byte) bool {
 // decodeText reads hex, with or without 0x and line breaks, or base64.
 func decodeText(s string) ([]byte, error) {
 	s = strings.Join(strings.Fields(s), "")
-	if raw, err := hex.DecodeString(strings.TrimPrefix(s, "0x")); err == nil {
+	digits := strings.TrimPrefix(strings.TrimPrefix(s, "0x"), "0X")
+	if raw, err := hex.DecodeString(digits); err == nil {
 		return raw, nil
 	}
-	if raw, err := base64.StdEncoding.Strict().DecodeString(s); err == nil {
-		return raw, nil
+	// Both alphabets, with and without the padding: what JSON APIs return.
+	unpadded := strings.TrimRight(s, "=")
+	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		if len(s)-len(unpadded) > 2 {
+			break
+		}
+		if raw, err := enc.Strict().DecodeString(unpadded); err == nil {
+			return raw, nil
+		}
 	}
 	return nil, fmt.Errorf("text that is neither hex nor base64, beginning with %.24q", s)
 }

@@ -420,7 +420,8 @@ func TestRead(t *testing.T) {
 	}
 	for name, data := range map[string]string{
 		"binary": string(raw), "hex": text, "hex with line break": text + "\n", "0x": "0x" + text, "capitals": strings.ToUpper(text), "wrapped": text[:100] + "\r\n" + text[100:],
-		"base64": base64.StdEncoding.EncodeToString(raw), "byte order mark": "\ufeff" + text,
+		"0X": "0X" + strings.ToUpper(text), "base64": base64.StdEncoding.EncodeToString(raw), "base64 without padding": base64.RawStdEncoding.EncodeToString(raw),
+		"base64 for URLs": base64.URLEncoding.EncodeToString(raw), "byte order mark": "\ufeff" + text,
 		"page": "<html><body><pre id=x>" + text + "</pre></body>", "page in capitals": "<HTML><PRE>" + text + "</PRE>", "textarea": "<p>hello<textarea>\n" + text + "</textarea>",
 		"paragraph": "<p>Quote: <b>" + text + "</b>", "wrapped page": "<pre>" + text[:50] + "<br>\n" + text[50:] + "</pre>", "entities": "<pre>&#" + fmt.Sprint(text[0]) + ";" + text[1:] + "</pre>",
 		"same quote twice": "<pre>" + text + "</pre><pre>" + text + "</pre>", "not closed": "<pre>" + text, "comment and script": "<!-- <pre>" + other + "</pre> --><script>'<pre>" + other + "</pre>'</SCRIPT ><pre>" + text + "</pre>",

@@ -57,10 +57,15 @@ func ParseRegistry(name string, data []byte) (*Registry, error) {
 	}
 	r := csv.NewReader(bytes.NewReader(data))
 	r.ReuseRecord = true
+	r.FieldsPerRecord = -1 // counted here: the error says how many there are
 	head, err := r.Read()
-	if err != nil {
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, &malformed.Error{Input: name, Found: "nothing", Want: "comma separated values with a header line"}
+	case err != nil:
 		return nil, csvError(name, err)
 	}
+	width := len(head)
 	columns := map[string]int{}
 	for i, h := range head {
 		h = strings.TrimSpace(strings.TrimPrefix(h, "\ufeff"))
@@ -87,6 +92,12 @@ func ParseRegistry(name string, data []byte) (*Registry, error) {
 			return nil, &malformed.Error{Input: name, Found: "one row more", Want: fmt.Sprintf("at most %d rows", MaxRegistryRows)}
 		}
 		line, _ := r.FieldPos(0)
+		switch {
+		case len(record) == 1 && strings.TrimSpace(record[0]) == "":
+			continue // a line of blanks
+		case len(record) != width:
+			return nil, &malformed.Error{Input: name, Place: malformed.Line(line), Found: fmt.Sprintf("%d values", len(record)), Want: fmt.Sprintf("%d, as many as the first line has", width)}
+		}
 		row, err := readRow(name, line, func(column string) string { return record[columns[column]] })
 		if err != nil {
 			return nil, err
@@ -139,7 +150,7 @@ func readRow(name string, line int, value func(column string) string) (Row, erro
 	var failed error
 	text := func(column string) string { return strings.Clone(strings.TrimSpace(value(column))) }
 	sum := func(a digest.Algorithm, column string) digest.Digest {
-		d, err := digest.ParseHex(a, text(column))
+		d, err := digest.ParseHex(a, strings.ToLower(strings.TrimPrefix(text(column), "0x")))
 		if err != nil && failed == nil {
 			failed = &malformed.Error{Input: name, Place: malformed.Line(line), Field: column, Found: strconv.Quote(text(column)), Want: fmt.Sprintf("%d hexadecimal digits", 2*a.Size())}
 		}

@@ -14,10 +14,10 @@ import (
 func TestRegistryErrors(t *testing.T) {
 	row := ownRow(ownBody(t))
 	for name, tt := range map[string]struct{ data, want string }{
-		"empty":           {"", "comma separated values with a header line"},
+		"empty":           {"", "read r.csv: found nothing, want comma separated values with a header line"},
 		"column missing":  {strings.Replace(header, "rootfs_data", "rootfs", 1) + row, "read r.csv: line 1: columns: found"},
 		"column twice":    {strings.Replace(header, "host_id", "mrtd", 1) + row, `found "mrtd" twice`},
-		"short row":       {header + "a,b,c\n", "read r.csv: line 2: found wrong number of fields"},
+		"short row":       {header + "a,b,c\n", "read r.csv: line 2: found 3 values, want 9, as many"},
 		"short register":  {header + row + "\n" + strings.Replace(row, "v1.0.0,", "v1.0.0,0", 1), "read r.csv: line 3: mrtd: found"},
 		"no hex":          {header + strings.Replace(row, rootfs.Hex(), strings.Repeat("x", 64), 1), "line 2: rootfs_data: found"},
 		"quote not ended": {header + `"` + row, "read r.csv: line"},
@@ -28,7 +28,10 @@ func TestRegistryErrors(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, tt.want)
 		}
 	}
-	for name, data := range map[string]string{"blanks": header + strings.ReplaceAll(row, ",", " , "), "byte order mark and CR LF": "\ufeff" + strings.ReplaceAll(header+row+"\n", "\n", "\r\n")} {
+	for name, data := range map[string]string{
+		"blanks": header + strings.ReplaceAll(row, ",", " , "), "byte order mark and CR LF": "\ufeff" + strings.ReplaceAll(header+row+"\n", "\n", "\r\n"),
+		"lines of blanks": header + row + "\n \t\n\n  ", "prefixed": header + strings.Replace(row, rootfs.Hex(), "0x"+strings.ToUpper(rootfs.Hex()), 1),
+	} {
 		r, err := evidence.ParseRegistry("r.csv", []byte(data))
 		if err != nil || len(r.Rows) != 1 || r.Rows[0].Name() != "small prod v1.0.0" || r.Rows[0].Line != 2 || r.Rows[0].Rootfs != rootfs {
 			t.Errorf("%s: %+v, %v", name, r, err)

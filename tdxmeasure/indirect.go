@@ -138,7 +138,7 @@ func (in *Indirect) rtmr1(ctx context.Context, c *Config) (Trace, error) {
 		}
 		d, err := authenticode.Digest(ctx, digest.SHA384, image.in.R, image.in.Size, c.Profile.Authenticode)
 		if err != nil {
-			return t, fmt.Errorf("measure %s: %w", image.in.Name, err)
+			return t, &FileError{image.in.Name, err}
 		}
 		t.add(image.name+", Authenticode", d, Origin{Input: image.in.Name, Size: image.in.Size})
 	}

@@ -31,6 +31,18 @@ func Bytes(name string, data []byte) Input {
 // Present reports whether the input was given, as bytes or as a digest.
 func (in Input) Present() bool { return in.R != nil || !in.Known.IsZero() }
 
+// FileError names the file in which another error was found.
+type FileError struct {
+	Name string
+	Err  error
+}
+
+// Error implements error.
+func (e *FileError) Error() string { return e.Name + ": " + e.Err.Error() }
+
+// Unwrap gives the error itself.
+func (e *FileError) Unwrap() error { return e.Err }
+
 // Error says which input cannot be measured and why.
 type Error struct {
 	Input  string // the artifact or setting

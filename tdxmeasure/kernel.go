@@ -45,7 +45,7 @@ const (
 // ReadKernel reads the setup header.
 func ReadKernel(in Input) (*Kernel, error) {
 	if in.Size < minKernel {
-		return nil, &Error{Input: in.Name, Offset: -1, Found: fmt.Sprintf("%d bytes", in.Size), Want: "a kernel of at least 4096 bytes"}
+		return nil, &FileError{in.Name, &Error{Input: "kernel", Offset: -1, Found: fmt.Sprintf("%d bytes", in.Size), Want: "a kernel of at least 4096 bytes"}}
 	}
 	k := &Kernel{Name: in.Name, Size: in.Size}
 	if _, err := in.R.ReadAt(k.header[:], 0); err != nil {
@@ -108,10 +108,10 @@ func (k *Kernel) Edits(initrd int64, memory uint64, rule HeaderRule) ([]HeaderEd
 func (k *Kernel) initrdAddress(initrd int64, memory uint64) (uint32, error) {
 	p := k.Protocol
 	if p < 0x200 {
-		return 0, &Error{
-			Input: k.Name, Offset: 0x206, Found: fmt.Sprintf("boot protocol %#x with an initrd", p), Want: "at least 0x200",
+		return 0, &FileError{k.Name, &Error{
+			Input: "kernel", Offset: 0x206, Found: fmt.Sprintf("boot protocol %#x with an initrd", p), Want: "at least 0x200",
 			Hint: "such a kernel cannot load an initrd; measure it without one",
-		}
+		}}
 	}
 	limit := uint32(initrdDefault)
 	switch {

@@ -126,7 +126,7 @@ func (m *Measurer) descriptor() (*ovmf.TDVF, error) {
 		}
 		m.tdvf, m.tdvfErr = ovmf.ReadTDVF(m.Firmware.R, m.Firmware.Size)
 		if m.tdvfErr != nil {
-			m.tdvfErr = fmt.Errorf("%s: %w", m.Firmware.Name, m.tdvfErr)
+			m.tdvfErr = &FileError{m.Firmware.Name, m.tdvfErr}
 		}
 	})
 	return m.tdvf, m.tdvfErr
@@ -145,7 +145,7 @@ func (m *Measurer) mrtd(ctx context.Context, c *Config) (Trace, error) {
 	}
 	traces, err := MeasureMRTD(ctx, m.Firmware, tdvf, c.Profile.MRTD, c.Profile.PageOrder)
 	if err != nil {
-		return Trace{}, fmt.Errorf("%s: %w", m.Firmware.Name, err)
+		return Trace{}, &FileError{m.Firmware.Name, err}
 	}
 	if m.mrtds == nil {
 		m.mrtds = map[string]Trace{}

@@ -166,11 +166,11 @@ func TestSameTwice(t *testing.T) {
 }
 
 func TestHugeSection(t *testing.T) {
-	tdvf := &ovmf.TDVF{FileSize: 16, Sections: []ovmf.Section{{MemorySize: 1 << 40, Type: ovmf.TempMem}}}
+	tdvf := &ovmf.TDVF{Offset: 0x100, FileSize: 16, Sections: []ovmf.Section{{MemorySize: 1 << 40, Type: ovmf.TempMem}}}
 	_, err := tdxmeasure.MeasureMRTD(context.Background(), tdxmeasure.Bytes("fw", nil), tdvf, tdxmeasure.MRTDOptions{}, tdxmeasure.TwoPass)
 	var typed *ovmf.Error
-	if !errors.As(err, &typed) || typed.Code != ovmf.SectionTooLarge {
-		t.Errorf("error = %v, want %s", err, ovmf.SectionTooLarge)
+	if !errors.As(err, &typed) || typed.Code != ovmf.SectionTooLarge || typed.Offset != 0x120 {
+		t.Errorf("error = %v, want %s at 0x120, the section's memory size", err, ovmf.SectionTooLarge)
 	}
 }
 

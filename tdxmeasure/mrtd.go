@@ -63,7 +63,7 @@ func MeasureMRTD(ctx context.Context, firmware Input, tdvf *ovmf.TDVF, opt MRTDO
 		}
 		if pages > maxMeasuredPages {
 			return nil, &ovmf.Error{
-				Code: ovmf.SectionTooLarge, Offset: -1, Section: i,
+				Code: ovmf.SectionTooLarge, Offset: tdvf.FieldOffset(i, ovmf.MemorySizeField), Section: i,
 				Found: fmt.Sprintf("memory size %#x", s.MemorySize), Want: "at most 4 GiB of initial memory in all sections",
 			}
 		}
@@ -105,7 +105,7 @@ func sectionData(ctx context.Context, firmware Input, tdvf *ovmf.TDVF, i int, op
 	case size <= uint64(s.RawSize):
 	case !opt.ReadOn:
 		return nil, &ovmf.Error{
-			Code: ovmf.ExtendBeyondData, Offset: int64(s.DataOffset), Section: i,
+			Code: ovmf.ExtendBeyondData, Offset: tdvf.FieldOffset(i, ovmf.MemorySizeField), Section: i,
 			Found: fmt.Sprintf("%s measures %#x bytes of memory but has %#x bytes of data", s.Type, s.MemorySize, s.RawSize),
 			Want:  "as much data as memory", Hint: "some tools read on past the data; the read-on switch does as they do",
 		}

@@ -213,13 +213,13 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 	}
 	i := tdvf.First(ovmf.CFV)
 	if i < 0 {
-		return &Error{
-			Input: m.Firmware.Name, Offset: -1, Found: "no CFV section", Want: "one",
+		return &FileError{m.Firmware.Name, &Error{
+			Input: "TDVF descriptor", Offset: tdvf.Offset, Found: fmt.Sprintf("no CFV section among its %d", len(tdvf.Sections)), Want: "one",
 			Hint: "some tools take the constant of an empty 4 MiB variable store: --cfv constant",
-		}
+		}}
 	}
 	if _, err := tdvf.Data(m.Firmware.R, i); err != nil {
-		return err
+		return &FileError{m.Firmware.Name, err}
 	}
 	s := tdvf.Sections[i]
 	from := Origin{Input: m.Firmware.Name, Offset: int64(s.DataOffset), Size: int64(s.RawSize)}

@@ -67,7 +67,7 @@ func (m *Measurer) kernelDigest(ctx context.Context, c *Config) (digest.Digest, 
 		return authenticode.Digest(ctx, digest.SHA384, overlay{m.Kernel.R, edits}, m.Kernel.Size, c.Profile.Authenticode)
 	})
 	if err != nil {
-		err = fmt.Errorf("measure %s: %w", m.Kernel.Name, err)
+		err = &FileError{m.Kernel.Name, err}
 	}
 	return d, edits, err
 }

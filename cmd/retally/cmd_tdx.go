@@ -316,7 +316,11 @@ func missingRegisters(op string, errs [5]error) error {
 	if u, ok := tdxTrouble(op, first).(*userError); ok {
 		e.hint = u.hint
 	}
-	if failed < len(errs) && e.hint == "" || strings.Contains(e.msg, "not given") {
+	var file *tdxmeasure.FileError
+	if errors.As(first, &file) {
+		e.path = file.Name
+	}
+	if strings.Contains(e.msg, "not given") {
 		e.hint = "--only REGISTERS computes what the inputs allow"
 	}
 	return &joinedError{e}

@@ -187,6 +187,10 @@ Flags: -fw -kernel -initrd -rootfs -dockercompose -dockerfiles -memory -cpu
 func (in *inputs) opener() reproducemr.Open {
 	return func(name string) (tdxmeasure.Input, io.Closer, error) {
 		i, err := in.artifact("file", name)
+		var u *userError
+		if errors.As(err, &u) {
+			u.hint = "" // one file of several; the name in the message tells which
+		}
 		return i, io.NopCloser(nil), err
 	}
 }

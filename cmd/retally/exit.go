@@ -9,9 +9,11 @@ import (
 	"os"
 	"strings"
 
+	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/tdxmeasure"
 )
 
 // exitCodes is the contract with scripts; docs/exit-codes.md and the man page
@@ -92,6 +94,16 @@ func describe(err error) (op, path, msg, hint string) {
 	var y *yamldoc.Error
 	if errors.As(err, &y) {
 		path, hint = y.File, y.Hint
+	}
+	// A room names its file itself; the message has it already.
+	var f *tdxmeasure.FileError
+	var m *malformed.Error
+	switch {
+	case path != "":
+	case errors.As(err, &f):
+		path = f.Name
+	case errors.As(err, &m):
+		path = m.Input
 	}
 	var p *os.PathError
 	if errors.As(err, &p) && path == "" {

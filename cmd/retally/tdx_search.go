@@ -119,34 +119,66 @@ func (a *app) searchRegister(ctx context.Context, output string, register explai
 	var phase atomic.Pointer[string]
 	phase.Store(new("deviations"))
 	defer a.showCount("explain", &phase, in.Options.Count)()
-	answer, err := explain.Find(ctx, register, in, want)
-	if err != nil {
-		return tdxTrouble("explain", err)
-	}
 	r := searchResult{
-		Register: strings.ToLower(register.String()), Want: want.Hex(), Profile: in.Config.Profile.Name, Machine: in.Config.Shape().String(), Tried: answer.Tried,
+		Register: strings.ToLower(register.String()), Want: want.Hex(), Profile: in.Config.Profile.Name, Machine: in.Config.Shape().String(),
 	}
-	if !answer.Found && shape {
-		phase.Store(new("no deviation fits, all shapes of a machine"))
-		if answer, err = explain.FindShape(ctx, in, want); err != nil {
+	var answer search.Answer
+	for _, step := range searchSteps(register, shape) {
+		phase.Store(&step.phase)
+		var err error
+		if answer, err = step.find(ctx, in, want); err != nil {
 			return tdxTrouble("explain", err)
 		}
-		r.Shape = true
-		answer.Tried += r.Tried
+		r.Tried += answer.Tried
+		r.Shape = step.shape
+		if answer.Found {
+			break
+		}
 	}
-	r.Found, r.Sentence, r.Tried, r.Exhausted = answer.Found, answer.Sentence(), answer.Tried, answer.Exhausted
+	answer.Tried = r.Tried
+	r.Found, r.Sentence, r.Exhausted = answer.Found, answer.Sentence(), answer.Exhausted
 	if r.Deviations = answer.Deviations; r.Deviations == nil {
 		r.Deviations = []search.Deviation{}
 	}
 	if output == "json" {
-		err = writeJSON(a.stdout, r)
+		if err := writeJSON(a.stdout, r); err != nil {
+			return err
+		}
 	} else {
 		a.printSearch(&r)
 	}
-	if err == nil && !r.Found {
-		err = outcomeError{exitDiffers}
+	if !r.Found {
+		return outcomeError{exitDiffers}
 	}
-	return err
+	return nil
+}
+
+// searchStep is one part of a search.
+type searchStep struct {
+	phase string
+	shape bool // it looks for the machine, not only for a deviation of it
+	find  func(context.Context, explain.Input, digest.Digest) (search.Answer, error)
+}
+
+// searchSteps are the parts of a search in the order in which they are worth
+// it: where the machine is not described, the usual ones are likelier than two
+// deviations of the profile's.
+func searchSteps(register explain.Register, shape bool) []searchStep {
+	deviations := func(most int) func(context.Context, explain.Input, digest.Digest) (search.Answer, error) {
+		return func(ctx context.Context, in explain.Input, want digest.Digest) (search.Answer, error) {
+			in.Options.MaxDeviations = most
+			return explain.Find(ctx, register, in, want)
+		}
+	}
+	if !shape {
+		return []searchStep{{"deviations", false, deviations(0)}}
+	}
+	return []searchStep{
+		{"one deviation", false, deviations(1)},
+		{"usual machines", true, explain.FindUsual},
+		{"two deviations", false, deviations(2)},
+		{"no deviation fits, all shapes of a machine", true, explain.FindShape},
+	}
 }
 
 func (a *app) printSearch(r *searchResult) {

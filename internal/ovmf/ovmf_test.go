@@ -120,7 +120,7 @@ func TestErrors(t *testing.T) {
 		"no footer":             {with(func(im *image) { im.footer = other }), ovmf.NoFooter, 65536 - 48},
 		"table of no length":    {with(func(im *image) { im.table = ptr16(0) }), ovmf.BadTableLength, 65536 - 50},
 		"table beyond the file": {with(func(im *image) { im.table = ptr16(65535) }), ovmf.BadTableLength, 65536 - 50},
-		"no TDX entry":          {with(func(im *image) { im.guid = other }), ovmf.NoTDXEntry, -1},
+		"no TDX entry":          {with(func(im *image) { im.guid = other }), ovmf.NoTDXEntry, 65536 - 50},
 		"entry of no length":    {with(func(im *image) { im.guid, im.entry = other, 0 }), ovmf.BadEntryLength, 65536 - 50 - 18},
 		"entry too long":        {with(func(im *image) { im.guid, im.entry = other, 16384 }), ovmf.BadEntryLength, 65536 - 50 - 18},
 		"descriptor too far":    {with(func(im *image) { im.back = 131072 }), ovmf.BadDescriptor, 65536 - 50 - 22},

@@ -78,7 +78,8 @@ func ReadTDVF(r io.ReaderAt, size int64) (*TDVF, error) {
 	if tableErr != nil {
 		return nil, tableErr
 	}
-	err := fail(NoTDXEntry, -1, TDXMetadataGUID.String(), "no TDX metadata among the %d entries of the table", len(entries))
+	// The table's own entry is where a reader begins to look.
+	err := fail(NoTDXEntry, size-footerEnd-headerSize, TDXMetadataGUID.String(), "no TDX metadata among the %d entries of the table", len(entries))
 	err.Hint = "this firmware was built without TDX, or is the CODE half of a pair; measure the unified .fd file"
 	return nil, err
 }
@@ -142,13 +143,13 @@ func (s Section) check(index int, offset int64) error {
 	}
 	switch {
 	case s.MemoryAddress%PageSize != 0:
-		return bad(8, "a multiple of 4096", "memory address %#x", s.MemoryAddress)
+		return bad(memoryAddressField, "a multiple of 4096", "memory address %#x", s.MemoryAddress)
 	case s.MemorySize%PageSize != 0:
-		return bad(16, "a multiple of 4096", "memory size %#x", s.MemorySize)
+		return bad(MemorySizeField, "a multiple of 4096", "memory size %#x", s.MemorySize)
 	case s.MemorySize < uint64(s.RawSize):
-		return bad(16, fmt.Sprintf("at least the raw size %#x", s.RawSize), "memory size %#x", s.MemorySize)
+		return bad(MemorySizeField, fmt.Sprintf("at least the raw size %#x", s.RawSize), "memory size %#x", s.MemorySize)
 	case s.MemoryAddress+s.MemorySize < s.MemoryAddress:
-		return bad(8, "an end below 2^64", "memory %#x+%#x wraps around", s.MemoryAddress, s.MemorySize)
+		return bad(memoryAddressField, "an end below 2^64", "memory %#x+%#x wraps around", s.MemoryAddress, s.MemorySize)
 	}
 	return nil
 }
@@ -166,6 +167,18 @@ func (t *TDVF) Data(r io.ReaderAt, index int) (*io.SectionReader, error) {
 		}
 	}
 	return io.NewSectionReader(r, int64(s.DataOffset), int64(s.RawSize)), nil
+}
+
+// Offsets of fields in a section's entry of the descriptor, for errors.
+const (
+	memoryAddressField = 8
+	// MemorySizeField is the section's size in the guest.
+	MemorySizeField = 16
+)
+
+// FieldOffset is where a field of a section's entry lies in the file.
+func (t *TDVF) FieldOffset(index, field int) int64 {
+	return t.Offset + descriptorSize + int64(index)*sectionSize + int64(field)
 }
 
 // First returns the index of the first section of a type, or -1.

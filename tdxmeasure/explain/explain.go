@@ -42,6 +42,44 @@ type candidate struct {
 	tail      string // what stands behind the measured command line
 	noNUL     bool
 	edit      string // of the compose file
+	// serialFixed: the serial port is as somebody said, else it comes with the
+	// host and the devices.
+	serialFixed bool
+}
+
+// usualSerial gives a machine the serial port that its host and devices come
+// with, as the flags of tdx measure do.
+func (c *candidate) usualSerial() {
+	if !c.serialFixed {
+		c.Devices.NoCOM1 = usualNoCOM1(c)
+	}
+}
+
+func usualNoCOM1(c *candidate) bool {
+	return c.Devices.Base == acpi.SecretVM && tdxmeasure.SecretVMDevices(&c.Profile, false).NoCOM1
+}
+
+// start is the candidate that a search's machine is.
+func start(c tdxmeasure.Config) candidate {
+	base := candidate{Config: c}
+	base.serialFixed = c.Devices.NoCOM1 != usualNoCOM1(&base)
+	return base
+}
+
+// noteSerial completes the notes of variants that change the serial port too.
+func noteSerial(a axis, base candidate) axis {
+	for i, v := range a.Variants {
+		c := clone(base)
+		v.Apply(&c)
+		switch {
+		case c.Devices.NoCOM1 == base.Devices.NoCOM1:
+		case c.Devices.NoCOM1:
+			a.Variants[i].Note += " (and so no serial port)"
+		default:
+			a.Variants[i].Note += " (and so a serial port)"
+		}
+	}
+	return a
 }
 
 // Input is what a search starts from.
@@ -60,12 +98,12 @@ type Input struct {
 // Find searches one register for a published value.
 func Find(ctx context.Context, r Register, in Input, want digest.Digest) (search.Answer, error) {
 	s := &searcher{in: in, register: r, want: want, measurer: tdxmeasure.New(in.Artifacts)}
-	base := candidate{Config: in.Config}
+	base := start(in.Config)
 	opt := in.Options
 	if opt.MaxDeviations == 0 {
 		opt.MaxDeviations = 2
 	}
-	return search.Find(ctx, base, clone, effective(base, s.axes()), opt, s.test)
+	return search.Find(ctx, base, clone, effective(base, s.axes(base)), opt, s.test)
 }
 
 // effective leaves out the variants that change nothing in the base, or no
@@ -84,17 +122,68 @@ func effective(base candidate, axes []axis) []axis {
 	return slices.DeleteFunc(axes, func(a axis) bool { return len(a.Variants) == 0 })
 }
 
+// FindUsual searches for the machine behind an RTMR0 among those that people
+// rent: sizes of 1 to 16 GiB a vCPU, and the few device layouts of SecretVM and
+// dstack. It takes about a second where FindShape takes minutes.
+func FindUsual(ctx context.Context, in Input, want digest.Digest) (search.Answer, error) {
+	s := &searcher{in: in, register: RTMR0, want: want, measurer: tdxmeasure.New(in.Artifacts)}
+	base := start(in.Config)
+	axes := []axis{serial()}
+	if s.storeMatters(ctx, base) {
+		axes = append(axes, variableStore())
+	}
+	layouts := devices()
+	layouts.Variants = slices.DeleteFunc(layouts.Variants, func(v variant) bool {
+		return !slices.Contains([]string{"devices-secretvm", "devices-secretvm-gpu", "devices-4", "devices-5", "devices-6"}, v.ID)
+	})
+	sizes, parts := usualSizes(base)
+	axes = append(axes, pic(), noteSerial(family(), base), sizes, noteSerial(layouts, base))
+	a, err := search.Find(ctx, base, clone, effective(base, axes), in.Options, s.test)
+	// A size is one choice here, but two deviations for the reader.
+	var deviations []search.Deviation
+	for _, d := range a.Deviations {
+		if both, ok := parts[d.ID]; ok {
+			deviations = append(deviations, both...)
+			continue
+		}
+		deviations = append(deviations, d)
+	}
+	a.Deviations = deviations
+	return a, err
+}
+
+// usualSizes are pairs of vCPUs and memory that clouds offer, and the
+// deviations that each one is.
+func usualSizes(base candidate) (axis, map[string][]search.Deviation) {
+	a := axis{Name: "size"}
+	parts := map[string][]search.Deviation{}
+	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
+		for _, ratio := range []uint64{2, 4, 1, 8, 16} {
+			mib := uint64(n) * ratio << 10
+			id := fmt.Sprintf("size-%d-%dM", n, mib)
+			a.Variants = append(a.Variants, variant{ID: id, Apply: func(c *candidate) { c.VCPUs, c.Memory = n, mib<<20 }})
+			if n != base.VCPUs {
+				parts[id] = append(parts[id], search.Deviation{Axis: "vCPUs", ID: fmt.Sprintf("vcpus-%d", n), Note: vCPUNote(n)})
+			}
+			if mib<<20 != base.Memory {
+				parts[id] = append(parts[id], search.Deviation{Axis: "memory", ID: fmt.Sprintf("memory-%dM", mib), Note: memoryNote(mib)})
+			}
+		}
+	}
+	return a, parts
+}
+
 // FindShape searches for the machine behind an RTMR0 when only the firmware
 // is known: all combinations of what a machine's shape may be.
 func FindShape(ctx context.Context, in Input, want digest.Digest) (search.Answer, error) {
 	s := &searcher{in: in, register: RTMR0, want: want, measurer: tdxmeasure.New(in.Artifacts)}
-	base := candidate{Config: in.Config}
+	base := start(in.Config)
 	// Small axes first, and devices last: machines differ in size more often.
 	axes := []axis{serial()}
 	if s.storeMatters(ctx, base) {
 		axes = append(axes, variableStore())
 	}
-	axes = append(axes, pic(), family(), vCPUs(), memory(), devices())
+	axes = append(axes, pic(), noteSerial(family(), base), vCPUs(), memory(), noteSerial(devices(), base))
 	return search.Find(ctx, base, clone, effective(base, axes), in.Options, s.test)
 }
 
@@ -213,15 +302,15 @@ type axis = search.Axis[candidate]
 type variant = search.Variant[candidate]
 
 // axes are the known deviations that the searched register depends on.
-func (s *searcher) axes() []axis {
+func (s *searcher) axes(base candidate) []axis {
 	switch s.register {
 	case MRTD:
 		return []axis{pageOrder(), readOn()}
 	case RTMR0:
 		return []axis{
 			// Small axes first: pairs among them are tried before the many sizes.
-			host(), pic(), serial(), hobLayout(), variableStore(), trailingSeparator(), excludeTables(), hotplug(), timer(),
-			holeSize(), devices(), vCPUs(), memory(),
+			noteSerial(host(), base), pic(), serial(), hobLayout(), variableStore(), trailingSeparator(), excludeTables(), hotplug(), timer(),
+			holeSize(), noteSerial(devices(), base), vCPUs(), memory(),
 		}
 	case RTMR1:
 		return []axis{patching(), memory(), unsignedTail(), noInitrd()}
@@ -261,13 +350,16 @@ func vCPUs() axis {
 		1, 2, 4, 8, 16, 32, 64, 3, 5, 6, 7, 10, 12, 14, 20, 24, 28, 30, 40, 48, 56, 60, 80, 96, 112, 120, 128, 160, 192, 224, 240, 256,
 	}
 	for _, n := range counts {
-		note := fmt.Sprintf("%d vCPUs", n)
-		if n == 1 {
-			note = "1 vCPU"
-		}
-		a.Variants = append(a.Variants, variant{ID: fmt.Sprintf("vcpus-%d", n), Note: note, Apply: func(c *candidate) { c.VCPUs = n }})
+		a.Variants = append(a.Variants, variant{ID: fmt.Sprintf("vcpus-%d", n), Note: vCPUNote(n), Apply: func(c *candidate) { c.VCPUs = n }})
 	}
 	return a
+}
+
+func vCPUNote(n int) string {
+	if n == 1 {
+		return "1 vCPU"
+	}
+	return fmt.Sprintf("%d vCPUs", n)
 }
 
 func memory() axis {
@@ -295,20 +387,23 @@ func family() axis {
 	for _, f := range acpi.Families() {
 		a.Variants = append(a.Variants, variant{
 			ID: "acpi-" + string(f), Since: string(f), Note: "the ACPI tables of QEMU " + string(f),
-			Apply: func(c *candidate) { c.Profile.ACPIFamily, c.Devices.Family = f, f },
+			Apply: func(c *candidate) {
+				c.Profile.ACPIFamily, c.Devices.Family = f, f
+				c.usualSerial()
+			},
 		})
 	}
 	return a
 }
 
-// host is the family of ACPI tables, alone or with what else a SecretVM's host
-// of that QEMU has: people move from one host to another, not from one table
-// to another.
+// host is the family of ACPI tables, alone or with the PIC that hosts of that
+// QEMU have: people move from one host to another, not from one table to
+// another.
 func host() axis {
 	a := family()
 	for _, f := range acpi.Families() {
 		a.Variants = append(a.Variants, variant{
-			ID: "qemu-" + string(f), Since: string(f), Note: "a QEMU " + string(f) + " host (ACPI tables, PIC and serial port as there)",
+			ID: "qemu-" + string(f), Since: string(f), Note: "a QEMU " + string(f) + " host (ACPI tables and PIC)",
 			Apply: func(c *candidate) {
 				if c.Profile.ACPIFamily == f {
 					return // another host, not another device
@@ -316,9 +411,7 @@ func host() axis {
 				c.Profile.ACPIFamily, c.Devices.Family = f, f
 				c.Profile.PIC = f == acpi.Family82
 				c.Devices.PIC = c.Profile.PIC
-				if c.Devices.Base != acpi.Plain {
-					c.Devices.NoCOM1 = tdxmeasure.SecretVMDevices(&c.Profile, c.Devices.Base == acpi.SecretVMGPU).NoCOM1
-				}
+				c.usualSerial()
 			},
 		})
 	}
@@ -338,7 +431,9 @@ func pic() axis {
 }
 
 func serial() axis {
-	return toggle("serial port", "no-com1", "no serial port", "com1", "a serial port", func(c *candidate, none bool) { c.Devices.NoCOM1 = none })
+	return toggle("serial port", "no-com1", "no serial port", "com1", "a serial port", func(c *candidate, none bool) {
+		c.Devices.NoCOM1, c.serialFixed = none, true
+	})
 }
 
 func hotplug() axis {
@@ -361,6 +456,7 @@ func devices() axis {
 		a.Variants = append(a.Variants, variant{ID: v.id, Note: v.note, Apply: func(c *candidate) {
 			c.Devices.Base, c.Devices.Slots, c.Devices.RootPorts = v.base, nil, nil
 			c.Devices.NUMA, c.Devices.PXB, c.Devices.NoHotplug = false, false, false
+			c.usualSerial()
 		}})
 	}
 	for _, n := range []int{5, 4, 6, 3, 7, 8, 2, 1, 0, 9, 10} {
@@ -370,6 +466,7 @@ func devices() axis {
 		}
 		a.Variants = append(a.Variants, variant{ID: fmt.Sprintf("devices-%d", n), Note: note, Apply: func(c *candidate) {
 			c.Devices.Base, c.Devices.Slots = acpi.Plain, acpi.SlotsUpTo(n)
+			c.usualSerial()
 		}})
 	}
 	for n := 1; n <= 8; n++ {
@@ -508,7 +605,7 @@ func Quirks() []Quirk {
 	var out []Quirk
 	for r := MRTD; r <= RTMR3; r++ {
 		s := &searcher{register: r, in: Input{Compose: []byte{}}}
-		for _, a := range s.axes() {
+		for _, a := range s.axes(candidate{}) {
 			for _, v := range a.Variants {
 				out = append(out, Quirk{r.String(), a.Name, v.ID, v.Since, v.Note})
 			}

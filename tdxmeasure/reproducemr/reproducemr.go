@@ -74,6 +74,9 @@ func Parse(args []string, usage io.Writer) (*Options, error) {
 	})
 	fs.Func("cpu", "`number` of vCPUs (default 1)", func(s string) error {
 		n, err := strconv.ParseUint(s, 0, 16)
+		if err == nil && (n == 0 || n > acpi.MaxVCPUs) {
+			err = fmt.Errorf("want 1 to %d", acpi.MaxVCPUs)
+		}
 		o.VCPUs = int(n)
 		return err
 	})
