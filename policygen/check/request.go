@@ -154,7 +154,7 @@ func guessKind(members map[string]json.RawMessage) string {
 // agent protocol, agent.proto and oci.proto: absent messages are null).
 const (
 	emptyUser    = `{"UID":0,"GID":0,"AdditionalGids":[],"Username":""}`
-	emptyProcess = `{"Terminal":false,"ConsoleSize":null,"User":` + emptyUser + `,"Args":[],"Env":[],"Cwd":"","Capabilities":null,` +
+	emptyProcess = `{"Terminal":false,"ConsoleSize":null,"User":null,"Args":[],"Env":[],"Cwd":"","Capabilities":null,` +
 		`"Rlimits":[],"NoNewPrivileges":false,"ApparmorProfile":"","OOMScoreAdj":0,"SelinuxLabel":""}`
 	emptyLinux = `{"UIDMappings":[],"GIDMappings":[],"Sysctl":{},"Resources":null,"CgroupsPath":"","Namespaces":[],"Devices":[],` +
 		`"Seccomp":null,"RootfsPropagation":"","MaskedPaths":[],"ReadonlyPaths":[],"MountLabel":"","IntelRdt":null}`
@@ -181,13 +181,73 @@ func emptyRequest(kind string) string {
 	return `{}`
 }
 
+// emptyPart is what the agent writes for an empty message below a member of
+// that name, or for an empty element of the list there.
+func emptyPart(member string) string {
+	switch member {
+	case "storages":
+		return `{"driver":"","driver_options":[],"source":"","fstype":"","options":[],"mount_point":"","fs_group":null,"shared":false}`
+	case "fs_group":
+		return `{"group_id":0,"group_change_policy":0}`
+	case "devices":
+		return `{"id":"","type_":"","vm_path":"","container_path":"","options":[]}`
+	case "Mounts":
+		return `{"destination":"","source":"","type_":"","options":[]}`
+	case "Namespaces":
+		return `{"Type":"","Path":""}`
+	case "User":
+		return emptyUser
+	case "string_user":
+		return `{"uid":"","gid":"","additionalGids":[]}`
+	case "Capabilities":
+		return `{"Bounding":[],"Effective":[],"Inheritable":[],"Permitted":[],"Ambient":[]}`
+	case "Resources":
+		return `{"Devices":[],"Memory":null,"CPU":null,"Pids":null,"BlockIO":null,"HugepageLimits":[],"Network":null}`
+	case "Routes":
+		return `{"dest":"","gateway":"","device":"","source":"","scope":0,"family":0,"flags":0,"mtu":0}`
+	case "ARPNeighbors":
+		return `{"toIPAddress":null,"device":"","lladdr":"","state":0,"flags":0}`
+	case "IPAddresses", "toIPAddress":
+		return `{"family":0,"address":"","mask":""}`
+	}
+	return ""
+}
+
+// fillParts adds what messages in lists, and messages that need not be there,
+// lack.
+func fillParts(member string, v any) {
+	var empty any
+	if part := emptyPart(member); part != "" {
+		_ = decodeNumbers([]byte(part), &empty) // of our own making
+	}
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			if _, isList := e.([]any); !isList {
+				fillParts(member, e)
+			}
+		}
+	case map[string]any:
+		fill(v, empty)
+		for key, below := range v {
+			fillParts(key, below)
+		}
+	}
+}
+
 // withDefaults adds the members that are missing.
 func withDefaults(kind string, object []byte) []byte {
 	var have, empty any
 	if decodeNumbers(object, &have) != nil || decodeNumbers([]byte(emptyRequest(kind)), &empty) != nil {
 		return object
 	}
-	text, err := json.Marshal(fill(have, empty))
+	have = fill(have, empty)
+	if members, ok := have.(map[string]any); ok {
+		for key, v := range members {
+			fillParts(key, v)
+		}
+	}
+	text, err := json.Marshal(have)
 	if err != nil {
 		return object
 	}
