@@ -26,7 +26,9 @@ type yamlSource struct {
 	text  []byte
 	base  rune // of the private characters, 0 if none were needed
 	lines lineIndex
-	lone  bool // there may be a tag that is only "!", which yaml.v3 drops
+	steps map[int][]int         // by line: the offset of every stride-th character
+	tags  map[*yaml.Node]string // of nodes with anchors, which are read often
+	lone  bool                  // there may be a tag that is only "!", which yaml.v3 drops
 }
 
 func newYAMLSource(data []byte) *yamlSource {
@@ -107,20 +109,24 @@ func (s *yamlSource) tag(n *yaml.Node) string {
 	if n.Style&yaml.TaggedStyle == 0 && !s.lone {
 		return ""
 	}
-	if s.lines == nil {
-		s.lines = newLineIndex(s.text)
+	if n.Anchor == "" {
+		return s.readTag(n)
 	}
-	var rest []byte
-	if n.Line >= 1 && n.Line <= len(s.lines) {
-		rest = s.text[s.lines[n.Line-1]:]
+	tag, ok := s.tags[n]
+	if !ok {
+		if s.tags == nil {
+			s.tags = map[*yaml.Node]string{}
+		}
+		tag = s.readTag(n)
+		s.tags[n] = tag
 	}
-	for i := 1; i < n.Column && len(rest) > 0; i++ {
-		_, size := utf8.DecodeRune(rest)
-		rest = rest[size:]
-	}
+	return tag
+}
+
+func (s *yamlSource) readTag(n *yaml.Node) string {
+	rest := s.at(n.Line, n.Column)
 	if bytes.HasPrefix(rest, []byte("&")) {
-		rest = rest[bytes.IndexFunc(rest, isSpace)+1:]
-		rest = bytes.TrimLeftFunc(rest, isSpace)
+		rest = bytes.TrimLeftFunc(rest[bytes.IndexFunc(rest, isSpace)+1:], isSpace)
 	}
 	if !bytes.HasPrefix(rest, []byte("!")) {
 		if n.Style&yaml.TaggedStyle != 0 {
@@ -128,6 +134,8 @@ func (s *yamlSource) tag(n *yaml.Node) string {
 		}
 		return ""
 	}
+	const longest = 1024
+	rest = rest[:min(len(rest), longest)]
 	if end := bytes.IndexFunc(rest, isSpace); end >= 0 {
 		rest = rest[:end]
 	}
@@ -136,6 +144,48 @@ func (s *yamlSource) tag(n *yaml.Node) string {
 		return n.ShortTag()
 	}
 	return string(rest)
+}
+
+// stride is how far at has to walk at most: a file may be one line.
+const stride = 256
+
+// at is the text from a place on; both numbers count from 1, columns in
+// characters.
+func (s *yamlSource) at(line, column int) []byte {
+	if s.lines == nil {
+		s.lines, s.steps = newLineIndex(s.text), map[int][]int{}
+	}
+	if line < 1 || line > len(s.lines) || column < 1 {
+		return nil
+	}
+	offset := s.lines[line-1]
+	if column > stride {
+		steps, ok := s.steps[line]
+		if !ok {
+			end := len(s.text)
+			if line < len(s.lines) {
+				end = s.lines[line]
+			}
+			n := 0
+			for i := range string(s.text[offset:end]) {
+				if n%stride == 0 {
+					steps = append(steps, offset+i)
+				}
+				n++
+			}
+			s.steps[line] = steps
+		}
+		i := (column - 1) / stride
+		if i >= len(steps) {
+			return nil
+		}
+		offset, column = steps[i], column-i*stride
+	}
+	for ; column > 1 && offset < len(s.text); column-- {
+		_, size := utf8.DecodeRune(s.text[offset:])
+		offset += size
+	}
+	return s.text[offset:]
 }
 
 func isSpace(r rune) bool { return r == ' ' || r == '\t' || r == '\n' || r == '\r' }

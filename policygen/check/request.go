@@ -63,13 +63,14 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 	return &Request{Kind: kind, Input: withDefaults(kind, object)}, nil
 }
 
-// findObject gives the largest JSON object in the text, taking away one level
-// of escapes after another.
+// findObject gives the JSON object in the text that looks like a request, else
+// the largest, taking away one level of escapes after another.
 func findObject(text []byte) ([]byte, error) {
-	const levels, starts = 5, 64
+	const levels, starts = 5, 256
 	if whole := bytes.TrimSpace(text); string(whole) == "{}" {
 		return whole, nil
 	}
+	var fallback []byte // of the first level that has any
 	for range levels {
 		var best []byte
 		rest := text
@@ -84,13 +85,16 @@ func findObject(text []byte) ([]byte, error) {
 				if len(object) > len(best) && len(object) > 2 {
 					best = object
 				}
+				if isRequest(object) {
+					return object, nil
+				}
 				rest = rest[len(object):]
 				continue
 			}
 			rest = rest[1:]
 		}
-		if best != nil {
-			return best, nil
+		if fallback == nil {
+			fallback = best
 		}
 		next := unescape(text)
 		if bytes.Equal(next, text) {
@@ -98,7 +102,22 @@ func findObject(text []byte) ([]byte, error) {
 		}
 		text = next
 	}
+	if fallback != nil {
+		return fallback, nil
+	}
 	return nil, errors.New("read request: no JSON object in the text, escaped or not")
+}
+
+// isRequest tells a request, or the object around one, by its members.
+func isRequest(object []byte) bool {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(object, &members) != nil {
+		return false
+	}
+	_, input := members["input"]
+	_, request := members["request"]
+	_, kind := members["kind"]
+	return guessKind(members) != "" || kind && (input || request)
 }
 
 // unescape takes away one level of backslashes.
