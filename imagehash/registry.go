@@ -140,8 +140,10 @@ func login(ctx context.Context, repo name.Repository, auth authn.Authenticator, 
 			// On loopback TLS and plain HTTP are tried side by side, and
 			// the error is that of TLS even if only the other answered.
 			err = fmt.Errorf("answered %d %s", status, http.StatusText(int(status)))
-		} else if silence := base.silence.Load(); silence != nil && !base.plain() && noTLS(err) {
+		} else if silence := base.silence.Load(); silence != nil && noTLS(err) {
 			err = &url.Error{Op: "Get", URL: "http://" + repo.RegistryStr() + "/v2/", Err: *silence}
+		} else if base.plain() && noTLS(err) {
+			err = errors.New("speaks plain HTTP, and redirects without end")
 		}
 		var answer *transport.Error
 		again := status >= 500 || errors.As(err, &answer) && answer.Temporary()

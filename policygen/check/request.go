@@ -173,7 +173,7 @@ func guessKind(members map[string]json.RawMessage) string {
 // agent protocol, agent.proto and oci.proto: absent messages are null).
 const (
 	emptyUser    = `{"UID":0,"GID":0,"AdditionalGids":[],"Username":""}`
-	emptyProcess = `{"Terminal":false,"ConsoleSize":null,"User":null,"Args":[],"Env":[],"Cwd":"","Capabilities":null,` +
+	emptyProcess = `{"Terminal":false,"ConsoleSize":null,"User":` + emptyUser + `,"Args":[],"Env":[],"Cwd":"","Capabilities":null,` +
 		`"Rlimits":[],"NoNewPrivileges":false,"ApparmorProfile":"","OOMScoreAdj":0,"SelinuxLabel":""}`
 	emptyLinux = `{"UIDMappings":[],"GIDMappings":[],"Sysctl":{},"Resources":null,"CgroupsPath":"","Namespaces":[],"Devices":[],` +
 		`"Seccomp":null,"RootfsPropagation":"","MaskedPaths":[],"ReadonlyPaths":[],"MountLabel":"","IntelRdt":null}`
