@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -139,8 +140,10 @@ func login(ctx context.Context, repo name.Repository, auth authn.Authenticator, 
 			// On loopback TLS and plain HTTP are tried side by side, and
 			// the error is that of TLS even if only the other answered.
 			err = fmt.Errorf("answered %d %s", status, http.StatusText(int(status)))
-		} else if silence := base.silence.Load(); silence != nil && !base.plain() && strings.Contains(err.Error(), http.ErrSchemeMismatch.Error()) {
+		} else if silence := base.silence.Load(); silence != nil && noTLS(err) {
 			err = &url.Error{Op: "Get", URL: "http://" + repo.RegistryStr() + "/v2/", Err: *silence}
+		} else if base.plain() && noTLS(err) {
+			err = errors.New("speaks plain HTTP, and redirects without end")
 		}
 		var answer *transport.Error
 		again := status >= 500 || errors.As(err, &answer) && answer.Temporary()
@@ -153,6 +156,13 @@ func login(ctx context.Context, repo name.Repository, auth authn.Authenticator, 
 		case <-time.After(200 * time.Millisecond << try):
 		}
 	}
+}
+
+// noTLS reports whether an answer was no TLS: plain HTTP, or what some servers
+// say to a request that they cannot read.
+func noTLS(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) || strings.Contains(err.Error(), http.ErrSchemeMismatch.Error())
 }
 
 // resolve gets the manifest that the reference names. Its digest is that of

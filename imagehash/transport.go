@@ -58,7 +58,9 @@ func (g *guard) CloseIdleConnections() { g.inner.CloseIdleConnections() }
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && !isLoopback(req.URL.Host) {
-		return nil, &refusal{fmt.Sprintf("plain HTTP to %s, which is not loopback", req.URL.Host)}
+		err := error(&refusal{fmt.Sprintf("plain HTTP to %s, which is not loopback", req.URL.Host)})
+		g.silence.Store(&err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	resp, err := g.inner.RoundTrip(req.WithContext(ctx))

@@ -126,6 +126,9 @@ func (b *builder) process(p *Process) {
 	p.Env = b.env()
 	p.Args = b.args()
 	b.substituteArgs(p.Args, p.Env)
+	// What the settings add is neither replaced nor used to replace.
+	p.Args = withMissing(p.Args, b.spec.Process.Args)
+	p.Env = withMissing(p.Env, b.spec.Process.Env)
 	p.Capabilities = b.capabilities()
 }
 

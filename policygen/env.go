@@ -32,12 +32,17 @@ func (b *builder) args() []string {
 	case b.c.Command == nil:
 		args = append(args, b.img.Cmd...)
 	}
-	for _, a := range b.spec.Process.Args {
-		if !slices.Contains(args, a) {
-			args = append(args, a)
+	return args
+}
+
+// withMissing appends what list does not have yet.
+func withMissing(list, more []string) []string {
+	for _, s := range more {
+		if !slices.Contains(list, s) {
+			list = append(list, s)
 		}
 	}
-	return args
+	return list
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -74,9 +79,6 @@ func (b *builder) env() []string {
 		}
 	}
 	b.substituteEnv(env)
-	for _, e := range b.spec.Process.Env {
-		addNew(e)
-	}
 	return env
 }
 
@@ -157,7 +159,7 @@ func (b *builder) fieldRef(path, at string) (string, bool) {
 	case "metadata.name":
 		return "$(sandbox-name)", true
 	case "metadata.namespace":
-		if b.w.namespace != nil {
+		if b.w.namespace != nil && *b.w.namespace != "" {
 			return *b.w.namespace, true
 		}
 		return "$(sandbox-namespace)", true
@@ -213,8 +215,11 @@ func (b *builder) envFrom(e *envSource, at string) []string {
 		return nil
 	}
 	for _, o := range b.w.config {
-		if o.secret != secret || o.name != ref.Name || o.data == nil {
+		if o.secret != secret || o.name != ref.Name {
 			continue
+		}
+		if o.data == nil {
+			break // the first object of that name counts, with or without data
 		}
 		var values []string
 		for _, key := range slices.Sorted(maps.Keys(o.data)) {
@@ -268,12 +273,12 @@ func (b *builder) substituteEnv(env []string) {
 	for range maxSubstitutions {
 		changed := false
 		for i, e := range env {
-			_, val, ok := onlyPair(e)
+			name, val, ok := onlyPair(e)
 			if !ok {
 				continue
 			}
-			if next, ok := b.substitute(e, val, env); ok {
-				env[i], changed = next, true
+			if next, ok := b.substitute(val, env); ok {
+				env[i], changed = name+"="+next, true
 			}
 		}
 		if !changed {
@@ -290,10 +295,10 @@ const (
 	maxValue         = 1 << 20
 )
 
-// substitute replaces the first reference of val in s by the first variable
-// that resolves it.
-func (b *builder) substitute(s, val string, env []string) (string, bool) {
-	name, ok := b.reference(val)
+// substitute replaces the first reference in s, wherever it stands, by the
+// first variable that resolves it.
+func (b *builder) substitute(s string, env []string) (string, bool) {
+	name, ok := b.reference(s)
 	if !ok {
 		return "", false
 	}
@@ -318,7 +323,7 @@ func (b *builder) substitute(s, val string, env []string) (string, bool) {
 func (b *builder) substituteArgs(args, env []string) {
 	for i := range args {
 		for range maxSubstitutions {
-			next, ok := b.substitute(args[i], args[i], env)
+			next, ok := b.substitute(args[i], env)
 			if !ok {
 				break
 			}

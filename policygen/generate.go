@@ -200,7 +200,8 @@ func (g *generator) readConfig(f NamedFile) error {
 	}
 	c := &collector{file: f.Name}
 	for _, doc := range docs {
-		if kind, ok := g.header(doc, c); ok && (kind == "ConfigMap" || kind == "Secret") {
+		// The reference reads and then forgets the other objects.
+		if kind, ok := g.header(doc, c); ok && (kind == "ConfigMap" || kind == "Secret" || g.in.Profile.Reference != "") {
 			if r := g.parseResource(doc, c, 0); r != nil && r.config != nil {
 				g.config = append(g.config, r.config)
 			}
@@ -363,11 +364,13 @@ func (g *generator) annotated(r *resource, out *Output) (*value, error) {
 	}
 	p := g.policies[r.workload]
 	out.Policies = append(out.Policies, *p)
-	tree, ok := withAnnotation(r.tree, r.workload.rule.meta, p.Annotation)
+	tree, ok := withAnnotation(r.tree, r.workload.rule.meta, p.Annotation, g.in.Profile.StrictOutput)
 	if !ok {
 		w := r.workload
 		path := strings.Join(w.rule.meta, ".")
-		w.add(locate(w.tree, path), path, Type, "found a list, want a mapping to put the annotation into")
+		at := locate(w.tree, path)
+		w.add(at, path, Type, "found a %s, want a mapping to put the annotation into", at.kind)
+		w.hint("write it as a mapping, or leave it away")
 		return nil, w.problems
 	}
 	return tree, nil
@@ -385,8 +388,9 @@ func listText(tree *value, key string) string {
 }
 
 // withAnnotation copies the nodes on the way to the metadata and sets the
-// annotation. Metadata and annotations are made where they are missing.
-func withAnnotation(tree *value, path []string, annotation string) (*value, bool) {
+// annotation. Metadata and annotations are made where they are missing; strict
+// means that a null is not missing, except for the annotations themselves.
+func withAnnotation(tree *value, path []string, annotation string, strict bool) (*value, bool) {
 	if tree.kind != mapKind {
 		return nil, false
 	}
@@ -395,7 +399,7 @@ func withAnnotation(tree *value, path []string, annotation string) (*value, bool
 	for _, key := range path {
 		next := at.get(key)
 		switch {
-		case next == nil || next.kind == nullKind:
+		case next == nil || next.kind == nullKind && !strict:
 			next = &value{kind: mapKind}
 		case next.kind != mapKind:
 			return nil, false

@@ -172,7 +172,8 @@ func (g *generator) parseResource(tree *value, c *collector, depth int) *resourc
 			return nil
 		}
 		r.workload = decodeWorkload(tree, kind, rule, d)
-		if len(c.problems) == before && g.filtered(r.workload) {
+		// What is in a List is never filtered.
+		if len(c.problems) == before && depth == 0 && g.filtered(r.workload) {
 			r.workload = nil
 		}
 	}
@@ -229,8 +230,13 @@ func (g *generator) parseList(r *resource, d *decoder, depth int) *resource {
 			r.items = append(r.items, one)
 		}
 	}
-	if len(o.Items) == 0 && len(d.problems) == 0 {
+	switch n := len(o.Items); {
+	case len(d.problems) > 0:
+	case n == 0:
 		d.add(r.tree.get("items"), "items", Unsupported, "an empty List cannot be written back")
+	case n > 1 && depth > 0 && g.in.Profile.StrictOutput:
+		d.add(r.tree.get("items"), "items", Unsupported, "a List of %d items inside a List cannot be written back by %s", n, g.in.Profile.Name)
+		d.hint("put its items into the outer List")
 	}
 	return r
 }

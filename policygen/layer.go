@@ -249,7 +249,7 @@ func appendEntry(to *string, body *entryReader, name string, limits Limits) erro
 // tarName is the name field with the USTAR prefix in front.
 func tarName(h *[tarBlock]byte) string {
 	name := cString(h[0:100])
-	if string(h[257:263]) == "ustar\x00" && h[345] != 0 {
+	if string(h[257:265]) == "ustar\x0000" && h[345] != 0 {
 		name = cString(h[345:500]) + "/" + name
 	}
 	return name

@@ -131,6 +131,9 @@ func pointerTokens(pointer string) ([]string, error) {
 	}
 	tokens := strings.Split(pointer[1:], "/")
 	for i, t := range tokens {
+		if rest := strings.NewReplacer("~0", "", "~1", "").Replace(t); strings.Contains(rest, "~") {
+			return nil, fmt.Errorf("pointer %q: ~ must be followed by 0 or 1", clip(pointer))
+		}
 		tokens[i] = jsondoc.UnescapePointer(t)
 	}
 	return tokens, nil

@@ -34,6 +34,10 @@ type Profile struct {
 	// ReadAllLayers also reads zstd and uncompressed layers, which kata skips
 	// without a word.
 	ReadAllLayers bool
+	// StrictOutput refuses what kata's generator stops at when it writes YAML back:
+	// lists of several objects inside a List, and templates whose metadata is
+	// null.
+	StrictOutput bool
 	// Initdata is the text form of the initdata document.
 	Initdata InitdataForm
 }
@@ -71,13 +75,13 @@ const (
 func Profiles() []Profile {
 	return []Profile{
 		{Name: "retally", GuestPullCheck: true, ReadAllLayers: true},
-		{Name: "kata-4.1", Reference: "kata-containers genpolicy 4.1.0 (7c6ba40)", GuestPullCheck: true},
+		{Name: "kata-4.1", Reference: "kata-containers genpolicy 4.1.0 (7c6ba40)", GuestPullCheck: true, StrictOutput: true},
 		{
-			Name: "contrast-1.20", Layout: Kata3Layout, GuestPullStorages: true, MountPropagation: true,
+			Name: "contrast-1.20", StrictOutput: true, Layout: Kata3Layout, GuestPullStorages: true, MountPropagation: true,
 			EphemeralVolumes: true, RefuseDeclaredVolumes: true, Initdata: GoTOML,
 		},
 		{
-			Name: "kata-3.28", Layout: Kata3Layout, SkipUsersWithGuestPull: true,
+			Name: "kata-3.28", StrictOutput: true, Layout: Kata3Layout, SkipUsersWithGuestPull: true,
 		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/retally/retally/internal/jsondoc"
@@ -26,12 +27,12 @@ func (p *NamedPolicy) key() string { return p.Kind + "/" + p.Namespace + "/" + p
 // initdata document, the value of the annotation, or annotated YAML.
 func ReadPolicies(f NamedFile) ([]NamedPolicy, error) {
 	trimmed := bytes.TrimSpace(f.Data)
+	head, _, isPolicy := bytes.Cut(f.Data, []byte(dataMark))
 	switch {
-	case bytes.Contains(f.Data, []byte(dataMark)) && !bytes.Contains(f.Data, []byte("\n[data]")),
-		bytes.HasPrefix(trimmed, []byte("{")) && bytes.Contains(trimmed, []byte(`"containers": [`)):
-		return onePolicy(f.Name, f.Data, nil)
-	case bytes.Contains(f.Data, []byte("[data]")):
+	case versionKey.Match(head) && algorithmKey.Match(head):
 		return initdataPolicy(f.Name, f.Data)
+	case isPolicy, isPolicyData(trimmed):
+		return onePolicy(f.Name, f.Data, nil)
 	case isBase64(trimmed):
 		text, err := DecodeAnnotation(string(trimmed))
 		if err != nil {
@@ -40,6 +41,25 @@ func ReadPolicies(f NamedFile) ([]NamedPolicy, error) {
 		return initdataPolicy(f.Name, text)
 	}
 	return yamlPolicies(f)
+}
+
+// The keys of an initdata document that stand before its data.
+var (
+	versionKey   = regexp.MustCompile(`(?m)^"?version"?[ \t]*=`)
+	algorithmKey = regexp.MustCompile(`(?m)^"?algorithm"?[ \t]*=`)
+)
+
+// isPolicyData tells policy data from other JSON, such as a Deployment.
+func isPolicyData(text []byte) bool {
+	if !bytes.HasPrefix(text, []byte("{")) {
+		return false
+	}
+	tree, err := jsondoc.Parse(text, jsondoc.Limits{})
+	if err != nil {
+		return false
+	}
+	list := member(tree, "containers")
+	return list != nil && list.Kind == jsondoc.Array
 }
 
 func isBase64(text []byte) bool {

@@ -13,13 +13,19 @@ import (
 // scalar resolves a YAML scalar as serde_yaml 0.8.26 does: plain text by the
 // rules of resolvePlain, quoted and block text as strings, and the four tags
 // it knows. Any other tag, !!str too, gives a string.
-func scalar(v *value, n *yaml.Node) error {
+//
+// tag is the tag as the text has it: only the short form !!bool counts, not
+// !<tag:yaml.org,2002:bool>, nor a handle that stands for the same.
+func scalar(v *value, n *yaml.Node, tag string) error {
 	v.kind, v.text = stringKind, n.Value
-	if n.Style&yaml.TaggedStyle != 0 {
-		return tagged(v, n.ShortTag(), n.Value)
+	if tag != "" {
+		return tagged(v, tag, n.Value)
 	}
 	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
 		return nil
+	}
+	if n.Value == "" && n.Anchor != "" {
+		return nil // nothing behind an anchor is an empty string, not null
 	}
 	v.kind, v.text = resolvePlain(n.Value)
 	if v.kind == tooWide {
@@ -42,16 +48,13 @@ func tagged(v *value, tag, text string) error {
 		}
 		v.kind, v.text = intKind, strconv.FormatInt(i, 10)
 	case "!!float":
-		f, ok := parseFloat(text)
-		if k, t := resolvePlain(text); k == floatKind {
-			v.kind, v.text = k, t
-		} else if ok {
-			v.kind, v.text = floatKind, formatFloat(f)
-		} else {
+		f, ok := parseFloat(text) // .inf and .nan are not what the tag's reader knows
+		if !ok {
 			return fmt.Errorf("%q is no number", text)
 		}
+		v.kind, v.text = floatKind, formatFloat(f)
 	case "!!null":
-		if text != "~" && text != "null" && text != "" {
+		if text != "~" && text != "null" {
 			return fmt.Errorf("%q is no null", text)
 		}
 		v.kind, v.text = nullKind, "~"
@@ -190,7 +193,9 @@ func parseFloat(s string) (float64, bool) {
 		return 0, false
 	}
 	switch strings.ToLower(body) {
-	case "inf", "infinity", "nan":
+	case "nan":
+		return math.NaN(), true // strconv takes no sign
+	case "inf", "infinity":
 	default:
 		for i := range len(body) {
 			if c := body[i]; (c < '0' || c > '9') && c != '.' && c != 'e' && c != 'E' && c != '+' && c != '-' {

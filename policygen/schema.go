@@ -408,7 +408,7 @@ type volume struct {
 		ClaimName string `k:"claimName,req"`
 	} `k:"persistentVolumeClaim"`
 	ConfigMap *struct {
-		Name     *string     `k:"name"`
+		Name     string      `k:"name,req"`
 		Items    []keyToPath `k:"items"`
 		Optional *bool       `k:"optional"`
 	} `k:"configMap"`

@@ -61,6 +61,7 @@ func TestApplyPatch(t *testing.T) {
 		{`{"a":[1]}`, `[{"op":"remove","path":"/a/01"}]`, "", "no array index"},
 		{`{}`, `[{"op":"replace","path":"/x","value":1}]`, "", `no member "x"`},
 		{`{"a":{}}`, `[{"op":"move","from":"/a","path":"/a/b"}]`, "", "into its own part"},
+		{`{}`, `[{"op":"add","path":"/a~2","value":1}]`, "", "followed by 0 or 1"},
 		{`{}`, `[{"op":"paint","path":"/x"}]`, "", "unknown operation"},
 		{`{}`, `{}`, "", "array of operations"},
 		{`{"a":[0,0,0,0,0,0,0,0]}`, "[" + strings.TrimSuffix(strings.Repeat(`{"op":"copy","from":"","path":"/a/-"},`, 40), ",") + "]", "", "creates more than"},

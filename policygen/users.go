@@ -23,12 +23,11 @@ type groupRecord struct {
 // another number of fields: the file then counts as unreadable as a whole, but
 // records of the lines before it are still checked by the caller.
 func records(text string, fields int) (lines [][]string, ok bool) {
-	text = strings.TrimSuffix(text, "\n")
-	if text == "" {
-		return nil, true
-	}
-	for line := range strings.SplitSeq(text, "\n") {
-		parts := strings.Split(strings.TrimSuffix(line, "\r"), ":")
+	for line := range strings.Lines(text) {
+		if ended, ok := strings.CutSuffix(line, "\n"); ok {
+			line = strings.TrimSuffix(ended, "\r") // a CR at the end of the file is text
+		}
+		parts := strings.Split(line, ":")
 		if len(parts) != fields {
 			return lines, false
 		}
@@ -73,7 +72,11 @@ func parseGroup(text string) (list []groupRecord, ok bool, err error) {
 		if !okGID {
 			return nil, false, fmt.Errorf("/etc/group of the image, line %d: group id %q must be a number", i+1, clip(f[2]))
 		}
-		list = append(list, groupRecord{f[0], gid, strings.Split(f[3], ",")})
+		var members []string
+		if f[3] != "" {
+			members = strings.Split(f[3], ",")
+		}
+		list = append(list, groupRecord{f[0], gid, members})
 	}
 	if !ok {
 		return nil, false, nil
@@ -243,7 +246,8 @@ func (b *builder) podUser(t *userTables, u *User, gids *gidSet) {
 }
 
 func (b *builder) podID(n *int64, field string) (uint32, bool) {
-	if n != nil && b.pause && (*n < 0 || *n > math.MaxUint32) {
+	others := len(b.w.pod.Containers)+len(b.w.pod.InitContainers) > 0
+	if n != nil && b.pause && others && (*n < 0 || *n > math.MaxUint32) {
 		return 0, false // reported for the containers
 	}
 	if n == nil {

@@ -81,7 +81,7 @@ func (v *value) shallow() *value {
 // Limits bound what is read. A zero field means its default.
 type Limits struct {
 	YAMLBytes  int   // one YAML file; default 16 MiB
-	Depth      int   // nesting of YAML with aliases followed; default 100
+	Depth      int   // nested collections of YAML with aliases followed; default 128, serde_yaml's own limit
 	Nodes      int   // YAML nodes with aliases followed; default 2,000,000
 	Documents  int   // documents of one YAML file; default 10,000
 	JSONBytes  int   // settings, drop-ins, image configs, requests; default 16 MiB
@@ -96,7 +96,7 @@ func (l Limits) orDefault() Limits {
 		}
 	}
 	def(&l.YAMLBytes, 16<<20)
-	def(&l.Depth, 100)
+	def(&l.Depth, 128)
 	def(&l.Nodes, 2_000_000)
 	def(&l.Documents, 10_000)
 	def(&l.JSONBytes, 16<<20)
@@ -111,8 +111,9 @@ func (l Limits) orDefault() Limits {
 // null are left out.
 //
 // kata's genpolicy reads with serde_yaml 0.8 on yaml-rust 0.4; both that and
-// yaml.v3 descend from libyaml's scanner, so the events are the same and only
-// the meaning of scalars is our own (scalar.go).
+// yaml.v3 descend from libyaml's scanner. Where they see different things in a
+// text, yamlSource mends it (source.go); the meaning of scalars is our own
+// (scalar.go).
 func parseYAML(file string, data []byte, limits Limits) (docs []*value, err error) {
 	if len(data) > limits.YAMLBytes {
 		return nil, Problems{{File: file, Kind: Limit, Message: fmt.Sprintf("file has %d bytes, the limit is %d", len(data), limits.YAMLBytes)}}
@@ -127,15 +128,18 @@ func parseYAML(file string, data []byte, limits Limits) (docs []*value, err erro
 			docs, err = nil, Problems{{File: file, Kind: Syntax, Message: fmt.Sprintf("not readable as YAML: %v", r)}}
 		}
 	}()
-	c := converter{file: file, limits: limits, budget: limits.Nodes}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
+	src := newYAMLSource(data)
+	c := converter{file: file, limits: limits, budget: limits.Nodes, src: src}
+	dec := yaml.NewDecoder(bytes.NewReader(src.text))
 	for n := 0; ; n++ {
 		var doc yaml.Node
 		switch err := dec.Decode(&doc); {
 		case errors.Is(err, io.EOF):
 			return docs, nil
 		case err != nil:
-			return nil, Problems{syntaxProblem(file, err)}
+			p := syntaxProblem(file, err)
+			p.Message = src.restore(p.Message)
+			return nil, Problems{p}
 		}
 		if n >= limits.Documents {
 			return nil, Problems{{File: file, Line: doc.Line, Column: doc.Column, Kind: Limit, Message: fmt.Sprintf("more than %d documents", limits.Documents)}}
@@ -143,6 +147,7 @@ func parseYAML(file string, data []byte, limits Limits) (docs []*value, err erro
 		if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
 			continue
 		}
+		c.firstLine = doc.Content[0].Line
 		v, err := c.convert(doc.Content[0], 0)
 		if err != nil {
 			return nil, err
@@ -190,9 +195,11 @@ func syntaxProblem(file string, err error) Problem {
 }
 
 type converter struct {
-	file   string
-	limits Limits
-	budget int
+	file      string
+	limits    Limits
+	budget    int
+	src       *yamlSource
+	firstLine int // of the document
 }
 
 func (c *converter) fail(n *yaml.Node, k ProblemKind, format string, args ...any) error {
@@ -201,13 +208,16 @@ func (c *converter) fail(n *yaml.Node, k ProblemKind, format string, args ...any
 
 // convert follows aliases. A cycle shows as depth, a bomb as the budget.
 func (c *converter) convert(n *yaml.Node, depth int) (*value, error) {
-	for n.Kind == yaml.AliasNode && depth <= c.limits.Depth {
-		n, depth = n.Alias, depth+1
+	if n.Kind == yaml.AliasNode {
+		if n.Alias.Line < c.firstLine {
+			return nil, c.fail(n, Syntax, "unknown anchor %q: it is another document's", clip(n.Value))
+		}
+		n = n.Alias
 	}
 	if c.budget--; c.budget < 0 {
 		return nil, c.fail(n, Limit, "more than %d values with aliases followed", c.limits.Nodes)
 	}
-	if depth > c.limits.Depth {
+	if depth >= c.limits.Depth && n.Kind != yaml.ScalarNode {
 		return nil, c.fail(n, Limit, "nested deeper than %d with aliases followed", c.limits.Depth)
 	}
 	v := &value{line: n.Line, column: n.Column}
@@ -226,9 +236,10 @@ func (c *converter) convert(n *yaml.Node, depth int) (*value, error) {
 		v.kind = mapKind
 		return v, c.mapping(v, n, depth)
 	default:
-		if err := scalar(v, n); err != nil {
+		if err := scalar(v, n, c.src.tag(n)); err != nil {
 			return nil, c.fail(n, Type, "%v", err)
 		}
+		v.text = c.src.restore(v.text)
 	}
 	return v, nil
 }

@@ -269,6 +269,7 @@ func TestParseRequest(t *testing.T) {
 		{"event", `Error: failed to create containerd task: "CreateContainerRequest is blocked by policy: ` + string(once) + `"`, "", "CreateContainerRequest", ""},
 		{"event escaped twice", "rpc status: CreateContainerRequest: " + string(twice), "", "CreateContainerRequest", ""},
 		{"kind given", `{"container_id":"a\"b"}`, "RemoveContainerRequest", "RemoveContainerRequest", ""},
+		{"event with other objects", `Failed {x} {"a":1} {"details":{"code":7}}: CreateContainerRequest is blocked: ` + string(once), "", "CreateContainerRequest", ""},
 		{"no object", "nothing here", "", "", "no JSON object"},
 		{"no kind", `{"x":1}`, "", "", "no kind"},
 	}

@@ -63,13 +63,14 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 	return &Request{Kind: kind, Input: withDefaults(kind, object)}, nil
 }
 
-// findObject gives the largest JSON object in the text, taking away one level
-// of escapes after another.
+// findObject gives the JSON object in the text that looks like a request, else
+// the largest, taking away one level of escapes after another.
 func findObject(text []byte) ([]byte, error) {
-	const levels, starts = 5, 64
+	const levels, starts = 5, 256
 	if whole := bytes.TrimSpace(text); string(whole) == "{}" {
 		return whole, nil
 	}
+	var fallback []byte // of the first level that has any
 	for range levels {
 		var best []byte
 		rest := text
@@ -84,13 +85,16 @@ func findObject(text []byte) ([]byte, error) {
 				if len(object) > len(best) && len(object) > 2 {
 					best = object
 				}
+				if isRequest(object) {
+					return object, nil
+				}
 				rest = rest[len(object):]
 				continue
 			}
 			rest = rest[1:]
 		}
-		if best != nil {
-			return best, nil
+		if fallback == nil {
+			fallback = best
 		}
 		next := unescape(text)
 		if bytes.Equal(next, text) {
@@ -98,7 +102,22 @@ func findObject(text []byte) ([]byte, error) {
 		}
 		text = next
 	}
+	if fallback != nil {
+		return fallback, nil
+	}
 	return nil, errors.New("read request: no JSON object in the text, escaped or not")
+}
+
+// isRequest tells a request, or the object around one, by its members.
+func isRequest(object []byte) bool {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(object, &members) != nil {
+		return false
+	}
+	_, input := members["input"]
+	_, request := members["request"]
+	_, kind := members["kind"]
+	return guessKind(members) != "" || kind && (input || request)
 }
 
 // unescape takes away one level of backslashes.
@@ -181,13 +200,73 @@ func emptyRequest(kind string) string {
 	return `{}`
 }
 
+// emptyPart is what the agent writes for an empty message below a member of
+// that name, or for an empty element of the list there.
+func emptyPart(member string) string {
+	switch member {
+	case "storages":
+		return `{"driver":"","driver_options":[],"source":"","fstype":"","options":[],"mount_point":"","fs_group":null,"shared":false}`
+	case "fs_group":
+		return `{"group_id":0,"group_change_policy":0}`
+	case "devices":
+		return `{"id":"","type_":"","vm_path":"","container_path":"","options":[]}`
+	case "Mounts":
+		return `{"destination":"","source":"","type_":"","options":[]}`
+	case "Namespaces":
+		return `{"Type":"","Path":""}`
+	case "User":
+		return emptyUser
+	case "string_user":
+		return `{"uid":"","gid":"","additionalGids":[]}`
+	case "Capabilities":
+		return `{"Bounding":[],"Effective":[],"Inheritable":[],"Permitted":[],"Ambient":[]}`
+	case "Resources":
+		return `{"Devices":[],"Memory":null,"CPU":null,"Pids":null,"BlockIO":null,"HugepageLimits":[],"Network":null}`
+	case "Routes":
+		return `{"dest":"","gateway":"","device":"","source":"","scope":0,"family":0,"flags":0,"mtu":0}`
+	case "ARPNeighbors":
+		return `{"toIPAddress":null,"device":"","lladdr":"","state":0,"flags":0}`
+	case "IPAddresses", "toIPAddress":
+		return `{"family":0,"address":"","mask":""}`
+	}
+	return ""
+}
+
+// fillParts adds what messages in lists, and messages that need not be there,
+// lack.
+func fillParts(member string, v any) {
+	var empty any
+	if part := emptyPart(member); part != "" {
+		_ = decodeNumbers([]byte(part), &empty) // of our own making
+	}
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			if _, isList := e.([]any); !isList {
+				fillParts(member, e)
+			}
+		}
+	case map[string]any:
+		fill(v, empty)
+		for key, below := range v {
+			fillParts(key, below)
+		}
+	}
+}
+
 // withDefaults adds the members that are missing.
 func withDefaults(kind string, object []byte) []byte {
 	var have, empty any
 	if decodeNumbers(object, &have) != nil || decodeNumbers([]byte(emptyRequest(kind)), &empty) != nil {
 		return object
 	}
-	text, err := json.Marshal(fill(have, empty))
+	have = fill(have, empty)
+	if members, ok := have.(map[string]any); ok {
+		for key, v := range members {
+			fillParts(key, v)
+		}
+	}
+	text, err := json.Marshal(have)
 	if err != nil {
 		return object
 	}

@@ -104,6 +104,44 @@ func TestRequestCases(t *testing.T) {
 	}
 }
 
+// TestRawRequestCases asks with the requests as runtimes write them: the agent's
+// reading of them, which fills in what is missing, is ours.
+func TestRawRequestCases(t *testing.T) {
+	for dir, list := range requestFiles(t) {
+		data, err := os.ReadFile(filepath.Join(dir, "policy_data.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "testcases.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var raw []json.RawMessage
+		if err := json.Unmarshal(text, &raw); err != nil || len(raw) != len(list) {
+			t.Fatalf("%s: %d requests, want %d: %v", dir, len(raw), len(list), err)
+		}
+		p, err := check.Parse("policy.rego", policyText(t, rules.Off, data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, c := range list {
+			req, err := check.ParseRequest(raw[i], "")
+			if err != nil {
+				t.Errorf("%s %s: %v", dir, c.Description, err)
+				continue
+			}
+			d, err := p.Evaluate(t.Context(), req.Kind, req.Input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Allowed != c.Allowed {
+				text, _ := json.MarshalIndent(d, "", " ")
+				t.Errorf("%s %s: allowed %v, want %v:\n%s", dir, c.Description, d.Allowed, c.Allowed, text)
+			}
+		}
+	}
+}
+
 // TestRequestCasesBound lists which of the allowed requests are denied once
 // the image is bound: their requests or policies carry no digest.
 func TestRequestCasesBound(t *testing.T) {
