@@ -118,9 +118,10 @@ func (p *PlatformConfig) check(at configError) error {
 			return at(err.Error(), "", "qemu")
 		}
 	}
-	orders := []string{string(tdxmeasure.SinglePass), string(tdxmeasure.TwoPass), string(tdxmeasure.RawExtend)}
-	if p.PageOrder != "" && !slices.Contains(orders, p.PageOrder) {
-		return at(fmt.Sprintf("unknown page order %q", p.PageOrder), nearestHint(p.PageOrder, orders), "page_order")
+	if p.PageOrder != "" {
+		if _, err := tdxmeasure.ParsePageOrder(p.PageOrder); err != nil {
+			return at(err.Error(), nearestHint(p.PageOrder, tdxmeasure.PageOrders()), "page_order")
+		}
 	}
 	switch {
 	case p.ACPISource == "qemu":
@@ -161,6 +162,14 @@ func checkAppID(text string, at configError) error {
 	return nil
 }
 
+// imageHash reads an os_image_hash, zero where none is given.
+func imageHash(text string) (digest.Digest, error) {
+	if text == "" {
+		return digest.Digest{}, nil
+	}
+	return digest.ParseHex(digest.SHA256, strings.ToLower(strings.TrimPrefix(text, "sha256:")))
+}
+
 // tcbStatuses are what Intel's collateral says of a platform and may be
 // accepted.
 var tcbStatuses = []string{
@@ -186,6 +195,9 @@ func (e *EvidenceConfig) check(at configError) error {
 	}
 	if err := checkAppID(e.AppID, at); err != nil {
 		return err
+	}
+	if _, err := imageHash(e.OSImageHash); err != nil {
+		return at(fmt.Sprintf("%q is no os_image_hash: %s", e.OSImageHash, err), "64 hex digits, in quotation marks", "os_image_hash")
 	}
 	if b, err := hex.DecodeString(e.Nonce); err != nil || len(b) > 64 {
 		return at(fmt.Sprintf("%q is no nonce", e.Nonce), "up to 128 hex digits", "nonce")

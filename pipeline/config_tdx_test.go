@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/tdxmeasure"
 )
 
 // TestMachineConfigErrors: every mistake is named with its place and the way
@@ -43,6 +44,7 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown(quote + "profile: secretv"), `unknown profile "secretv"`, `did you mean "secretvm"?`},
 		{shown(quote + "platform: m"), `there is no platform "m"`, "none is given"},
 		{shown(quote + "nonce: 0x00"), "is no nonce", ""},
+		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: "00" is no os_image_hash`, "64 hex digits"},
 		{shown(quote + "accept_tcb: [Revoked]"), "Revoked is never accepted", ""},
 		{shown(quote + "accept_tcb: [OutOfdate]"), `unknown status "OutOfdate"`, `did you mean "OutOfDate"?`},
 		{shown(quote + "mrseam: ['00']"), "mrseam[0]", "want 96"},
@@ -76,6 +78,11 @@ evidence:
 	}
 	if p := c.Platforms["vm"]; p.Compose != "top.yaml" || p.ACPISource != "template" {
 		t.Errorf("vm: %+v", p)
+	}
+	for _, order := range tdxmeasure.PageOrders() {
+		if _, err := pipeline.ParseConfig("retally.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, page_order: "+order+"}\n")); err != nil {
+			t.Errorf("a word that the flag takes: %v", err)
+		}
 	}
 	if p := c.Platforms["pod"]; p.Compose != "" || p.ACPISource != "" {
 		t.Errorf("pod: %+v", p)

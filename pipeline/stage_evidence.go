@@ -34,7 +34,7 @@ func planEvidence(c *Config) []PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(platformFrom(e.Platform), e.Registry, e.Compose, e.Rootfs, c.Against)
+		from := given(worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, e.VMConfig, worded("os_image_hash", e.OSImageHash), c.Against)
 		if from != "" {
 			lines = append(lines, PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -42,7 +42,7 @@ func planEvidence(c *Config) []PlanLine {
 		}
 		switch {
 		case e.TLSCert != "" || e.Nonce != "":
-			lines = append(lines, PlanLine{Key: key("bound"), From: given(e.TLSCert, nonceFrom(e.Nonce))})
+			lines = append(lines, PlanLine{Key: key("bound"), From: given(e.TLSCert, worded("nonce", e.Nonce))})
 		default:
 			lines = append(lines, PlanLine{Key: key("bound"), Missing: "certificate or nonce, unless " + e.File + " is a capture", How: "evidence." + name + ".tls_cert: FILE, the certificate of the machine's connection, or nonce: HEX"})
 		}
@@ -50,18 +50,12 @@ func planEvidence(c *Config) []PlanLine {
 	return lines
 }
 
-func platformFrom(name string) string {
-	if name == "" {
+// worded is a text behind the word that says what it is, "" where there is none.
+func worded(word, text string) string {
+	if text == "" {
 		return ""
 	}
-	return "platform " + name
-}
-
-func nonceFrom(nonce string) string {
-	if nonce == "" {
-		return ""
-	}
-	return "nonce " + nonce
+	return word + " " + text
 }
 
 // evidenceRun collects what the stage finds.
@@ -288,13 +282,37 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Sets = append(req.Sets, artifacts)
 		req.Rootfs = digest.Digest{} // it is part of the set
 	}
-	sets, err := r.manifestSets(e)
+	sets, open, err := r.manifestSets(e)
 	if err != nil {
 		return err
 	}
 	if len(sets) > 0 {
-		req.Sets = append(req.Sets, sets...)
+		req.Sets, req.ExpectedChecks = append(req.Sets, sets...), append(req.ExpectedChecks, open...)
 		from.expected = append(from.expected, FromFile(r.in.Config.Against))
+	}
+	return r.vmConfig(ctx, e, req, from)
+}
+
+// vmConfig adds what dstack's vm_config says: the file's, or the one beside the
+// quote. A check knows no image's hash, so there it is only the sender's word.
+func (r *evidenceRun) vmConfig(ctx context.Context, e EvidenceConfig, req *evidence.Request, from *judgedFrom) error {
+	var given *evidence.File
+	if e.VMConfig != "" {
+		data, err := r.in.ReadFile(ctx, e.VMConfig, vmConfigLimit)
+		if err != nil {
+			return err
+		}
+		given = &evidence.File{Name: e.VMConfig, Data: data}
+		from.expected = append(from.expected, FromFile(e.VMConfig))
+	}
+	hash, err := imageHash(e.OSImageHash)
+	if err != nil {
+		return err
+	}
+	if err := AddEvidenceVMConfig(ctx, req, given, hash); errors.Is(err, ErrNoVMConfig) {
+		return &InputError{Op: "read", File: e.File, Err: err, Hint: "vm_config: FILE names one, beside os_image_hash"}
+	} else if err != nil {
+		return err
 	}
 	return nil
 }
@@ -322,15 +340,15 @@ func (r *evidenceRun) fileSum(ctx context.Context, platform, what, file string, 
 
 // manifestSets are the published manifest's machines that an entry may be of:
 // the ones of its platform's name, or, where no platform is named, all.
-func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, error) {
+func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, []verdict.Check, error) {
 	if r.published == nil || len(r.published.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	sets, _, err := EvidenceManifestSets(r.in.Config.Against, r.published)
+	sets, open, err := EvidenceManifestSets(r.in.Config.Against, r.published)
 	if e.Platform != "" {
 		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
 	}
-	return sets, err
+	return sets, open, err
 }
 
 // judged is an entry with its result.
@@ -361,6 +379,7 @@ func (j *judged) basis() Basis {
 var fieldsForFlags = strings.NewReplacer(
 	"--tls-cert FILE", "tls_cert: FILE", "--nonce HEX", "nonce: HEX", "--collateral FILE", "collateral: FILE", "--docker-compose FILE", "compose: FILE",
 	"--docker-files FILE", "docker_files: FILE", "--registry FILE", "registry: FILE", "--rootfs FILE", "rootfs: FILE", "--manifest FILE", "against: FILE",
+	"--vm-config FILE", "vm_config: FILE", "--os-image-hash HEX", "os_image_hash: HEX", "--measured FILE", "platform: NAME",
 )
 
 func reasonOf(c verdict.Check) string { return fieldsForFlags.Replace(c.Reason) }

@@ -238,7 +238,9 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 		}
 	}
 	if m.conf.PageOrder != "" {
-		p.PageOrder = tdxmeasure.PageOrder(m.conf.PageOrder)
+		if p.PageOrder, err = tdxmeasure.ParsePageOrder(m.conf.PageOrder); err != nil {
+			return err
+		}
 	}
 	if m.conf.PatchKernel != nil {
 		p.PatchKernel = *m.conf.PatchKernel

@@ -190,13 +190,13 @@ func (a *app) evidenceSets(f *evidenceFlags, r *evidence.Request) error {
 // evidenceVMConfig recomputes registers from dstack's vm_config: the file
 // given, or in passing the one beside the quote.
 func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidence.Request) (err error) {
-	name, data := r.Evidence.Name+" /vm_config", r.Evidence.VMConfig
+	var given *evidence.File
 	if f.vmConfig != "" {
-		name = f.vmConfig
-		if data, err = a.readEvidenceInput(f, "--vm-config", f.vmConfig, 1<<20); err != nil {
+		data, err := a.readEvidenceInput(f, "--vm-config", f.vmConfig, 1<<20)
+		if err != nil {
 			return err
 		}
-		data = innerVMConfig(data)
+		given = &evidence.File{Name: f.vmConfig, Data: data}
 	}
 	var hash digest.Digest
 	if f.imageHash != "" {
@@ -204,46 +204,14 @@ func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidenc
 			return err
 		}
 	}
-	asked := f.vmConfig != "" || f.imageHash != ""
+	err = pipeline.AddEvidenceVMConfig(ctx, r, given, hash)
 	switch {
-	case data == nil && asked:
-		return &userError{op: "evidence verify", path: r.Evidence.Name, msg: "no vm_config beside the quote", hint: "--vm-config FILE names one"}
-	case data == nil:
-		return nil
-	}
-	set, checks, err := pipeline.EvidenceVMConfigSet(ctx, name, data, hash)
-	switch {
-	case err != nil && (f.vmConfig != "" || ctx.Err() != nil):
-		return &userError{op: "evidence verify", err: err}
+	case errors.Is(err, pipeline.ErrNoVMConfig):
+		return &userError{op: "evidence verify", path: r.Evidence.Name, err: err, hint: "--vm-config FILE names one"}
 	case err != nil:
-		// What the sender put beside the quote is evidence, too.
-		var list verdict.List
-		if asked {
-			list.Fail("vm_config", err.Error())
-		} else {
-			list.Note("vm_config", err.Error())
-		}
-		r.ExpectedChecks = append(r.ExpectedChecks, list...)
-		return nil
-	}
-	r.AskExpected = asked
-	r.ExpectedChecks = append(r.ExpectedChecks, checks...)
-	if set != nil {
-		r.Sets = append(r.Sets, *set)
+		return &userError{op: "evidence verify", err: err}
 	}
 	return nil
-}
-
-// innerVMConfig takes vm_config out of a reply that holds it as text.
-func innerVMConfig(data []byte) []byte {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 1 << 20})
-	if err != nil {
-		return data
-	}
-	if inner := doc.Get("vm_config"); inner != nil && inner.Kind == jsondoc.String {
-		return []byte(inner.Text)
-	}
-	return data
 }
 
 func (a *app) evidenceBound(_ context.Context, f *evidenceFlags, r *evidence.Request) (err error) {
