@@ -23,10 +23,10 @@ type configError func(msg, hint string, path ...string) error
 
 // registerKeys are the registers of a TDX machine by their last part of a key,
 // MRTD first, then RTMR0 to RTMR3: the index is that of tdxmeasure's results.
-var registerKeys = [5]string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"}
+var registerKeys = tdxmeasure.RegisterNames()
 
 // aggregateKeys are the digests over several registers that tools print.
-var aggregateKeys = []string{"mr_aggregated", "mr_image", "mr_system"}
+var aggregateKeys = tdxmeasure.AggregateNames()
 
 // valueAlgorithm is the hash that a register's or an aggregate's name stands
 // for.
@@ -40,6 +40,13 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 		var none digest.Algorithm
 		return none, false
 	}
+}
+
+// machinesOnly reports whether a configuration is about machines and their
+// evidence and names nothing of a deployment, whose absence is then no lack.
+func (c *Config) machinesOnly() bool {
+	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
+		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
 }
 
 // checkMachines checks the platforms and the evidence.
@@ -151,13 +158,22 @@ func (p *PlatformConfig) check(at configError) error {
 	return nil
 }
 
-func checkAppID(text string, at configError) error {
+// ParseAppID reads the app id of a key management service: 20 bytes in hex, nil
+// where there is none.
+func ParseAppID(text string) ([]byte, error) {
 	if text == "" {
-		return nil
+		return nil, nil
 	}
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) > 64 {
-		return at(fmt.Sprintf("%q is no app id", text), "hex digits, as the key service shows them: 40 of them for SecretVM", "app_id")
+	b, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
+	if err != nil || len(b) != 20 {
+		return nil, fmt.Errorf("%.80q is no app id, want 40 hex digits", text)
+	}
+	return b, nil
+}
+
+func checkAppID(text string, at configError) error {
+	if _, err := ParseAppID(text); err != nil {
+		return at(err.Error(), "as the key service shows it, in quotation marks", "app_id")
 	}
 	return nil
 }

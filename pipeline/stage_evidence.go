@@ -208,12 +208,12 @@ func (r *evidenceRun) bundle(ctx context.Context, file string) (*evidence.Bundle
 
 func (r *evidenceRun) authenticInputs(ctx context.Context, e EvidenceConfig, req *evidence.Request, from *judgedFrom) error {
 	if e.Collateral != "" {
-		data, err := r.in.ReadFile(ctx, e.Collateral, jsonLimit)
+		data, err := r.in.ReadFile(ctx, e.Collateral, tdxquote.MaxCollateral)
 		if err != nil {
 			return err
 		}
-		if req.Collateral, err = tdxquote.ParseCollateral(e.Collateral, data); err != nil {
-			return err
+		if err := req.TakeCollateral(e.Collateral, data); err != nil {
+			return &InputError{Op: "read", File: e.Collateral, Err: err}
 		}
 		from.authentic = append(from.authentic, FromFile(e.Collateral))
 	}
@@ -255,14 +255,10 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Compose = &evidence.File{Name: e.Compose, Data: data}
 		from.expected = append(from.expected, FromFile(e.Compose))
 	}
-	if e.AppID != "" {
-		id, err := hex.DecodeString(e.AppID)
-		if err != nil {
-			return err
-		}
-		req.AppID = id
-	}
 	var err error
+	if req.AppID, err = ParseAppID(e.AppID); err != nil {
+		return err
+	}
 	if req.Rootfs, err = r.fileSum(ctx, e.Platform, "rootfs", e.Rootfs, from); err != nil {
 		return err
 	}

@@ -88,6 +88,8 @@ func TestEvidenceVerdicts(t *testing.T) {
 			want: "pup unchecked", cause: "no registry (registry: FILE)",
 		},
 		{name: "no certificate", config: strings.Replace(shown(all, ""), "    tls_cert: vm/tls.pem\n", "", 1), want: "ppu unchecked", cause: "no TLS certificate given (tls_cert: FILE)"},
+		{name: "broken collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": `{"tcb_info": 1}`}, want: "fpp differs", cause: "collateral: "},
+		{name: "no collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": "[]"}, want: "error"},
 		{name: "a nonce", config: shown(all, "    nonce: '00'\n"), want: "ppf differs", cause: "nonce"},
 		{name: "Intel's root", config: strings.Replace(shown(all, ""), "    intel_root: vm/test-root.pem\n", "", 1), want: "fpp differs", cause: "pck-chain"},
 		{name: "too late", config: strings.Replace(shown(all, ""), "at: 2026", "at: 2046", 1), want: "fpp differs", cause: "valid until"},

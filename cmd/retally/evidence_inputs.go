@@ -18,7 +18,6 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 )
@@ -82,24 +81,12 @@ func (a *app) evidenceAuthentic(_ context.Context, f *evidenceFlags, r *evidence
 		if err != nil {
 			return err
 		}
-		if r.Collateral, err = tdxquote.ParseCollateral(f.collateral, data); err != nil {
-			if !isCollateral(data) {
-				return &userError{op: "evidence verify", path: f.collateral, err: err}
-			}
-			// Collateral comes from a stranger as a quote does: broken, it is a
-			// verdict.
-			checks.Fail("collateral", err.Error())
+		if err := r.TakeCollateral(f.collateral, data); err != nil {
+			return &userError{op: "evidence verify", path: f.collateral, err: err}
 		}
 	}
-	r.AuthenticChecks = checks
+	r.AuthenticChecks = append(r.AuthenticChecks, checks...)
 	return nil
-}
-
-// isCollateral reports whether a file is meant to be collateral, whatever may be
-// wrong with it.
-func isCollateral(data []byte) bool {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: tdxquote.MaxCollateral})
-	return err == nil && doc.Kind == jsondoc.Object && (doc.Get("tcb_info") != nil || doc.Get("qe_identity") != nil)
 }
 
 func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidence.Request) (err error) {
@@ -130,10 +117,8 @@ func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidenc
 	if r.DockerFiles, err = a.fileDigest(ctx, f, "docker-files", f.dockerFiles); err != nil {
 		return err
 	}
-	if f.appID != "" {
-		if r.AppID, err = flagHex("app-id", f.appID, 20); err != nil {
-			return err
-		}
+	if r.AppID, err = pipeline.ParseAppID(f.appID); err != nil {
+		return &userError{op: "evidence verify", msg: "--app-id: " + err.Error()}
 	}
 	if err := a.evidenceSets(f, r); err != nil {
 		return err
