@@ -104,7 +104,8 @@ func (j *judged) judgement(what string, v verdict.Judgement, inputs []InputRef) 
 	if v.Verdict == verdict.Unchecked {
 		var open []string
 		for _, c := range v.Checks {
-			if c.Verdict == verdict.Unchecked && c.Name != "authentic" {
+			// The optional ones are problems of their own.
+			if c.Verdict == verdict.Unchecked && !c.Optional {
 				open = append(open, c.Name+": "+reasonOf(c))
 			}
 		}

@@ -348,6 +348,12 @@ func TestEvidenceVMConfig(t *testing.T) {
 		for _, m := range res.Report.Measurements {
 			text += "\n" + m.Note
 		}
+		for _, p := range res.Report.Problems {
+			text += "\n" + p.Msg
+			if strings.Contains(f.Note, p.Msg[strings.LastIndex(p.Msg, ": ")+2:]) {
+				t.Errorf("%s: said twice: %s", tc.name, p.Msg)
+			}
+		}
 		if got := verdicts(t, res.Report, "d"); got != tc.want || !strings.Contains(text, tc.text) {
 			t.Errorf("%s: got %s, want %s with %q in\n%s", tc.name, got, tc.want, tc.text, text)
 		}
