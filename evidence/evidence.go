@@ -43,7 +43,7 @@ type Request struct {
 	RTMR3       RTMR3Func
 	Replay      ReplayFunc
 	// Checks of the caller's own making count like the others.
-	ExpectedChecks []verdict.Check
+	ExpectedChecks verdict.List
 	// AskExpected asks for the judgement where the inputs alone do not show it:
 	// sets that the sender claims are looked at in passing otherwise.
 	AskExpected bool
@@ -59,7 +59,7 @@ type Request struct {
 	IntelRoots  []*x509.Certificate // instead of Intel's, for tests and demonstrations
 	NVIDIARoots []digest.Digest     // instead of NVIDIA's
 
-	AuthenticChecks []verdict.Check // of the caller's own making
+	AuthenticChecks verdict.List // of the caller's own making
 }
 
 // Result is three judgements and what the evidence claims.

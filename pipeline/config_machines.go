@@ -81,7 +81,12 @@ type EvidenceConfig struct {
 	Compose     string `yaml:"compose,omitempty" json:"compose,omitempty"`
 	DockerFiles string `yaml:"docker_files,omitempty" json:"docker_files,omitempty"`
 	Rootfs      string `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`
-	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"`     // hex
+	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"` // hex
+	// VMConfig is dstack's vm_config, where another than the one beside the quote
+	// is to be taken, and OSImageHash the image that is expected (hex): without
+	// it the document is only the sender's word.
+	VMConfig    string `yaml:"vm_config,omitempty" json:"vm_config,omitempty"`
+	OSImageHash string `yaml:"os_image_hash,omitempty" json:"os_image_hash,omitempty"`
 	TLSCert     string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
 	Nonce       string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
 

@@ -23,10 +23,10 @@ type configError func(msg, hint string, path ...string) error
 
 // registerKeys are the registers of a TDX machine by their last part of a key,
 // MRTD first, then RTMR0 to RTMR3: the index is that of tdxmeasure's results.
-var registerKeys = [5]string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"}
+var registerKeys = tdxmeasure.RegisterNames()
 
 // aggregateKeys are the digests over several registers that tools print.
-var aggregateKeys = []string{"mr_aggregated", "mr_image", "mr_system"}
+var aggregateKeys = tdxmeasure.AggregateNames()
 
 // valueAlgorithm is the hash that a register's or an aggregate's name stands
 // for.
@@ -40,6 +40,13 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 		var none digest.Algorithm
 		return none, false
 	}
+}
+
+// machinesOnly reports whether a configuration is about machines and their
+// evidence and names nothing of a deployment, whose absence is then no lack.
+func (c *Config) machinesOnly() bool {
+	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
+		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
 }
 
 // checkMachines checks the platforms and the evidence.
@@ -118,9 +125,10 @@ func (p *PlatformConfig) check(at configError) error {
 			return at(err.Error(), "", "qemu")
 		}
 	}
-	orders := []string{string(tdxmeasure.SinglePass), string(tdxmeasure.TwoPass), string(tdxmeasure.RawExtend)}
-	if p.PageOrder != "" && !slices.Contains(orders, p.PageOrder) {
-		return at(fmt.Sprintf("unknown page order %q", p.PageOrder), nearestHint(p.PageOrder, orders), "page_order")
+	if p.PageOrder != "" {
+		if _, err := tdxmeasure.ParsePageOrder(p.PageOrder); err != nil {
+			return at(err.Error(), nearestHint(p.PageOrder, tdxmeasure.PageOrders()), "page_order")
+		}
 	}
 	switch {
 	case p.ACPISource == "qemu":
@@ -150,15 +158,32 @@ func (p *PlatformConfig) check(at configError) error {
 	return nil
 }
 
-func checkAppID(text string, at configError) error {
+// ParseAppID reads the app id of a key management service: 20 bytes in hex, nil
+// where there is none.
+func ParseAppID(text string) ([]byte, error) {
 	if text == "" {
-		return nil
+		return nil, nil
 	}
-	b, err := hex.DecodeString(text)
-	if err != nil || len(b) > 64 {
-		return at(fmt.Sprintf("%q is no app id", text), "hex digits, as the key service shows them: 40 of them for SecretVM", "app_id")
+	b, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
+	if err != nil || len(b) != 20 {
+		return nil, fmt.Errorf("%.80q is no app id, want 40 hex digits", text)
+	}
+	return b, nil
+}
+
+func checkAppID(text string, at configError) error {
+	if _, err := ParseAppID(text); err != nil {
+		return at(err.Error(), "as the key service shows it, in quotation marks", "app_id")
 	}
 	return nil
+}
+
+// imageHash reads an os_image_hash, zero where none is given.
+func imageHash(text string) (digest.Digest, error) {
+	if text == "" {
+		return digest.Digest{}, nil
+	}
+	return digest.ParseHex(digest.SHA256, strings.ToLower(strings.TrimPrefix(text, "sha256:")))
 }
 
 // tcbStatuses are what Intel's collateral says of a platform and may be
@@ -186,6 +211,9 @@ func (e *EvidenceConfig) check(at configError) error {
 	}
 	if err := checkAppID(e.AppID, at); err != nil {
 		return err
+	}
+	if _, err := imageHash(e.OSImageHash); err != nil {
+		return at(fmt.Sprintf("%q is no os_image_hash: %s", e.OSImageHash, err), "64 hex digits, in quotation marks", "os_image_hash")
 	}
 	if b, err := hex.DecodeString(e.Nonce); err != nil || len(b) > 64 {
 		return at(fmt.Sprintf("%q is no nonce", e.Nonce), "up to 128 hex digits", "nonce")

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/tdxmeasure"
 )
 
 // TestMachineConfigErrors: every mistake is named with its place and the way
@@ -32,6 +33,7 @@ func TestMachineConfigErrors(t *testing.T) {
 		{platform(tdx + "acpi_source: template, acpi: t.bin"), "acpi names a file", "keep one"},
 		{platform(tdx + "key_provider: nobody"), "key provider", ""},
 		{platform(tdx + "app_id: xyz"), `"xyz" is no app id`, ""},
+		{platform(tdx + "app_id: 00ff"), "want 40 hex digits", "quotation marks"},
 		{platform(tdx + "expect: {rtmr4: '00'}"), `platforms.m.expect.rtmr4: unknown register "rtmr4"`, "did you mean"},
 		{platform(tdx + "expect: {mrtd: '00'}"), "has 2 hex digits, want 96", "quotation marks"},
 		{platform(tdx + "expect: {mr_image: zz}"), "want 64", ""},
@@ -43,6 +45,7 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown(quote + "profile: secretv"), `unknown profile "secretv"`, `did you mean "secretvm"?`},
 		{shown(quote + "platform: m"), `there is no platform "m"`, "none is given"},
 		{shown(quote + "nonce: 0x00"), "is no nonce", ""},
+		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: "00" is no os_image_hash`, "64 hex digits"},
 		{shown(quote + "accept_tcb: [Revoked]"), "Revoked is never accepted", ""},
 		{shown(quote + "accept_tcb: [OutOfdate]"), `unknown status "OutOfdate"`, `did you mean "OutOfDate"?`},
 		{shown(quote + "mrseam: ['00']"), "mrseam[0]", "want 96"},
@@ -62,13 +65,13 @@ func TestMachineConfigDefaults(t *testing.T) {
 compose: top.yaml
 registry: tdx.csv
 platforms:
-  vm: {tee: tdx, profile: secretvm, rootfs: r.img, docker_files: d.tar, app_id: 00ff}
+  vm: {tee: tdx, profile: secretvm, rootfs: r.img, docker_files: d.tar, app_id: '00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff'}
   pod: {tee: tdx, profile: contrast-1.20, acpi: t.bin}
 evidence:
   a: {file: q, at: 2026-06-01T00:00:00Z, platform: vm, compose: own.yaml}
   b: {file: q, at: 2026-06-01T02:00:00+02:00}
 `)
-	if e := c.Evidence["a"]; e.Compose != "own.yaml" || e.Registry != "tdx.csv" || e.Rootfs != "r.img" || e.DockerFiles != "d.tar" || e.AppID != "00ff" || e.Profile != "secretvm" || e.At != "2026-06-01T00:00:00Z" {
+	if e := c.Evidence["a"]; e.Compose != "own.yaml" || e.Registry != "tdx.csv" || e.Rootfs != "r.img" || e.DockerFiles != "d.tar" || e.AppID != "00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff" || e.Profile != "secretvm" || e.At != "2026-06-01T00:00:00Z" {
 		t.Errorf("a: %+v", e)
 	}
 	if e := c.Evidence["b"]; e.Compose != "top.yaml" || e.Rootfs != "" || e.At != "2026-06-01T02:00:00+02:00" {
@@ -76,6 +79,11 @@ evidence:
 	}
 	if p := c.Platforms["vm"]; p.Compose != "top.yaml" || p.ACPISource != "template" {
 		t.Errorf("vm: %+v", p)
+	}
+	for _, order := range tdxmeasure.PageOrders() {
+		if _, err := pipeline.ParseConfig("retally.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, page_order: "+order+"}\n")); err != nil {
+			t.Errorf("a word that the flag takes: %v", err)
+		}
 	}
 	if p := c.Platforms["pod"]; p.Compose != "" || p.ACPISource != "" {
 		t.Errorf("pod: %+v", p)

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
-	"github.com/retally/retally/tdxmeasure"
 )
 
 // EvidenceManifestSets makes each TDX reference value of a Contrast manifest a
@@ -134,51 +132,4 @@ const EmptyRTMR3 = "RTMR3 measures an empty one"
 
 func emptyRTMR3(notes *jsondoc.Value) bool {
 	return notes != nil && slices.ContainsFunc(notes.Elems, func(n *jsondoc.Value) bool { return strings.HasSuffix(n.Text, EmptyRTMR3) })
-}
-
-// EvidenceVMConfigSet recomputes MRTD and RTMR0 to RTMR2 of a dstack machine
-// from its vm_config. The document comes from whoever sent the quote, so the
-// set only counts if the caller says which image is expected (imageHash, the
-// os_image_hash; zero: none). The shape of the machine, which goes into RTMR0,
-// stays the sender's word and is named. The set is nil if the document does not
-// suffice; the checks say why.
-func EvidenceVMConfigSet(ctx context.Context, file string, data []byte, imageHash digest.Digest) (*evidence.ReferenceSet, []verdict.Check, error) {
-	const name = "vm_config"
-	var checks verdict.List
-	c, err := tdxmeasure.ParseDstackConfig(file, data)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !imageHash.IsZero() {
-		claimed, err := digest.ParseHex(digest.SHA256, strings.ToLower(c.OSImageHash))
-		checks.Judge("os-image-hash", err == nil && claimed == imageHash, file+" names the expected image, os_image_hash "+imageHash.Hex(),
-			fmt.Sprintf("%s says os_image_hash %q, expected is %s", file, c.OSImageHash, imageHash.Hex()))
-	}
-	for _, p := range c.Problems {
-		checks.Fail(name, p)
-	}
-	if c.Measurement == nil {
-		checks.Note(name, file+" has no measurement document (tdx_measurement), so no register is recomputed from it; measure the image's files and give the result (--measured FILE)")
-		return nil, checks, nil
-	}
-	source, err := tdxmeasure.NewTemplateSource()
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := c.Measurement.Measure(ctx, c, source)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
-		}
-		checks.Note(name, "no register could be recomputed from "+file+": "+err.Error())
-		return nil, checks, nil
-	}
-	set := &evidence.ReferenceSet{
-		Group: name, Name: fmt.Sprintf("the image %.16s… on a machine that its sender describes with %d vCPUs, %d MiB, QEMU %s", c.OSImageHash, c.VCPUs, c.Memory>>20, orName(c.QEMU, "unknown")),
-		Registers: map[evidence.Register]digest.Digest{evidence.MRTD: r.MRTD, evidence.RTMR0: r.RTMR[0], evidence.RTMR1: r.RTMR[1], evidence.RTMR2: r.RTMR[2]},
-	}
-	if imageHash.IsZero() {
-		set.Claimed = fmt.Sprintf("the document comes from the sender; say which image you expect (--os-image-hash HEX; the sender's is %s)", c.OSImageHash)
-	}
-	return set, checks, nil
 }

@@ -3,6 +3,9 @@ package pipeline
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -30,11 +33,15 @@ func InitConfig(s *Subject, profile string) ([]byte, error) {
 	line("deployment", c.Deployment, "The Kubernetes YAML that pins images and disks.", "deployment.yaml")
 	line("models", c.Models, "The published root hashes of the model disks.", "models.yaml")
 	line("hashes", c.Hashes, "Image digests of your own rebuild (scripts/calculate-image-digests.sh).", "hashes-HOST.json")
-	settings := s.Settings
-	if settings == "" {
-		settings = "genpolicy-settings.json"
+	if err := initFolders(&b, s); err != nil {
+		return nil, err
 	}
-	fmt.Fprintf(&b, "\n# The runtime policies of the deployment: the settings of the generator, the\n# generator's version (retally, kata-4.1, contrast-1.20, kata-3.28) and its rules;\n# without rules, retally's own are taken. images must name every image, the pause\n# image of the settings too.\n# policies:\n#   settings: %s\n#   profile: kata-4.1\n#   rules: rules.rego\n", scalar(settings))
+	b.WriteString("\n# The runtime policies of the deployment: the settings of the generator, the\n# generator's version (retally, kata-4.1, contrast-1.20, kata-3.28) and its rules;\n# without rules, retally's own are taken. images must name every image, the pause\n# image of the settings too.\n")
+	if s.Settings != "" && c.Deployment != "" {
+		fmt.Fprintf(&b, "policies:\n  settings: %s\n  profile: kata-4.1\n  # rules: rules.rego\n", scalar(s.Settings))
+	} else {
+		b.WriteString("# policies:\n#   settings: genpolicy-settings.json\n#   profile: kata-4.1\n#   rules: rules.rego\n")
+	}
 	version := ""
 	if s.Checkout != nil {
 		version = s.Checkout.Version
@@ -60,9 +67,79 @@ func InitConfig(s *Subject, profile string) ([]byte, error) {
 	line("against", against, "The published manifest to compare with, for instance the one that\n# `retally proxy-log WORKSPACE` names.", "manifest.published.json")
 	b.WriteString("\n# Keys that may stay unchecked or rest on copied values (globs). Each is shown in\n# the report.\n# allow_unchecked:\n#   - image/vllm-openai/manifest\n")
 	if _, err := ParseConfig(ConfigFile, b.Bytes()); err != nil {
-		return nil, &InputError{Op: "init", File: s.Root, Err: fmt.Errorf("nothing was found that a configuration could start from"), Hint: "give a folder with a deployment YAML, a models file, hashes or a manifest"}
+		hint := "give a folder with a deployment YAML, a models file, image layouts, hashes or a manifest"
+		if len(c.Evidence)+len(c.Platforms) > 0 || c.Registry != "" || c.Compose != "" {
+			hint = "a SecretVM's files: retally init --profile secretvm"
+		}
+		return nil, &InputError{Op: "init", File: s.Root, Err: fmt.Errorf("nothing was found that a configuration could start from"), Hint: hint}
 	}
 	return b.Bytes(), nil
+}
+
+// initFolders writes the images and model directories that were found.
+func initFolders(b *bytes.Buffer, s *Subject) error {
+	images, err := s.layouts()
+	if err != nil {
+		return err
+	}
+	b.WriteString("\n# The images that were built or copied here: every byte of them is read. A name is\n# that of the repository in the deployment.\n")
+	if len(images) == 0 {
+		b.WriteString("# images:\n#   NAME: {oci: result/NAME}\n")
+	} else {
+		b.WriteString("images:\n")
+		for _, name := range slices.Sorted(maps.Keys(images)) {
+			fmt.Fprintf(b, "  %s: {oci: %s}\n", scalar(name), scalar(images[name]))
+		}
+	}
+	b.WriteString("\n# The models whose disks are computed from their files; normalize takes the modes\n# of a checkout.\n")
+	if len(s.Config.Disks) == 0 {
+		b.WriteString("# disks:\n#   NAME: {dir: models/NAME, normalize: true}\n")
+		return nil
+	}
+	b.WriteString("disks:\n")
+	for _, name := range slices.Sorted(maps.Keys(s.Config.Disks)) {
+		fmt.Fprintf(b, "  %s: {dir: %s, normalize: true}\n", scalar(name), scalar(s.Config.Disks[name].Dir))
+	}
+	return nil
+}
+
+// layouts are the image layouts in the folder and one level below: builds leave
+// them side by side in a folder of their own. Of two with one name the first
+// counts.
+func (s *Subject) layouts() (map[string]string, error) {
+	out := map[string]string{}
+	for name, image := range s.Config.Images {
+		if image.OCI != "" {
+			out[name] = image.OCI
+		}
+	}
+	list := func(dir string) ([]os.DirEntry, error) {
+		entries, err := os.ReadDir(s.Reader.Path(dir))
+		if err == nil && len(entries) > foldersAtMost {
+			entries = nil
+		}
+		return entries, err
+	}
+	top, err := list(".")
+	if err != nil {
+		return nil, inputError("list", s.Root, err)
+	}
+	for _, e := range top {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") || isLayout(s.Reader.Path(e.Name())) {
+			continue
+		}
+		below, err := list(e.Name())
+		if err != nil {
+			continue // not readable: nothing that could be named
+		}
+		for _, f := range below {
+			dir := path.Join(e.Name(), f.Name())
+			if _, known := out[f.Name()]; !known && isLayout(s.Reader.Path(dir)) {
+				out[f.Name()] = dir
+			}
+		}
+	}
+	return out, nil
 }
 
 // scalar writes a text as a YAML scalar, quoted where needed.

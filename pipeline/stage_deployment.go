@@ -22,7 +22,10 @@ const (
 var deploymentStage = Stage{Name: "deployment", Version: 1, Run: runDeployment, Plan: planDeployment}
 
 func planDeployment(c *Config) []PlanLine {
-	if c.Deployment == "" {
+	switch {
+	case c.Deployment == "" && c.machinesOnly():
+		return nil
+	case c.Deployment == "":
 		return []PlanLine{{Key: "image/** disk/** file/**", Missing: "deployment", How: "deployment: deployment.yaml"}}
 	}
 	return []PlanLine{{Key: "what image/** disk/** file/** must be", From: c.Deployment}}

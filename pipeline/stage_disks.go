@@ -27,6 +27,7 @@ func planDisks(c *Config) []PlanLine {
 		lines = append(lines, PlanLine{Key: string(NewKey("disk", name, "root")), From: c.Disks[name].Dir})
 	}
 	switch {
+	case len(lines) == 0 && c.machinesOnly():
 	case c.Models == "" && len(lines) == 0:
 		lines = append(lines, PlanLine{Key: "disk/*/root", Missing: "models.yaml", How: "models: models.yaml, the published root hashes"})
 	case len(lines) == 0:

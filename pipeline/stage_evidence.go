@@ -17,7 +17,6 @@ import (
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
-	"github.com/retally/retally/tdxmeasure"
 )
 
 // evidenceStage judges what machines showed of themselves. Three values are
@@ -34,7 +33,7 @@ func planEvidence(c *Config) []PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(platformFrom(e.Platform), e.Registry, e.Compose, e.Rootfs, c.Against)
+		from := given(worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, e.VMConfig, worded("os_image_hash", e.OSImageHash), c.Against)
 		if from != "" {
 			lines = append(lines, PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -42,7 +41,7 @@ func planEvidence(c *Config) []PlanLine {
 		}
 		switch {
 		case e.TLSCert != "" || e.Nonce != "":
-			lines = append(lines, PlanLine{Key: key("bound"), From: given(e.TLSCert, nonceFrom(e.Nonce))})
+			lines = append(lines, PlanLine{Key: key("bound"), From: given(e.TLSCert, worded("nonce", e.Nonce))})
 		default:
 			lines = append(lines, PlanLine{Key: key("bound"), Missing: "certificate or nonce, unless " + e.File + " is a capture", How: "evidence." + name + ".tls_cert: FILE, the certificate of the machine's connection, or nonce: HEX"})
 		}
@@ -50,18 +49,12 @@ func planEvidence(c *Config) []PlanLine {
 	return lines
 }
 
-func platformFrom(name string) string {
-	if name == "" {
+// worded is a text behind the word that says what it is, "" where there is none.
+func worded(word, text string) string {
+	if text == "" {
 		return ""
 	}
-	return "platform " + name
-}
-
-func nonceFrom(nonce string) string {
-	if nonce == "" {
-		return ""
-	}
-	return "nonce " + nonce
+	return word + " " + text
 }
 
 // evidenceRun collects what the stage finds.
@@ -214,12 +207,12 @@ func (r *evidenceRun) bundle(ctx context.Context, file string) (*evidence.Bundle
 
 func (r *evidenceRun) authenticInputs(ctx context.Context, e EvidenceConfig, req *evidence.Request, from *judgedFrom) error {
 	if e.Collateral != "" {
-		data, err := r.in.ReadFile(ctx, e.Collateral, jsonLimit)
+		data, err := r.in.ReadFile(ctx, e.Collateral, tdxquote.MaxCollateral)
 		if err != nil {
 			return err
 		}
-		if req.Collateral, err = tdxquote.ParseCollateral(e.Collateral, data); err != nil {
-			return err
+		if err := req.TakeCollateral(e.Collateral, data); err != nil {
+			return &InputError{Op: "read", File: e.Collateral, Err: err}
 		}
 		from.authentic = append(from.authentic, FromFile(e.Collateral))
 	}
@@ -261,14 +254,10 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Compose = &evidence.File{Name: e.Compose, Data: data}
 		from.expected = append(from.expected, FromFile(e.Compose))
 	}
-	if e.AppID != "" {
-		id, err := hex.DecodeString(e.AppID)
-		if err != nil {
-			return err
-		}
-		req.AppID = id
-	}
 	var err error
+	if req.AppID, err = ParseAppID(e.AppID); err != nil {
+		return err
+	}
 	if req.Rootfs, err = r.fileSum(ctx, e.Platform, "rootfs", e.Rootfs, from); err != nil {
 		return err
 	}
@@ -288,13 +277,37 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		req.Sets = append(req.Sets, artifacts)
 		req.Rootfs = digest.Digest{} // it is part of the set
 	}
-	sets, err := r.manifestSets(e)
+	sets, open, err := r.manifestSets(e)
 	if err != nil {
 		return err
 	}
 	if len(sets) > 0 {
-		req.Sets = append(req.Sets, sets...)
+		req.Sets, req.ExpectedChecks = append(req.Sets, sets...), append(req.ExpectedChecks, open...)
 		from.expected = append(from.expected, FromFile(r.in.Config.Against))
+	}
+	return r.vmConfig(ctx, e, req, from)
+}
+
+// vmConfig adds what dstack's vm_config says: the file's, or the one beside the
+// quote. A check knows no image's hash, so there it is only the sender's word.
+func (r *evidenceRun) vmConfig(ctx context.Context, e EvidenceConfig, req *evidence.Request, from *judgedFrom) error {
+	var given *evidence.File
+	if e.VMConfig != "" {
+		data, err := r.in.ReadFile(ctx, e.VMConfig, vmConfigLimit)
+		if err != nil {
+			return err
+		}
+		given = &evidence.File{Name: e.VMConfig, Data: data}
+		from.expected = append(from.expected, FromFile(e.VMConfig))
+	}
+	hash, err := imageHash(e.OSImageHash)
+	if err != nil {
+		return err
+	}
+	if err := AddEvidenceVMConfig(ctx, req, given, hash); errors.Is(err, ErrNoVMConfig) {
+		return &InputError{Op: "read", File: e.File, Err: err, Hint: "vm_config: FILE names one, beside os_image_hash"}
+	} else if err != nil {
+		return err
 	}
 	return nil
 }
@@ -322,267 +335,13 @@ func (r *evidenceRun) fileSum(ctx context.Context, platform, what, file string, 
 
 // manifestSets are the published manifest's machines that an entry may be of:
 // the ones of its platform's name, or, where no platform is named, all.
-func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, error) {
+func (r *evidenceRun) manifestSets(e EvidenceConfig) ([]evidence.ReferenceSet, []verdict.Check, error) {
 	if r.published == nil || len(r.published.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	sets, _, err := EvidenceManifestSets(r.in.Config.Against, r.published)
+	sets, open, err := EvidenceManifestSets(r.in.Config.Against, r.published)
 	if e.Platform != "" {
 		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
 	}
-	return sets, err
-}
-
-// judged is an entry with its result.
-type judged struct {
-	run  *evidenceRun
-	name string
-	conf EvidenceConfig
-	req  *evidence.Request
-	res  *evidence.Result
-	from *judgedFrom
-}
-
-func (j *judged) key(parts ...string) Key {
-	return NewKey(append([]string{"evidence", j.name}, parts...)...)
-}
-
-// basis is how what a quote says is known: endorsed where the quote is
-// authentic, otherwise anybody could have written it.
-func (j *judged) basis() Basis {
-	if j.res.Authentic.Verdict == verdict.Pass {
-		return Endorsed
-	}
-	return Copied
-}
-
-// fieldsForFlags turns the flags that the room's reasons name into the fields
-// of the configuration.
-var fieldsForFlags = strings.NewReplacer(
-	"--tls-cert FILE", "tls_cert: FILE", "--nonce HEX", "nonce: HEX", "--collateral FILE", "collateral: FILE", "--docker-compose FILE", "compose: FILE",
-	"--docker-files FILE", "docker_files: FILE", "--registry FILE", "registry: FILE", "--rootfs FILE", "rootfs: FILE", "--manifest FILE", "against: FILE",
-)
-
-func reasonOf(c verdict.Check) string { return fieldsForFlags.Replace(c.Reason) }
-
-// checks adds every check that was made as a value of its own, and says which
-// optional ones were not.
-func (j *judged) checks(what string, judgement verdict.Judgement) {
-	out := j.run.out
-	seen := map[string]int{}
-	for _, c := range judgement.Checks {
-		if c.Verdict == verdict.Unchecked {
-			if c.Optional && c.Name != "authentic" {
-				out.Problems = append(out.Problems, Problem{Level: LevelNote, Code: "evidence-" + c.Name, Where: Where{File: j.conf.File}, Msg: fmt.Sprintf("evidence %s: %s: %s", j.name, c.Name, reasonOf(c))})
-			}
-			continue
-		}
-		name := c.Name
-		if seen[c.Name]++; seen[c.Name] > 1 {
-			name = fmt.Sprintf("%s:%d", c.Name, seen[c.Name])
-		}
-		out.Measurements = append(out.Measurements, Measurement{
-			Key: j.key(what, name), Value: OfText(string(c.Verdict)), Basis: j.basis(), Inputs: []InputRef{FromFile(j.conf.File)}, Note: reasonOf(c),
-		})
-	}
-}
-
-// registers adds the quote's registers.
-func (j *judged) registers() []InputRef {
-	q := j.res.Claims.Quote
-	if q == nil {
-		return nil
-	}
-	var refs []InputRef
-	for i, text := range []string{q.MRTD, q.RTMR0, q.RTMR1, q.RTMR2, q.RTMR3} {
-		d, err := digest.ParseHex(digest.SHA384, text)
-		if err != nil {
-			continue
-		}
-		key := j.key(registerKeys[i])
-		j.run.out.Measurements = append(j.run.out.Measurements, Measurement{Key: key, Value: OfDigest(d), Basis: j.basis(), Inputs: []InputRef{FromFile(j.conf.File)}, Note: "as the quote says"})
-		refs = append(refs, FromKey(key))
-	}
-	return refs
-}
-
-// judgementWords say what each judgement asks.
-var judgementWords = map[string]string{
-	"authentic": "who signed the evidence, and whether the protection is on",
-	"expected":  "whether the machine runs what it should",
-	"bound":     "whether the evidence is of this connection",
-}
-
-// judgement publishes "pass" and adds what came out. What could not be checked
-// has no value: it stays unchecked.
-func (j *judged) judgement(what string, v verdict.Judgement, inputs []InputRef) {
-	out, key := j.run.out, j.key(what)
-	out.References = append(out.References, Reference{
-		Key: key, Relation: Equal, Want: OfText(string(verdict.Pass)), Where: Where{File: j.conf.File}, Words: j.name + ": " + judgementWords[what],
-	})
-	if v.Verdict == verdict.Unchecked {
-		var open []string
-		for _, c := range v.Checks {
-			if c.Verdict == verdict.Unchecked && c.Name != "authentic" {
-				open = append(open, c.Name+": "+reasonOf(c))
-			}
-		}
-		out.Notes[key] = strings.Join(open, "; ")
-		return
-	}
-	m := Measurement{Key: key, Value: OfText(string(v.Verdict)), Basis: j.basis(), Inputs: slices.Clone(inputs)}
-	if what == "expected" && v.Verdict == verdict.Pass && j.basis() == Endorsed && j.res.Claims.Release != "" {
-		m.Note = "release " + j.res.Claims.Release
-		out.Facts = append(out.Facts, fmt.Sprintf("%s: a quote of release %s", j.conf.File, j.res.Claims.Release))
-	}
-	if what != "authentic" {
-		m.Inputs = append(m.Inputs, FromKey(j.key("authentic")))
-	}
-	out.Measurements = append(out.Measurements, m)
-	if v.Verdict == verdict.Fail {
-		j.causes(what, key, v)
-	}
-}
-
-// causes gives each failed check. They are all of the reasons, and therefore
-// proved, unless a required check could not be made.
-func (j *judged) causes(what string, key Key, v verdict.Judgement) {
-	standing := Proved
-	for _, c := range v.Checks {
-		if c.Verdict == verdict.Unchecked && !c.Optional {
-			standing = Suspected
-		}
-	}
-	// What names the compose file says more than what only lists registers.
-	checks := slices.Clone(v.Checks)
-	slices.SortStableFunc(checks, func(a, b verdict.Check) int {
-		switch {
-		case a.Name == b.Name:
-			return 0
-		case a.Name == "compose":
-			return -1
-		case b.Name == "compose":
-			return 1
-		}
-		return 0
-	})
-	for _, c := range checks {
-		if c.Verdict != verdict.Fail {
-			continue
-		}
-		cause := Cause{Path: []string{string(key), c.Name}, Note: c.Name + ": " + reasonOf(c), Standing: standing, Where: Where{File: j.conf.File}}
-		switch {
-		case what == "authentic":
-			cause.Hint = "evidence-authentic"
-		case what == "bound":
-			cause.Hint = "evidence-bound"
-		case c.Name == "compose":
-			cause.Hint = "evidence-compose"
-		default:
-			cause.Hint = "evidence-expected"
-		}
-		j.run.out.Causes[key] = append(j.run.out.Causes[key], cause)
-	}
-}
-
-// whyRegisters looks for the deviation of the platform that turns what was
-// computed into what the quote says, and, where an event log lies beside the
-// quote, for the first event that differs.
-func (j *judged) whyRegisters(ctx context.Context) error {
-	if j.conf.Platform == "" || j.res.Claims.Quote == nil || j.res.Authentic.Verdict != verdict.Pass {
-		return nil
-	}
-	key := j.key("expected")
-	got := map[string]digest.Digest{}
-	for _, m := range j.run.out.Measurements {
-		for _, name := range registerKeys {
-			if m.Key == j.key(name) {
-				got[name] = m.Value.Digest()
-			}
-		}
-	}
-	var differing []Measurement
-	for _, name := range registerKeys {
-		m, ok := j.run.in.Get(NewKey("tdx", j.conf.Platform, name))
-		if ok && m.Value.Digest() != got[name] {
-			differing = append(differing, m)
-		}
-	}
-	if len(differing) == 0 {
-		return nil
-	}
-	machine, err := openMachine(ctx, j.run.in, j.conf.Platform)
-	if err != nil {
-		return err
-	}
-	machine.takeRows(j.req.Registry)
-	logged := j.logged()
-	for _, m := range differing {
-		name := registerOf(m.Key)
-		i := slices.Index(registerKeys[:], name)
-		c, err := machine.cause(ctx, j.run.in, i, m.Key, m.Value.Digest(), got[name], Where{File: j.conf.File})
-		if err != nil {
-			return errors.Join(err, machine.Close())
-		}
-		j.run.out.Causes[key] = append(j.run.out.Causes[key], c)
-		if i > 0 && logged != nil && m.Trace != nil {
-			if c, ok := firstDifference(m, &logged.Trace[i-1], j.conf.File); ok {
-				j.run.out.Causes[key] = append(j.run.out.Causes[key], c)
-			}
-		}
-	}
-	return machine.Close()
-}
-
-// logged is the event log beside the quote, where it folds to the quote's
-// registers: another log says nothing.
-func (j *judged) logged() *tdxmeasure.Replayed {
-	if j.req.Evidence.EventLog == nil {
-		return nil
-	}
-	folded, _, err := tdxmeasure.ReplayLog("event log", j.req.Evidence.EventLog)
-	if err != nil {
-		return nil
-	}
-	q := j.res.Claims.Quote
-	for i, text := range []string{q.RTMR0, q.RTMR1, q.RTMR2, q.RTMR3} {
-		if folded.RTMR[i].Hex() != text {
-			return nil
-		}
-	}
-	return folded
-}
-
-// firstDifference names the first event in which a computed register and the
-// machine's own log differ.
-func firstDifference(m Measurement, log *tdxmeasure.Trace, file string) (Cause, bool) {
-	var ours tdxmeasure.Trace
-	for _, e := range m.Trace.Events {
-		ours.Events = append(ours.Events, tdxmeasure.Event{Label: e.Label, Digest: e.Digest})
-	}
-	i, a, b := tdxmeasure.FirstDifference(ours, *log)
-	if i < 0 {
-		return Cause{}, false
-	}
-	event := func(events []tdxmeasure.Event) string {
-		if i < len(events) {
-			return events[i].Digest.String()
-		}
-		return ""
-	}
-	label := a
-	if label == "" {
-		label = b
-	}
-	return Cause{
-		Path: []string{string(m.Key), fmt.Sprintf("event %d", i), label}, Expected: event(ours.Events), Actual: event(log.Events), Standing: Suspected, Hint: "tdx-firmware-events", Where: Where{File: file},
-		Note: fmt.Sprintf("the first event that differs is %d: computed %s, in the machine's log %s", i, eventLabel(a), eventLabel(b)),
-	}, true
-}
-
-func eventLabel(label string) string {
-	if label == "" {
-		return "(none)"
-	}
-	return label
+	return sets, open, err
 }

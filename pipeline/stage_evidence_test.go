@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -87,6 +88,8 @@ func TestEvidenceVerdicts(t *testing.T) {
 			want: "pup unchecked", cause: "no registry (registry: FILE)",
 		},
 		{name: "no certificate", config: strings.Replace(shown(all, ""), "    tls_cert: vm/tls.pem\n", "", 1), want: "ppu unchecked", cause: "no TLS certificate given (tls_cert: FILE)"},
+		{name: "broken collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": `{"tcb_info": 1}`}, want: "fpp differs", cause: "collateral: "},
+		{name: "no collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": "[]"}, want: "error"},
 		{name: "a nonce", config: shown(all, "    nonce: '00'\n"), want: "ppf differs", cause: "nonce"},
 		{name: "Intel's root", config: strings.Replace(shown(all, ""), "    intel_root: vm/test-root.pem\n", "", 1), want: "fpp differs", cause: "pck-chain"},
 		{name: "too late", config: strings.Replace(shown(all, ""), "at: 2026", "at: 2046", 1), want: "fpp differs", cause: "valid until"},
@@ -291,5 +294,76 @@ func TestRealDstack(t *testing.T) {
 	}
 	if !strings.Contains(one(t, r, "evidence/d/expected").Note, "none was given to compare") {
 		t.Errorf("note %q", one(t, r, "evidence/d/expected").Note)
+	}
+}
+
+// TestEvidenceVMConfig recomputes a real dstack machine's registers from its
+// vm_config: beside the quote it is the sender's word, and with the image that
+// is expected it counts.
+func TestEvidenceVMConfig(t *testing.T) {
+	const image, other = "e6f5cfec20c02e7b97baa213d0f718020b55e040172d90ccbcb946d56c8b09db", "86b0e55f2fa8e4fb69d890f14f54d5612707646e2573d54e0d2ddaaade77caa9"
+	quote := testenv.Vectors(t, "published/tdx/quotes/dstack-0.6.0-lite.json")
+	var doc map[string]string
+	if err := json.Unmarshal([]byte(read(t, "/", quote)), &doc); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("own.json", doc["vm_config"])
+	write("three.json", strings.Replace(doc["vm_config"], `"cpu_count":2`, `"cpu_count":3`, 1))
+	write("bare.hex", doc["quote"])
+	write("broken.json", "{")
+	const fits = "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2"
+	for _, tc := range []struct{ name, file, fields, want, text string }{
+		{"the sender's word", quote, "", "puu unchecked", "the document comes from the sender; say which image you expect (os_image_hash: HEX; the sender's is " + image},
+		{"the image", quote, "os_image_hash: " + image, "puu unchecked", fits},
+		{"the image, with its algorithm", quote, "os_image_hash: 'sha256:" + strings.ToUpper(image) + "'", "puu unchecked", fits},
+		{"a document of its own", "bare.hex", "profile: dstack, vm_config: own.json, os_image_hash: " + image, "puu unchecked", fits},
+		{"in the reply", "bare.hex", "profile: dstack, vm_config: " + quote + ", os_image_hash: " + image, "puu unchecked", fits},
+		{"a document without the image", quote, "vm_config: own.json", "puu unchecked", "the document comes from the sender"},
+		{"another image", quote, "os_image_hash: " + other, "pfu differs", "expected is " + other},
+		{"another machine", quote, "vm_config: three.json, os_image_hash: " + image, "pfu differs", "rtmr0 is f8438db3"},
+		{"none", "bare.hex", "os_image_hash: " + image, "error", "no vm_config beside the quote"},
+		{"broken", quote, "vm_config: broken.json", "error", "broken.json"},
+	} {
+		config := fmt.Sprintf("version: 1\nevidence:\n  d: {file: %s, at: 2026-06-01T00:00:00Z, %s}\n", tc.file, tc.fields)
+		res, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir})
+		if tc.want == "error" {
+			if err == nil || !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("%s: error %v, want %q", tc.name, err, tc.text)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		f := one(t, res.Report, "evidence/d/expected")
+		text := f.Note + "\n" + notes(f)
+		for _, m := range res.Report.Measurements {
+			text += "\n" + m.Note
+		}
+		for _, p := range res.Report.Problems {
+			text += "\n" + p.Msg
+			if strings.Contains(f.Note, p.Msg[strings.LastIndex(p.Msg, ": ")+2:]) {
+				t.Errorf("%s: said twice: %s", tc.name, p.Msg)
+			}
+		}
+		if got := verdicts(t, res.Report, "d"); got != tc.want || !strings.Contains(text, tc.text) {
+			t.Errorf("%s: got %s, want %s with %q in\n%s", tc.name, got, tc.want, tc.text, text)
+		}
+	}
+	lines := pipeline.Plan(configured(t, "version: 1\nevidence:\n  d: {file: q, at: 2026-06-01T00:00:00Z, vm_config: v.json, os_image_hash: "+image+"}\n"))
+	planned := false
+	for _, l := range lines {
+		planned = planned || l.Key == "evidence/d/expected" && l.From == "v.json, os_image_hash "+image
+	}
+	if !planned {
+		t.Errorf("plan: %+v", lines)
 	}
 }

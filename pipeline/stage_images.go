@@ -27,7 +27,7 @@ func planImages(c *Config) []PlanLine {
 	switch {
 	case c.Hashes != "":
 		lines = append(lines, PlanLine{Key: "image/*/manifest", From: c.Hashes + ", taken over as it is"})
-	case len(lines) == 0:
+	case len(lines) == 0 && !c.machinesOnly():
 		lines = append(lines, PlanLine{Key: "image/*/manifest", Missing: "images", How: "images: {NAME: {oci: result/NAME}}, the layouts of a rebuild"})
 	}
 	return lines

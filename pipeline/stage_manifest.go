@@ -19,7 +19,10 @@ import (
 var manifestStage = Stage{Name: "manifest", Version: 2, Run: runManifest, Plan: planManifest}
 
 func planManifest(c *Config) []PlanLine {
-	if c.Manifest == nil {
+	switch {
+	case c.Manifest == nil && c.machinesOnly():
+		return nil
+	case c.Manifest == nil:
 		return []PlanLine{{Key: "manifest/bytes", Missing: "manifest", How: "manifest: {base: manifest.json, adjust: adjustments.yaml}"}}
 	}
 	lines := []PlanLine{{Key: "policy/** snp/** tdx/**", From: c.Manifest.Base}}

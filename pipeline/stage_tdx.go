@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/retally/retally/evidence"
@@ -31,7 +32,7 @@ func planTDX(c *Config) []PlanLine {
 		if err != nil {
 			continue // the configuration was checked
 		}
-		from := p.registerFiles(&profile)
+		from := p.registerInputs(&profile)
 		for i, needs := range p.needs(&profile, false) {
 			line := PlanLine{Key: string(NewKey("tdx", name, registerKeys[i])), From: strings.Join(from[i], ", ")}
 			if what, how := missing(name, needs); what != "" {
@@ -48,7 +49,7 @@ func planTDX(c *Config) []PlanLine {
 // registerFiles lists the files that each register is computed from.
 func (c *PlatformConfig) registerFiles(p *tdxmeasure.Profile) [5][]string {
 	out := [5][]string{{c.Firmware}, {c.Firmware}, {c.Kernel}, {c.Initrd}, nil}
-	if measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables) && c.ACPI != "" {
+	if readsTables(p) && c.ACPI != "" {
 		out[1] = append(out[1], c.ACPI)
 	}
 	if p.PatchKernel {
@@ -61,6 +62,31 @@ func (c *PlatformConfig) registerFiles(p *tdxmeasure.Profile) [5][]string {
 		out[i] = slices.DeleteFunc(out[i], func(s string) bool { return s == "" })
 	}
 	return out
+}
+
+// registerInputs adds to the files what the configuration itself says of the
+// machine.
+func (c *PlatformConfig) registerInputs(p *tdxmeasure.Profile) [5][]string {
+	out := c.registerFiles(p)
+	if readsTables(p) || measures(p, tdxmeasure.EventTDHOB) {
+		out[1] = append(out[1], "memory "+c.Memory)
+	}
+	if readsTables(p) && c.ACPI == "" {
+		out[1] = append(out[1], "vcpus "+strconv.Itoa(c.VCPUs), "built-in ACPI tables")
+	}
+	if p.PatchKernel {
+		out[2] = append(out[2], "memory "+c.Memory)
+	}
+	out[3] = append(out[3], "cmdline")
+	if c.AppID != "" {
+		out[4] = append(out[4], "app_id "+c.AppID)
+	}
+	return out
+}
+
+// readsTables reports whether RTMR0 of a profile holds ACPI tables.
+func readsTables(p *tdxmeasure.Profile) bool {
+	return measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
 }
 
 // tdxRun collects what the stage finds.
@@ -184,7 +210,7 @@ func (r *tdxRun) foundations(m *machine) {
 }
 
 func (m *machine) readsTables() bool {
-	return m.lacks[1] == nil && !m.config.Profile.ExcludeACPI && measures(&m.config.Profile, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
+	return m.lacks[1] == nil && !m.config.Profile.ExcludeACPI && readsTables(&m.config.Profile)
 }
 
 // registers adds the computed registers with their traces.

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"path"
@@ -238,7 +237,9 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 		}
 	}
 	if m.conf.PageOrder != "" {
-		p.PageOrder = tdxmeasure.PageOrder(m.conf.PageOrder)
+		if p.PageOrder, err = tdxmeasure.ParsePageOrder(m.conf.PageOrder); err != nil {
+			return err
+		}
 	}
 	if m.conf.PatchKernel != nil {
 		p.PatchKernel = *m.conf.PatchKernel
@@ -247,7 +248,7 @@ func (m *machine) behavior(ctx context.Context, in *In) error {
 		p.PIC = *m.conf.PIC
 	}
 	if m.conf.AppID != "" {
-		if c.AppID, err = hex.DecodeString(m.conf.AppID); err != nil {
+		if c.AppID, err = ParseAppID(m.conf.AppID); err != nil {
 			return err
 		}
 		if p.RTMR3 == tdxmeasure.RTMR3Raw {
@@ -317,7 +318,7 @@ func (c *PlatformConfig) needs(p *tdxmeasure.Profile, described bool) [5][]need 
 	var out [5][]need
 	out[0] = []need{firmware}
 	out[1] = []need{firmware}
-	tables := measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
+	tables := readsTables(p)
 	if tables || measures(p, tdxmeasure.EventTDHOB) {
 		out[1] = append(out[1], memory)
 	}

@@ -84,3 +84,10 @@ func eventDocument(e RuntimeEvent) []byte {
 		jsondoc.Member{Key: "type", Value: jsondoc.NewNumber("134217729")},
 	))
 }
+
+// RegisterNames are the registers by their names in files, flags and keys, MRTD
+// first, then RTMR0 to RTMR3. The order is that of every list of registers here.
+func RegisterNames() [5]string { return [5]string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"} }
+
+// AggregateNames are the digests over several registers that tools print.
+func AggregateNames() []string { return []string{"mr_aggregated", "mr_image", "mr_system"} }

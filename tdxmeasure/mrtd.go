@@ -27,6 +27,24 @@ const (
 	RawExtend PageOrder = "raw-extend"
 )
 
+// ParsePageOrder reads an order as flags, configurations and profiles write it;
+// "single" is short for "single-pass".
+func ParsePageOrder(text string) (PageOrder, error) {
+	switch o := PageOrder(text); o {
+	case "single":
+		return SinglePass, nil
+	case SinglePass, TwoPass, RawExtend:
+		return o, nil
+	default:
+		return "", fmt.Errorf("unknown page order %q", text)
+	}
+}
+
+// PageOrders lists the words that ParsePageOrder takes.
+func PageOrders() []string {
+	return []string{string(SinglePass), "single", string(TwoPass), string(RawExtend)}
+}
+
 const (
 	extendChunk = 256
 	// maxMeasuredPages bounds the time a hostile descriptor can take: 4 GiB of

@@ -128,7 +128,7 @@ func (f *profileFile) profile() (Profile, error) {
 	}
 	errs = append(errs,
 		pick("page_order", f.PageOrder, map[string]func(){
-			"": func() {}, string(SinglePass): func() { p.PageOrder = SinglePass },
+			"": func() {}, string(SinglePass): func() { p.PageOrder = SinglePass }, "single": func() { p.PageOrder = SinglePass },
 			string(TwoPass): func() { p.PageOrder = TwoPass }, string(RawExtend): func() { p.PageOrder = RawExtend },
 		}),
 		pick("cfv", f.CFV, map[string]func(){"": func() {}, "firmware": func() {}, "constant": func() { p.ConstantCFV = true }}),

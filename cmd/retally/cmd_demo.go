@@ -92,7 +92,7 @@ func tamperNames() []string {
 func tamperText() string {
 	var b strings.Builder
 	for _, t := range fixtures.Tampers() {
-		fmt.Fprintf(&b, "  %-9s %s\n", t.Name, t.What)
+		fmt.Fprintf(&b, "  %-11s %s\n", t.Name, t.What)
 	}
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -33,8 +33,25 @@ var helpers = []helper{
 	{"skopeo", []string{"--version"}, "copies images into OCI layouts"},
 	{"mkfs.erofs", []string{"--version"}, "the reference for model disks; retally computes the same bytes"},
 	{"veritysetup", []string{"--version"}, "the reference for root hashes; retally computes the same"},
-	{"qemu-system-x86_64", []string{"--version"}, "a source of ACPI tables for TDX measurements"},
+	{qemuProgram, []string{"--version"}, "ACPI tables for retally tdx measure --acpi-source qemu; RETALLY_QEMU names others"},
 	{"yq", []string{"--version"}, "what vendors' scripts edit manifests with; retally manifest adjust does the same edits"},
+}
+
+// helpers are the programs that this user may have: RETALLY_QEMU takes the place
+// of the QEMU in PATH.
+func (a *app) helpers() []helper {
+	var out []helper
+	for _, h := range helpers {
+		named := a.namedQEMUs()
+		if h.name != qemuProgram || len(named) == 0 {
+			out = append(out, h)
+			continue
+		}
+		for _, program := range named {
+			out = append(out, helper{program, h.args, "ACPI tables for retally tdx measure --acpi-source qemu, named by RETALLY_QEMU"})
+		}
+	}
+	return out
 }
 
 type helperState struct {
@@ -53,9 +70,9 @@ func (a *app) doctorCommand() *cobra.Command {
 		Long:  "Show versions of helper programs. None is needed: they make or fetch inputs, retally recounts them by itself.",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			states := make([]helperState, len(helpers))
-			for i, h := range helpers {
-				states[i] = probe(cmd.Context(), h)
+			var states []helperState
+			for _, h := range a.helpers() {
+				states = append(states, probe(cmd.Context(), h))
 			}
 			dir, err := a.cacheDir()
 			if err != nil {
@@ -73,7 +90,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				if s.Problem != "" {
 					v = s.Problem
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, show.Clip(show.Text(v), 40), s.Use)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", show.Text(s.Name), show.Clip(show.Text(v), 40), s.Use)
 			}
 			if err := w.Flush(); err != nil {
 				return err

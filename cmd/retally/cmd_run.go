@@ -75,7 +75,7 @@ inputs only; run.json does not.`,
 					return err
 				}
 			}
-			res, err := a.execute(cmd.Context(), cfg, root, "the deployment of "+filepath.ToSlash(file), input, &flags)
+			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
 			if err != nil {
 				return err
 			}

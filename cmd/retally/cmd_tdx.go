@@ -29,9 +29,9 @@ func (a *app) tdxCommand() *cobra.Command {
 
 // The registers by their names in every form of output; index 0 is MRTD, 1+i
 // is RTMR i.
-var tdxRegisters = [5]string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"}
+var tdxRegisters = tdxmeasure.RegisterNames()
 
-var tdxAggregates = []string{"mr_aggregated", "mr_image", "mr_system"}
+var tdxAggregates = tdxmeasure.AggregateNames()
 
 // measureFlags are the flags that only `tdx measure` has.
 type measureFlags struct {

@@ -18,7 +18,6 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 )
@@ -82,24 +81,12 @@ func (a *app) evidenceAuthentic(_ context.Context, f *evidenceFlags, r *evidence
 		if err != nil {
 			return err
 		}
-		if r.Collateral, err = tdxquote.ParseCollateral(f.collateral, data); err != nil {
-			if !isCollateral(data) {
-				return &userError{op: "evidence verify", path: f.collateral, err: err}
-			}
-			// Collateral comes from a stranger as a quote does: broken, it is a
-			// verdict.
-			checks.Fail("collateral", err.Error())
+		if err := r.TakeCollateral(f.collateral, data); err != nil {
+			return &userError{op: "evidence verify", path: f.collateral, err: err}
 		}
 	}
-	r.AuthenticChecks = checks
+	r.AuthenticChecks = append(r.AuthenticChecks, checks...)
 	return nil
-}
-
-// isCollateral reports whether a file is meant to be collateral, whatever may be
-// wrong with it.
-func isCollateral(data []byte) bool {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: tdxquote.MaxCollateral})
-	return err == nil && doc.Kind == jsondoc.Object && (doc.Get("tcb_info") != nil || doc.Get("qe_identity") != nil)
 }
 
 func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidence.Request) (err error) {
@@ -130,10 +117,8 @@ func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidenc
 	if r.DockerFiles, err = a.fileDigest(ctx, f, "docker-files", f.dockerFiles); err != nil {
 		return err
 	}
-	if f.appID != "" {
-		if r.AppID, err = flagHex("app-id", f.appID, 20); err != nil {
-			return err
-		}
+	if r.AppID, err = pipeline.ParseAppID(f.appID); err != nil {
+		return &userError{op: "evidence verify", msg: "--app-id: " + err.Error()}
 	}
 	if err := a.evidenceSets(f, r); err != nil {
 		return err
@@ -190,13 +175,13 @@ func (a *app) evidenceSets(f *evidenceFlags, r *evidence.Request) error {
 // evidenceVMConfig recomputes registers from dstack's vm_config: the file
 // given, or in passing the one beside the quote.
 func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidence.Request) (err error) {
-	name, data := r.Evidence.Name+" /vm_config", r.Evidence.VMConfig
+	var given *evidence.File
 	if f.vmConfig != "" {
-		name = f.vmConfig
-		if data, err = a.readEvidenceInput(f, "--vm-config", f.vmConfig, 1<<20); err != nil {
+		data, err := a.readEvidenceInput(f, "--vm-config", f.vmConfig, 1<<20)
+		if err != nil {
 			return err
 		}
-		data = innerVMConfig(data)
+		given = &evidence.File{Name: f.vmConfig, Data: data}
 	}
 	var hash digest.Digest
 	if f.imageHash != "" {
@@ -204,46 +189,14 @@ func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidenc
 			return err
 		}
 	}
-	asked := f.vmConfig != "" || f.imageHash != ""
+	err = pipeline.AddEvidenceVMConfig(ctx, r, given, hash)
 	switch {
-	case data == nil && asked:
-		return &userError{op: "evidence verify", path: r.Evidence.Name, msg: "no vm_config beside the quote", hint: "--vm-config FILE names one"}
-	case data == nil:
-		return nil
-	}
-	set, checks, err := pipeline.EvidenceVMConfigSet(ctx, name, data, hash)
-	switch {
-	case err != nil && (f.vmConfig != "" || ctx.Err() != nil):
-		return &userError{op: "evidence verify", err: err}
+	case errors.Is(err, pipeline.ErrNoVMConfig):
+		return &userError{op: "evidence verify", path: r.Evidence.Name, err: err, hint: "--vm-config FILE names one"}
 	case err != nil:
-		// What the sender put beside the quote is evidence, too.
-		var list verdict.List
-		if asked {
-			list.Fail("vm_config", err.Error())
-		} else {
-			list.Note("vm_config", err.Error())
-		}
-		r.ExpectedChecks = append(r.ExpectedChecks, list...)
-		return nil
-	}
-	r.AskExpected = asked
-	r.ExpectedChecks = append(r.ExpectedChecks, checks...)
-	if set != nil {
-		r.Sets = append(r.Sets, *set)
+		return &userError{op: "evidence verify", err: err}
 	}
 	return nil
-}
-
-// innerVMConfig takes vm_config out of a reply that holds it as text.
-func innerVMConfig(data []byte) []byte {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 1 << 20})
-	if err != nil {
-		return data
-	}
-	if inner := doc.Get("vm_config"); inner != nil && inner.Kind == jsondoc.String {
-		return []byte(inner.Text)
-	}
-	return data
 }
 
 func (a *app) evidenceBound(_ context.Context, f *evidenceFlags, r *evidence.Request) (err error) {

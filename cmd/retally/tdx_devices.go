@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -198,17 +199,23 @@ func (m *tdMachine) setTables() error {
 	return err
 }
 
+// qemuProgram is asked for tables where RETALLY_QEMU names no other.
+const qemuProgram = "qemu-system-x86_64"
+
+// namedQEMUs are the programs that RETALLY_QEMU names.
+func (a *app) namedQEMUs() []string {
+	return slices.DeleteFunc(filepath.SplitList(a.env("RETALLY_QEMU")), func(program string) bool { return program == "" })
+}
+
 // qemuSources lists the QEMU programs at hand: RETALLY_QEMU names some, else
 // the one in PATH.
 func (m *tdMachine) qemuSources() (*qemuSources, error) {
 	q := &qemuSources{}
-	for _, program := range filepath.SplitList(m.app.env("RETALLY_QEMU")) {
-		if program != "" {
-			q.list = append(q.list, &qtest.Source{Program: program})
-		}
+	for _, program := range m.app.namedQEMUs() {
+		q.list = append(q.list, &qtest.Source{Program: program})
 	}
 	if len(q.list) == 0 {
-		program, err := exec.LookPath("qemu-system-x86_64")
+		program, err := exec.LookPath(qemuProgram)
 		if err != nil {
 			return nil, m.usage("install it, name it with RETALLY_QEMU, or use --acpi-source template", "--acpi-source qemu: qemu-system-x86_64 is not in PATH")
 		}

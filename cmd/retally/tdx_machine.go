@@ -224,11 +224,8 @@ func (m *tdMachine) setSwitches() error {
 		known       []string
 		set         func(value string)
 	}{
-		{"page-order", f.pageOrder, []string{"single", "two-pass", "raw-extend", "single-pass"}, func(v string) {
-			p.PageOrder = map[string]tdxmeasure.PageOrder{"two-pass": tdxmeasure.TwoPass, "raw-extend": tdxmeasure.RawExtend}[v]
-			if p.PageOrder == "" {
-				p.PageOrder = tdxmeasure.SinglePass
-			}
+		{"page-order", f.pageOrder, tdxmeasure.PageOrders(), func(v string) {
+			p.PageOrder, _ = tdxmeasure.ParsePageOrder(v) // a word of the list
 		}},
 		{"header-rule", f.headerRule, []string{"qemu", "dstack"}, func(v string) { p.HeaderRule = tdxmeasure.HeaderRule(v) }},
 		{"authenticode", f.authenticode, []string{"uefi", "dstack", "unpadded"}, func(v string) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -16,8 +17,8 @@ func (m *tdMachine) setRuntime() error {
 	f, c := &m.f, &m.config
 	var err error
 	if f.appID != "" {
-		if c.AppID, err = hex.DecodeString(strings.TrimPrefix(f.appID, "0x")); err != nil || len(c.AppID) != 20 {
-			return m.usage("", "--app-id %.80q: want 40 hex digits", f.appID)
+		if c.AppID, err = pipeline.ParseAppID(f.appID); err != nil {
+			return m.usage("", "--app-id: %v", err)
 		}
 	}
 	if f.keyProvider != "" {

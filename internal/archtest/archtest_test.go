@@ -39,6 +39,10 @@ var only = map[string][]string{
 	"log/slog":                               {},
 }
 
+// testsOnly are packages that only tests may use: none is ever part of the
+// program.
+var testsOnly = []string{"internal/policytest", "internal/testtdx", "internal/testenv"}
+
 // commands are the packages that are programs.
 var commands = []string{"cmd/retally", "internal/testall"}
 
@@ -140,6 +144,22 @@ func TestImportDirections(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestNoTestsInProgram keeps what builds test data out of the program.
+func TestNoTestsInProgram(t *testing.T) {
+	pkgs := load(t)
+	for _, rel := range testsOnly {
+		if _, ok := pkgs[module+"/"+rel]; !ok {
+			t.Errorf("there is no package %s", rel)
+		}
+	}
+	if c := chain(pkgs, module+"/cmd/retally", func(imp string) bool {
+		rel, own := ours(imp)
+		return own && slices.ContainsFunc(testsOnly, func(test string) bool { return in(rel, test) }) || imp == "testing"
+	}); c != nil {
+		t.Errorf("the program has test code in it:\n  %s", strings.Join(c, "\n  imports "))
 	}
 }
 

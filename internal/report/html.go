@@ -35,6 +35,9 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 			return tone(l.Verdict)
 		},
 		"agree": func(n int) string { return plural(n, "value agrees", "values agree") },
+		"events": func(t *pipeline.Trace) string {
+			return fmt.Sprintf("%s, folded by %s with %s", plural(len(t.Events), "event", "events"), t.Fold, t.Algorithm)
+		},
 		"class": func(c pipeline.Class) string { return classWords[c] },
 	}).Parse(htmlSource)
 	if err != nil {

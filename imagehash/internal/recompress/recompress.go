@@ -50,6 +50,7 @@ const (
 	Go        = "Go compress/flate"
 	Klauspost = "klauspost/compress"
 	Pgzip     = "klauspost/pgzip"
+	Stored    = "stored blocks" // of the largest size, the last one marked as such
 )
 
 type candidate struct {
@@ -67,11 +68,11 @@ func flateCandidates() []candidate {
 		add(Go, level, func(w io.Writer, l int) (io.WriteCloser, error) { return stdflate.NewWriter(w, l) })
 		add(Klauspost, level, func(w io.Writer, l int) (io.WriteCloser, error) { return kflate.NewWriter(w, l) })
 		add(Pgzip, level, func(w io.Writer, l int) (io.WriteCloser, error) { return newBlocks(w, l) })
-		if level >= 0 {
+		if level > 0 {
 			add(Zlib, level, func(w io.Writer, l int) (io.WriteCloser, error) { return zlib.NewWriter(w, l) })
 		}
 	}
-	return list
+	return append(list, candidate{Recipe{Stored, 0}, func(w io.Writer) (io.WriteCloser, error) { return &storedWriter{w: w}, nil }})
 }
 
 func zstdCandidates() []candidate {

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os/exec"
 	"strings"
@@ -75,6 +77,43 @@ func TestIdentify(t *testing.T) {
 		if got := identify(t, recompress.Zstd, z); got.Known() {
 			t.Errorf("got %v for a changed stream", got)
 		}
+	}
+}
+
+// TestIdentifyOther: what no known compressor made is unknown, and no error; what
+// is not compressed at all is told.
+func TestIdentifyOther(t *testing.T) {
+	gz := func(deflate []byte) []byte {
+		b := append([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}, deflate...)
+		b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(plain()))
+		return binary.LittleEndian.AppendUint32(b, uint32(len(plain())))
+	}
+	stored := func(size int) []byte {
+		var b []byte
+		for rest := plain(); len(rest) > 0; {
+			block := rest[:min(size, len(rest))]
+			rest = rest[len(block):]
+			last := byte(0)
+			if len(rest) == 0 {
+				last = 1
+			}
+			b = binary.LittleEndian.AppendUint16(append(b, last), uint16(len(block)))
+			b = append(binary.LittleEndian.AppendUint16(b, ^uint16(len(block))), block...)
+		}
+		return gz(b)
+	}
+	if got := identify(t, recompress.Gzip, stored(65535)); got.String() != "stored blocks, level 0" {
+		t.Errorf("got %v", got)
+	}
+	for _, size := range []int{1000, 32768, 65534} {
+		if got := identify(t, recompress.Gzip, stored(size)); got.Known() {
+			t.Errorf("blocks of %d bytes: got %v", size, got)
+		}
+	}
+	if r, err := gzip.NewReader(bytes.NewReader(stored(1000))); err != nil {
+		t.Error(err)
+	} else if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, plain()) {
+		t.Errorf("the test's own stream is wrong: %v", err)
 	}
 }
 
