@@ -78,15 +78,18 @@ func TestEnvironmentCorners(t *testing.T) {
 		{
 			"settings are not substituted", "    args: [$(E), $(G)]\n    env: [{name: G, value: v}]\n",
 			`[{"op":"add","path":"/other_container/Process","value":{"Args":["$(G)"],"Env":["E=$(G)","G=v"]}}]`,
-			[]string{"$(E)", "v", "$(G)"}, []string{path, "HOSTNAME=$(host-name)", "G=v", "E=$(G)"},
+			[]string{"$(E)", "v", "$(G)"},
+			[]string{path, "HOSTNAME=$(host-name)", "G=v", "E=$(G)"},
 		},
 		{
 			"a name is not substituted", "    env: [{name: A, value: x}, {name: N$(A), value: $(A)}]\n", "",
-			nil, []string{path, "HOSTNAME=$(host-name)", "A=x", "N$(A)=x"},
+			nil,
+			[]string{path, "HOSTNAME=$(host-name)", "A=x", "N$(A)=x"},
 		},
 		{
 			"an empty namespace is none", "    env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}]\n", "",
-			nil, []string{path, "HOSTNAME=$(host-name)", "A=$(sandbox-namespace)"},
+			nil,
+			[]string{path, "HOSTNAME=$(host-name)", "A=$(sandbox-namespace)"},
 		},
 	}
 	for _, tt := range tests {
