@@ -131,7 +131,11 @@ func (a *app) exit(err error, asJSON bool) int {
 		}})
 		return exitTrouble
 	}
-	// An error may join several; each is a line of its own.
+	// An error may join several; each is a line of its own. A line break in a
+	// file's name must not look like one more.
+	if strings.ContainsAny(path, "\n\r") {
+		msg = strings.ReplaceAll(msg, path, strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(path))
+	}
 	for _, line := range strings.Split(msg, "\n") {
 		fmt.Fprintln(a.stderr, "retally: "+show.Text(line))
 	}
