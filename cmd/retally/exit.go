@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/evidence/malformed"
@@ -133,8 +134,13 @@ func (a *app) exit(err error, asJSON bool) int {
 	}
 	// An error may join several; each is a line of its own. A line break in a
 	// file's name must not look like one more.
-	if strings.ContainsAny(path, "\n\r") {
-		msg = strings.ReplaceAll(msg, path, strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(path))
+	for _, name := range append(slices.Clone(a.args), path) {
+		if _, value, ok := strings.Cut(name, "="); ok && strings.HasPrefix(name, "--") {
+			name = value
+		}
+		if strings.ContainsAny(name, "\n\r") {
+			msg = strings.ReplaceAll(msg, name, strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(name))
+		}
 	}
 	for _, line := range strings.Split(msg, "\n") {
 		fmt.Fprintln(a.stderr, "retally: "+show.Text(line))

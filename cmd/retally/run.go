@@ -18,6 +18,7 @@ import (
 // app is the program with its connections to the world, so that tests can run
 // it in process.
 type app struct {
+	args           []string
 	env            func(string) string
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -28,7 +29,7 @@ type app struct {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
