@@ -354,7 +354,7 @@ func TestTDXErrors(t *testing.T) {
 		"no descriptor": {map[string]string{"vm/OVMF.fd": strings.Repeat("x", 8192)}, vm(""), "vm/OVMF.fd"},
 		"no file":       {nil, strings.Replace(vm(""), "vm/bzImage", "vm/bzimage", 1), "vm/bzimage"},
 		"a folder":      {nil, strings.Replace(vm(""), "vm/rootfs.img", "vm", 1), "a folder"},
-		"short kernel":  {map[string]string{"vm/bzImage": "MZ"}, vm(""), "vm/bzImage: 2 bytes"},
+		"short kernel":  {map[string]string{"vm/bzImage": "MZ"}, vm(""), "vm/bzImage: kernel: 2 bytes"},
 		"bad registry":  {map[string]string{"vm/tdx.csv": "a,b\n"}, vm("registry: vm/tdx.csv\n"), "vm/tdx.csv"},
 	} {
 		_, err := pipeline.Run(context.Background(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})

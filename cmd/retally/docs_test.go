@@ -19,6 +19,7 @@ import (
 // command is a line that starts with "$ ", what follows is its exact output.
 // Commands of retally run in a folder that the demo made.
 func TestDocumentsRun(t *testing.T) {
+	testenv.OwnSpeed(t)
 	exe := program(t)
 	root := testenv.ModuleRoot(t)
 	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))

@@ -259,6 +259,7 @@ func checkPolicyFailure(t *testing.T, code, want int, stdout, stderr, out string
 // TestPolicyVectors runs every policy vector through the command line. The
 // first family is in the repository; the others are read in place.
 func TestPolicyVectors(t *testing.T) {
+	testenv.OwnSpeed(t)
 	t.Run("own", func(t *testing.T) {
 		dir := policytest.Unpack(t)
 		f := policyFamily{filepath.Join(dir, "cases"), dir, filepath.Join(dir, "rules", "mini.rego")}

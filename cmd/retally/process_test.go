@@ -200,6 +200,7 @@ func asJSON(t *testing.T, r *pipeline.Report) string {
 // TestSameBytesFiftyTimes runs the program in 50 surroundings: processors,
 // time zone, locale, umask, order of the files, cached or not.
 func TestSameBytesFiftyTimes(t *testing.T) {
+	testenv.OwnSpeed(t)
 	exe := program(t)
 	files, err := fixtures.Demo()
 	if err != nil {
@@ -247,6 +248,7 @@ func TestSameBytesFiftyTimes(t *testing.T) {
 // TestKilledAtAnyMoment kills the program at 100 random moments of run and
 // demo. A result is whole or not there, and the next run succeeds.
 func TestKilledAtAnyMoment(t *testing.T) {
+	testenv.OwnSpeed(t)
 	exe := program(t)
 	base := t.TempDir()
 	env := append(os.Environ(), "RETALLY_CACHE="+filepath.Join(base, "cache"))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/testtdx"
 )
 
@@ -26,6 +27,7 @@ type searched struct {
 // TestSeededMismatches publishes registers of machines that deviate in one or
 // two known ways, and asks explain --search for the reason, by flags only.
 func TestSeededMismatches(t *testing.T) {
+	testenv.OwnSpeed(t)
 	dir := t.TempDir()
 	tdxArtifacts(t, dir)
 	t.Chdir(dir)
@@ -148,6 +150,7 @@ func TestSeededMismatches(t *testing.T) {
 // TestShapeFromFlags finds the machine behind an RTMR0 when only the firmware
 // is given.
 func TestShapeFromFlags(t *testing.T) {
+	testenv.OwnSpeed(t)
 	dir := t.TempDir()
 	tdxArtifacts(t, dir)
 	t.Chdir(dir)
@@ -165,6 +168,7 @@ func TestShapeFromFlags(t *testing.T) {
 // TestVectorShapeSearch finds published machines of SecretVM from their RTMR0
 // and a firmware of the same memory layout, whose variable store is another.
 func TestVectorShapeSearch(t *testing.T) {
+	testenv.OwnSpeed(t)
 	f := inputFiles{testtdx.NewFiles(t), t.TempDir()}
 	var v struct {
 		Shapes []struct {

@@ -87,6 +87,17 @@ func moduleRoot(t testing.TB) string {
 	}
 }
 
+// OwnSpeed skips a test with the race detector that goes through the program
+// hundreds of times, or starts it: the detector makes these five times as slow,
+// and finds in them what it finds in the program's other tests. .ci/run runs
+// them once more without it.
+func OwnSpeed(t testing.TB) {
+	t.Helper()
+	if Race {
+		t.Skip("SKIP-VISIBLE speed: hundreds of runs of the program; run without -race")
+	}
+}
+
 // OwnMemory skips a test that measures memory in a program with the race
 // detector; .ci/run runs these tests once more without it.
 func OwnMemory(t testing.TB) {
