@@ -1,11 +1,13 @@
 package policygen_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"strings"
+	"slices"
 	"testing"
 
 	"github.com/retally/retally/policygen"
@@ -43,6 +45,12 @@ func FuzzGenerate(f *testing.F) {
 			if !errors.As(err, &list) || len(list) == 0 {
 				t.Fatalf("error %v has type %T, want Problems", err, err)
 			}
+			return
+		}
+		// A key may be 1,024 characters long (YAML 1.2, 7.4.2), and escaped it may
+		// be longer: what is written then cannot be read, here as in the
+		// reference.
+		if slices.ContainsFunc(bytes.Split(out.YAML, []byte("\n")), func(line []byte) bool { return len(line) > 1024 }) {
 			return
 		}
 		in.YAML.Data = out.YAML
