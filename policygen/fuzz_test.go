@@ -6,8 +6,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"strings"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/retally/retally/policygen"
