@@ -181,7 +181,7 @@ func (s *Subject) lackEvidence() {
 			if f.Kind == KindFirmware {
 				s.Lacks = append(s.Lacks, Lack{
 					What: "kernel, initrd, command line, memory size and number of CPUs of the machine that " + f.Name + " starts", For: "tdx/*/rtmr0 to rtmr2",
-					How: "retally tdx measure --firmware " + f.Name + " --kernel FILE --initrd FILE --cmdline TEXT --memory SIZE --cpu N",
+					How: "retally tdx measure --profile NAME --firmware " + f.Name + " --kernel FILE --initrd FILE --cmdline TEXT --memory SIZE --cpu N",
 				})
 			}
 		}

@@ -23,7 +23,7 @@ func nextOfEvidence(s *pipeline.Subject, at string) string {
 	}
 	for _, f := range s.Found {
 		if f.Kind == pipeline.KindFirmware {
-			return "retally tdx measure --firmware " + path(f.Name) + " --kernel bzImage --initrd initramfs.cpio.gz --cmdline TEXT --memory 2G --cpu 1"
+			return "retally tdx measure --profile secretvm --firmware " + path(f.Name) + " --kernel bzImage --initrd initramfs.cpio.gz --cmdline TEXT --memory 2G --cpu 1"
 		}
 	}
 	for _, f := range s.Found {
