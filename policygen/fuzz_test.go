@@ -48,9 +48,8 @@ func FuzzGenerate(f *testing.F) {
 			return
 		}
 		// A key may be 1,024 characters long (YAML 1.2, 7.4.2), and escaped it may
-		// be longer: what is written then cannot be read, here as in the
-		// reference.
-		if slices.ContainsFunc(bytes.Split(out.YAML, []byte("\n")), func(line []byte) bool { return len(line) > 1024 }) {
+		// be longer: what is written then cannot be read.
+		if slices.ContainsFunc(bytes.Split(out.YAML, []byte("\n")), longKey) {
 			return
 		}
 		in.YAML.Data = out.YAML
@@ -70,6 +69,12 @@ func FuzzGenerate(f *testing.F) {
 			t.Fatalf("output is not stable:\n%s\n%s", again.YAML, third.YAML)
 		}
 	})
+}
+
+// longKey reports whether a line of the output starts with a key that is too
+// long. Values, such as the annotation's, may have any length.
+func longKey(line []byte) bool {
+	return bytes.Index(slices.Concat(bytes.TrimSpace(line), []byte(" ")), []byte(": ")) > 1024
 }
 
 func FuzzSettings(f *testing.F) {
