@@ -7,9 +7,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
-	"pgregory.net/rapid"
+	"github.com/retally/retally/trace"
 )
 
 func TestKey(t *testing.T) {
@@ -123,13 +125,13 @@ func TestTraceFolds(t *testing.T) {
 	a, b := dig("a"), dig("b")
 	step := digest.SHA256.Sum(slices.Concat(zero, a.Bytes()))
 	want := digest.SHA256.Sum(slices.Concat(step.Bytes(), b.Bytes()))
-	tr := pipeline.Trace{Fold: pipeline.Extend, Algorithm: digest.SHA256}
-	tr.Add("a", a, pipeline.Origin{Size: -1})
-	tr.Add("b", b, pipeline.Origin{Size: -1})
+	tr := trace.Trace{Fold: trace.Extend, Algorithm: digest.SHA256}
+	tr.Add("a", a, trace.Origin{Size: -1})
+	tr.Add("b", b, trace.Origin{Size: -1})
 	if got, err := tr.Compute(); err != nil || got != want {
 		t.Errorf("extend: got %v, %v; want %s", got, err, want)
 	}
-	tr.Fold = pipeline.Concat
+	tr.Fold = trace.Concat
 	if got, err := tr.Compute(); err != nil || got != digest.SHA256.Sum(slices.Concat(a.Bytes(), b.Bytes())) {
 		t.Errorf("concat: got %v, %v", got, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/trace"
 )
 
 // judged is an entry with its result.
@@ -237,16 +238,16 @@ func (j *judged) logged() *tdxmeasure.Replayed {
 
 // firstDifference names the first event in which a computed register and the
 // machine's own log differ.
-func firstDifference(m Measurement, log *tdxmeasure.Trace, file string) (Cause, bool) {
-	var ours tdxmeasure.Trace
+func firstDifference(m Measurement, log *trace.Trace, file string) (Cause, bool) {
+	var ours trace.Trace
 	for _, e := range m.Trace.Events {
-		ours.Events = append(ours.Events, tdxmeasure.Event{Label: e.Label, Digest: e.Digest})
+		ours.Events = append(ours.Events, trace.Event{Label: e.Label, Digest: e.Digest})
 	}
 	i, a, b := tdxmeasure.FirstDifference(ours, *log)
 	if i < 0 {
 		return Cause{}, false
 	}
-	event := func(events []tdxmeasure.Event) string {
+	event := func(events []trace.Event) string {
 		if i < len(events) {
 			return events[i].Digest.String()
 		}

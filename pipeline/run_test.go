@@ -10,6 +10,7 @@ import (
 
 	"github.com/retally/retally/internal/cache"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/trace"
 )
 
 // chained are two stages: the first measures a file, the second a value that
@@ -35,8 +36,8 @@ func chained(runs map[string]int) []Stage {
 			if got := in.All("x/**"); len(got) != 1 || !got[0].Value.Equal(m.Value) {
 				return nil, errors.New("All does not see what Get sees")
 			}
-			tr := &Trace{Fold: Extend, Algorithm: digest.SHA256}
-			tr.Add("a", m.Value.Digest(), Origin{Input: "a", Size: -1})
+			tr := &trace.Trace{Fold: trace.Extend, Algorithm: digest.SHA256}
+			tr.Add("a", m.Value.Digest(), trace.Origin{Input: "a", Size: -1})
 			d, err := tr.Compute()
 			if err != nil {
 				return nil, err
@@ -109,8 +110,8 @@ func TestRunRefusesBrokenStages(t *testing.T) {
 		return []Stage{{Name: "s", Run: func(context.Context, *In) (*Out, error) { return &Out{Measurements: ms}, nil }}}
 	}
 	v := OfDigest(digest.SHA256.Sum([]byte("v")))
-	wrong := &Trace{Fold: Extend, Algorithm: digest.SHA256}
-	wrong.Add("e", v.Digest(), Origin{Size: -1})
+	wrong := &trace.Trace{Fold: trace.Extend, Algorithm: digest.SHA256}
+	wrong.Add("e", v.Digest(), trace.Origin{Size: -1})
 	for name, table := range map[string][]Stage{
 		"measured twice": measure(Measurement{Key: "a", Value: v, Basis: Recomputed}, Measurement{Key: "a", Value: v, Basis: Recomputed}),
 		"no basis":       measure(Measurement{Key: "a", Value: v}),

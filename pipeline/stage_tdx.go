@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/trace"
 )
 
 // tdxStage computes the registers of TDX machines from their artifacts and
@@ -220,11 +221,11 @@ func (r *tdxRun) registers(m *machine, res *tdxmeasure.Result) {
 		if m.lacks[i] != nil {
 			continue
 		}
-		value, trace := res.MRTD, res.MRTDTrace
+		value, folded := res.MRTD, res.MRTDTrace
 		if i > 0 {
-			value, trace = res.RTMR[i-1], res.RTMRTrace[i-1]
+			value, folded = res.RTMR[i-1], res.RTMRTrace[i-1]
 		}
-		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: pipelineTrace(trace), Note: m.about(i)}
+		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: &folded, Note: m.about(i)}
 		for _, f := range files[i] {
 			ms.Inputs = append(ms.Inputs, FromFile(f))
 		}
@@ -263,29 +264,17 @@ func (m *machine) about(i int) string {
 	return "profile " + p.Name
 }
 
-// pipelineTrace takes a room's trace into the report's form.
-func pipelineTrace(t tdxmeasure.Trace) *Trace {
-	out := &Trace{Fold: Extend, Algorithm: digest.SHA384, Events: []Event{}}
-	if t.Fold == tdxmeasure.Running {
-		out.Fold = Running
-	}
-	for _, e := range t.Events {
-		out.Add(e.Label, e.Digest, Origin{Input: e.Origin.Input, Offset: e.Origin.Offset, Size: e.Origin.Size})
-	}
-	return out
-}
-
 // aggregates adds the digests over registers that the machine's tools print.
 func (r *tdxRun) aggregates(m *machine, res *tdxmeasure.Result) {
 	add := func(name string, value digest.Digest, parts ...int) {
-		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: &Trace{Fold: Concat, Algorithm: digest.SHA256}}
+		ms := Measurement{Key: m.key(name), Value: OfDigest(value), Basis: Recomputed, Trace: &trace.Trace{Fold: trace.Concat, Algorithm: digest.SHA256}}
 		for _, i := range parts {
 			ms.Inputs = append(ms.Inputs, FromKey(m.key(registerKeys[i])))
 			d := res.MRTD
 			if i > 0 {
 				d = res.RTMR[i-1]
 			}
-			ms.Trace.Add(registerKeys[i], d, Origin{Size: -1})
+			ms.Trace.Add(registerKeys[i], d, trace.Origin{Size: -1})
 		}
 		r.out.Measurements = append(r.out.Measurements, ms)
 	}
@@ -325,7 +314,7 @@ func (m *Measurement) addKeyProvider(provider []byte) {
 		m.Trace = nil
 		return
 	}
-	m.Trace.Add("key provider", d, Origin{Size: -1})
+	m.Trace.Add("key provider", d, trace.Origin{Size: -1})
 }
 
 // computed returns the value that the stage gave a key.

@@ -15,6 +15,7 @@ import (
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/tdxmeasure/acpi"
+	"github.com/retally/retally/trace"
 )
 
 // DstackMeasurement is dstack's measurement document (measurement.tdx.cbor):
@@ -338,8 +339,8 @@ func (m *DstackMeasurement) Measure(ctx context.Context, c *DstackConfig, source
 		p.PIC = *c.PIC
 	}
 	r := &Result{Notes: p.Notes}
-	r.MRTDTrace = Trace{Fold: Running}
-	r.MRTDTrace.add("MRTD as the measurement document has it, "+string(p.PageOrder), m.MRTD(p.PageOrder), Origin{Size: -1})
+	r.MRTDTrace = newTrace(trace.Running)
+	r.MRTDTrace.Add("MRTD as the measurement document has it, "+string(p.PageOrder), m.MRTD(p.PageOrder), trace.Origin{Size: -1})
 	meas := New(Artifacts{Kernel: Input{Name: "measurement document", Known: m.Kernel}, Initrd: Input{Name: "measurement document", Known: m.Initrd}})
 	meas.tdvfOnce.Do(func() { meas.tdvf = &ovmf.TDVF{Sections: m.Sections} })
 	cfg := &Config{Profile: p, VCPUs: c.VCPUs, Memory: c.Memory, Devices: c.Devices, ACPI: source}
@@ -349,10 +350,10 @@ func (m *DstackMeasurement) Measure(ctx context.Context, c *DstackConfig, source
 	if r.RTMRTrace[1], err = meas.rtmr1(ctx, cfg); err != nil {
 		return nil, err
 	}
-	r.RTMRTrace[2] = Trace{Fold: Extend}
-	r.RTMRTrace[2].add("kernel command line", m.Cmdline, Origin{Size: -1})
-	r.RTMRTrace[2].add("initrd", m.Initrd, Origin{Size: -1})
-	r.RTMRTrace[3] = Trace{Fold: Extend}
+	r.RTMRTrace[2] = newTrace(trace.Extend)
+	r.RTMRTrace[2].Add("kernel command line", m.Cmdline, trace.Origin{Size: -1})
+	r.RTMRTrace[2].Add("initrd", m.Initrd, trace.Origin{Size: -1})
+	r.RTMRTrace[3] = newTrace(trace.Extend)
 	if r.MRTD, err = r.MRTDTrace.Compute(); err != nil {
 		return nil, err
 	}

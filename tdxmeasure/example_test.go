@@ -5,13 +5,14 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/trace"
 )
 
 // A register is the fold of its events.
 func ExampleTrace() {
-	t := tdxmeasure.Trace{Fold: tdxmeasure.Extend}
-	t.AppendRuntime(tdxmeasure.RuntimeEvent{Name: "app-id", Payload: []byte{0xde, 0xad, 0xbe, 0xef}})
-	t.Events = append(t.Events, tdxmeasure.Event{Label: "compose file", Digest: digest.SHA256.Sum([]byte("services: {}\n"))})
+	t := trace.Trace{Fold: trace.Extend, Algorithm: digest.SHA384}
+	tdxmeasure.AppendRuntime(&t, tdxmeasure.RuntimeEvent{Name: "app-id", Payload: []byte{0xde, 0xad, 0xbe, 0xef}})
+	t.Events = append(t.Events, trace.Event{Label: "compose file", Digest: digest.SHA256.Sum([]byte("services: {}\n"))})
 	for _, e := range t.Events {
 		fmt.Println(e.Label, e.Digest.Hex()[:16])
 	}

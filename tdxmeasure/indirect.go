@@ -7,6 +7,7 @@ import (
 
 	"github.com/retally/retally/internal/authenticode"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/trace"
 )
 
 // Indirect is a boot from a disk through shim and GRUB (virtee/tdx-measure;
@@ -93,7 +94,7 @@ func (m *Measurer) MeasureIndirect(ctx context.Context, c *Config, in Indirect) 
 	if r.RTMRTrace[2], err = m.indirectRTMR2(ctx, c, in); err != nil {
 		return nil, err
 	}
-	r.RTMRTrace[3] = Trace{Fold: Extend}
+	r.RTMRTrace[3] = newTrace(trace.Extend)
 	if r.MRTD, err = r.MRTDTrace.Compute(); err != nil {
 		return nil, err
 	}
@@ -109,26 +110,26 @@ func (in *Indirect) bootVariables(t *Trace) error {
 	if len(in.BootOrder)%2 != 0 {
 		return &Error{Input: "BootOrder", Offset: -1, Found: fmt.Sprintf("%d bytes", len(in.BootOrder)), Want: "two for each entry"}
 	}
-	t.made("BootOrder", in.BootOrder)
+	t.Made("BootOrder", in.BootOrder)
 	for b := in.BootOrder; len(b) > 0; b = b[2:] {
 		n := binary.LittleEndian.Uint16(b)
 		if entry, ok := in.Entries[n]; ok {
-			t.made(fmt.Sprintf("Boot%04X", n), entry)
+			t.Made(fmt.Sprintf("Boot%04X", n), entry)
 		}
 	}
-	t.made("variable SbatLevel", Variable(guidShim, "SbatLevel", []byte(sbatLevel)))
+	t.Made("variable SbatLevel", Variable(guidShim, "SbatLevel", []byte(sbatLevel)))
 	return nil
 }
 
 func (in *Indirect) rtmr1(ctx context.Context, c *Config) (Trace, error) {
-	t := Trace{Fold: Extend}
-	t.made("action "+actionCalling, []byte(actionCalling))
-	t.made("separator", make([]byte, 4))
+	t := newTrace(trace.Extend)
+	t.Made("action "+actionCalling, []byte(actionCalling))
+	t.Made("separator", make([]byte, 4))
 	gpt, err := GPTEvent(in.GPT)
 	if err != nil {
 		return t, err
 	}
-	t.made("partition table", gpt)
+	t.Made("partition table", gpt)
 	for _, image := range []struct {
 		name string
 		in   Input
@@ -140,29 +141,29 @@ func (in *Indirect) rtmr1(ctx context.Context, c *Config) (Trace, error) {
 		if err != nil {
 			return t, &FileError{image.in.Name, err}
 		}
-		t.add(image.name+", Authenticode", d, Origin{Input: image.in.Name, Size: image.in.Size})
+		t.Add(image.name+", Authenticode", d, trace.Origin{Input: image.in.Name, Size: image.in.Size})
 	}
-	t.made("action "+actionExit, []byte(actionExit))
-	t.made("action "+actionExited, []byte(actionExited))
+	t.Made("action "+actionExit, []byte(actionExit))
+	t.Made("action "+actionExited, []byte(actionExited))
 	return t, nil
 }
 
 // indirectRTMR2 has the machine owner key lists, the command line without an
 // end mark, and the initrd.
 func (m *Measurer) indirectRTMR2(ctx context.Context, c *Config, in Indirect) (Trace, error) {
-	t := Trace{Fold: Extend}
-	t.made("MokList", in.MokList)
-	t.made("MokListX", in.MokListX)
-	t.made("MokListTrusted", in.MokListTrusted)
+	t := newTrace(trace.Extend)
+	t.Made("MokList", in.MokList)
+	t.Made("MokListX", in.MokListX)
+	t.Made("MokListTrusted", in.MokListTrusted)
 	units, err := UTF16("command line", c.Cmdline)
 	if err != nil {
 		return t, err
 	}
-	t.made("kernel command line", units)
+	t.Made("kernel command line", units)
 	d, err := m.fileDigest(ctx, "initrd", m.Initrd, digest.SHA384)
 	if err != nil {
 		return t, err
 	}
-	t.add("initrd", d, Origin{Input: m.Initrd.Name, Size: m.Initrd.Size})
+	t.Add("initrd", d, trace.Origin{Input: m.Initrd.Name, Size: m.Initrd.Size})
 	return t, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/trace"
 )
 
 // PageOrder is the order in which a hypervisor adds and measures the pages of
@@ -72,7 +73,7 @@ func MeasureMRTD(ctx context.Context, firmware Input, tdvf *ovmf.TDVF, opt MRTDO
 		default:
 			return nil, &Error{Input: "page order", Offset: -1, Found: fmt.Sprintf("%q", o), Want: "single-pass, two-pass or raw-extend"}
 		}
-		walks[i] = mrtdWalk{order: o, hash: sha512.New384(), trace: Trace{Fold: Running}}
+		walks[i] = mrtdWalk{order: o, hash: sha512.New384(), trace: newTrace(trace.Running)}
 	}
 	var pages uint64
 	for i, s := range tdvf.Sections {
@@ -193,9 +194,9 @@ func (w *mrtdWalk) section(s ovmf.Section, index int, data []byte, name string) 
 			extend(0, pages*ovmf.PageSize)
 		}
 	}
-	from := Origin{Input: name, Size: -1}
+	from := trace.Origin{Input: name, Size: -1}
 	if measured {
-		from = Origin{Input: name, Offset: int64(s.DataOffset), Size: int64(len(data))}
+		from = trace.Origin{Input: name, Offset: int64(s.DataOffset), Size: int64(len(data))}
 	}
-	w.trace.add(fmt.Sprintf("section %d %s at %#x", index, s.Type, s.MemoryAddress), digest.FromHash(digest.SHA384, w.hash), from)
+	w.trace.Add(fmt.Sprintf("section %d %s at %#x", index, s.Type, s.MemoryAddress), digest.FromHash(digest.SHA384, w.hash), from)
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
+	"github.com/retally/retally/trace"
 )
 
 // Replayed are the RTMRs that an event log claims, and what in it contradicts
@@ -56,7 +57,7 @@ func ReplayLog(file string, data []byte) (*Replayed, LogFormat, error) {
 func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 	r := &Replayed{}
 	for i := range r.Trace {
-		r.Trace[i].Fold = Extend
+		r.Trace[i] = newTrace(trace.Extend)
 	}
 	for i := range log.Events {
 		e := &log.Events[i]
@@ -80,7 +81,7 @@ func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 		if !ok {
 			return nil, &Error{Input: "event log", Offset: e.Offset, Found: fmt.Sprintf("event %d (%s) without a SHA-384 digest", i, e.Label()), Want: "one"}
 		}
-		r.Trace[n].add(e.Label(), d, Origin{Input: "event log", Offset: e.Offset, Size: -1})
+		r.Trace[n].Add(e.Label(), d, trace.Origin{Input: "event log", Offset: e.Offset, Size: -1})
 	}
 	for _, p := range log.Problems() {
 		// dstack's list leaves the payloads of firmware events out.
@@ -103,7 +104,7 @@ func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 // ends has the label "".
 func FirstDifference(got, want Trace) (index int, gotLabel, wantLabel string) {
 	for i := range max(len(got.Events), len(want.Events)) {
-		var a, b Event
+		var a, b trace.Event
 		if i < len(got.Events) {
 			a = got.Events[i]
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/tdxmeasure/acpi"
+	"github.com/retally/retally/trace"
 )
 
 // EventName names an event of RTMR0 to RTMR2 in a profile.
@@ -123,7 +124,7 @@ const (
 const emptyCFV = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790"
 
 func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
-	t := Trace{Fold: Extend}
+	t := newTrace(trace.Extend)
 	files, err := m.tables(ctx, c)
 	if err != nil {
 		return t, err
@@ -134,14 +135,14 @@ func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 		}
 	}
 	if c.Profile.TrailingSeparator {
-		t.made("separator", make([]byte, 4))
+		t.Made("separator", make([]byte, 4))
 	}
 	return t, nil
 }
 
 func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventSpec, files *tableEvents) error {
 	if !e.Digest.IsZero() {
-		t.add(e.Label, e.Digest, Origin{Size: -1})
+		t.Add(e.Label, e.Digest, trace.Origin{Size: -1})
 		return nil
 	}
 	if files == nil {
@@ -149,11 +150,11 @@ func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventS
 	}
 	table := func(label string, d digest.Digest, size int64) {
 		if !d.IsZero() {
-			t.add(label, d, Origin{Input: files.source, Size: size})
+			t.Add(label, d, trace.Origin{Input: files.source, Size: size})
 		}
 	}
 	if guid, ok := emptyVariable[e.Name]; ok {
-		t.made("variable "+string(e.Name), Variable(guid, string(e.Name), nil))
+		t.Made("variable "+string(e.Name), Variable(guid, string(e.Name), nil))
 		return nil
 	}
 	switch e.Name {
@@ -166,15 +167,15 @@ func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventS
 		if err != nil {
 			return err
 		}
-		t.made("TD HOB", hob)
+		t.Made("TD HOB", hob)
 	case EventCFV:
 		return m.cfv(ctx, c, t)
 	case EventBootMenu:
-		t.made("fw_cfg BootMenu", []byte{0, 0})
+		t.Made("fw_cfg BootMenu", []byte{0, 0})
 	case EventBootDevs:
-		t.made("fw_cfg bootorder", []byte(bootDevices))
+		t.Made("fw_cfg bootorder", []byte(bootDevices))
 	case EventSeparator:
-		t.made("separator", make([]byte, 4))
+		t.Made("separator", make([]byte, 4))
 	case EventLoader:
 		table("ACPI table-loader", files.loader, files.sizes[0])
 	case EventRSDP:
@@ -182,15 +183,15 @@ func (m *Measurer) rtmr0Event(ctx context.Context, c *Config, t *Trace, e EventS
 	case EventTables:
 		table("ACPI tables", files.tables, files.sizes[2])
 	case EventOrder:
-		t.made("BootOrder", []byte{0, 0})
+		t.Made("BootOrder", []byte{0, 0})
 	case EventOrder01:
-		t.made("BootOrder", []byte{0, 0, 1, 0})
+		t.Made("BootOrder", []byte{0, 0, 1, 0})
 	case EventUiApp:
-		t.made("Boot0000 UiApp", bootOption(loadHidden, "UiApp", guidUiApp))
+		t.Made("Boot0000 UiApp", bootOption(loadHidden, "UiApp", guidUiApp))
 	case EventMenuApp:
-		t.made("Boot0000 BootManagerMenuApp", bootOption(loadHidden, "BootManagerMenuApp", guidMenuApp))
+		t.Made("Boot0000 BootManagerMenuApp", bootOption(loadHidden, "BootManagerMenuApp", guidMenuApp))
 	case EventFrontPage:
-		t.made("Boot0001 EFI Firmware Setup", bootOption(loadCategory, "EFI Firmware Setup", guidUiApp))
+		t.Made("Boot0001 EFI Firmware Setup", bootOption(loadCategory, "EFI Firmware Setup", guidUiApp))
 	default:
 		return &Error{Input: "profile " + c.Profile.Name, Offset: -1, Found: fmt.Sprintf("RTMR0 event %q", e.Name), Want: "a known event"}
 	}
@@ -204,7 +205,7 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 		if err != nil {
 			return err
 		}
-		t.add("CFV (constant of an empty 4 MiB build)", d, Origin{Size: -1})
+		t.Add("CFV (constant of an empty 4 MiB build)", d, trace.Origin{Size: -1})
 		return nil
 	}
 	tdvf, err := m.descriptor()
@@ -222,7 +223,7 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 		return &FileError{m.Firmware.Name, err}
 	}
 	s := tdvf.Sections[i]
-	from := Origin{Input: m.Firmware.Name, Offset: int64(s.DataOffset), Size: int64(s.RawSize)}
+	from := trace.Origin{Input: m.Firmware.Name, Offset: int64(s.DataOffset), Size: int64(s.RawSize)}
 	d, err := m.memo.get("cfv", func() (digest.Digest, error) {
 		h := digest.SHA384.New()
 		err := m.Firmware.copyTo(ctx, h, from.Offset, from.Size)
@@ -231,7 +232,7 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 	if err != nil {
 		return err
 	}
-	t.add("CFV", d, from)
+	t.Add("CFV", d, from)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/retally/retally/internal/authenticode"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/trace"
 )
 
 // Strings that OVMF measures without an end mark (TCG PC Client Platform
@@ -21,7 +22,7 @@ const (
 // rtmr1 of a direct boot: the kernel as an EFI image, the boot manager's
 // actions.
 func (m *Measurer) rtmr1(ctx context.Context, c *Config) (Trace, error) {
-	t := Trace{Fold: Extend}
+	t := newTrace(trace.Extend)
 	if !m.Kernel.Present() {
 		return t, missing("kernel", "--kernel FILE")
 	}
@@ -33,11 +34,11 @@ func (m *Measurer) rtmr1(ctx context.Context, c *Config) (Trace, error) {
 	if len(edits) > 0 {
 		label += ", header as QEMU writes it"
 	}
-	t.add(label, d, Origin{Input: m.Kernel.Name, Size: m.Kernel.Size})
-	t.made("action "+actionCalling, []byte(actionCalling))
-	t.made("separator", make([]byte, 4))
-	t.made("action "+actionExit, []byte(actionExit))
-	t.made("action "+actionExited, []byte(actionExited))
+	t.Add(label, d, trace.Origin{Input: m.Kernel.Name, Size: m.Kernel.Size})
+	t.Made("action "+actionCalling, []byte(actionCalling))
+	t.Made("separator", make([]byte, 4))
+	t.Made("action "+actionExit, []byte(actionExit))
+	t.Made("action "+actionExited, []byte(actionExited))
 	return t, nil
 }
 
@@ -109,17 +110,17 @@ func CmdlineDigest(measured string) (digest.Digest, error) {
 // rtmr2 of a direct boot: command line and initrd; an absent initrd counts as
 // empty.
 func (m *Measurer) rtmr2(ctx context.Context, c *Config) (Trace, error) {
-	t := Trace{Fold: Extend}
+	t := newTrace(trace.Extend)
 	d, err := CmdlineDigest(MeasuredCmdline(c.Cmdline, c.Profile.InitrdArgument))
 	if err != nil {
 		return t, err
 	}
-	t.add("kernel command line", d, Origin{Size: -1})
+	t.Add("kernel command line", d, trace.Origin{Size: -1})
 	initrd := m.initrd(c)
 	if d, err = m.fileDigest(ctx, "initrd", initrd, digest.SHA384); err != nil {
 		return t, err
 	}
-	t.add("initrd", d, Origin{Input: initrd.Name, Size: initrd.Size})
+	t.Add("initrd", d, trace.Origin{Input: initrd.Name, Size: initrd.Size})
 	return t, nil
 }
 
@@ -173,19 +174,19 @@ func (e RuntimeEvent) Digest() digest.Digest {
 }
 
 // AppendRuntime appends runtime events to an RTMR3 trace.
-func (t *Trace) AppendRuntime(events ...RuntimeEvent) {
+func AppendRuntime(t *Trace, events ...RuntimeEvent) {
 	for _, e := range events {
-		t.add("event "+e.Name, e.Digest(), Origin{Size: -1})
+		t.Add("event "+e.Name, e.Digest(), trace.Origin{Size: -1})
 	}
 }
 
 func (m *Measurer) rtmr3(ctx context.Context, c *Config) (Trace, error) {
-	t := Trace{Fold: Extend}
+	t := newTrace(trace.Extend)
 	switch c.Profile.RTMR3 {
 	case RTMR3None, "":
 		return t, nil
 	case RTMR3Events:
-		t.AppendRuntime(c.Events...)
+		AppendRuntime(&t, c.Events...)
 		return t, nil
 	}
 	compose, err := m.fileDigest(ctx, "compose", m.Compose, digest.SHA256)
@@ -204,12 +205,12 @@ func (m *Measurer) rtmr3(ctx context.Context, c *Config) (Trace, error) {
 			return t, err
 		}
 	}
-	from := func(in Input) Origin { return Origin{Input: in.Name, Size: in.Size} }
+	from := func(in Input) trace.Origin { return trace.Origin{Input: in.Name, Size: in.Size} }
 	if c.Profile.RTMR3 == RTMR3Raw {
-		t.add("compose file", compose, from(m.Compose))
-		t.add("rootfs", rootfs, from(m.Rootfs))
+		t.Add("compose file", compose, from(m.Compose))
+		t.Add("rootfs", rootfs, from(m.Rootfs))
 		if archive {
-			t.add("docker files", docker, from(m.DockerFiles))
+			t.Add("docker files", docker, from(m.DockerFiles))
 		}
 		return t, nil
 	}
@@ -224,6 +225,6 @@ func (m *Measurer) rtmr3(ctx context.Context, c *Config) (Trace, error) {
 	if len(c.AppID) == 0 {
 		return t, &Error{Input: "app id", Offset: -1, Found: "not given", Want: "the 20 bytes that the key service knows", Hint: "--app-id HEX"}
 	}
-	t.AppendRuntime(events...)
+	AppendRuntime(&t, events...)
 	return t, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/trace"
 )
 
 func (a *app) tdxCommand() *cobra.Command {
@@ -79,20 +80,20 @@ type tdxReport struct {
 
 	values map[string]digest.Digest // by name; absent where not computed
 
-	Basis    map[string]pipeline.Basis   `json:"basis"`
-	Machine  string                      `json:"machine"`
-	ACPI     string                      `json:"acpi,omitempty"`
-	ConfigID string                      `json:"mr_config_id,omitempty"`
-	Missing  map[string]string           `json:"missing,omitempty"`
-	Notes    []string                    `json:"notes"`
-	Problems []string                    `json:"problems,omitempty"`
-	Trace    map[string]tdxmeasure.Trace `json:"trace,omitempty"`
-	Compared []registerComparison        `json:"compared,omitempty"`
-	Log      []logDifference             `json:"log,omitempty"`
-	Hint     string                      `json:"hint,omitempty"`
+	Basis    map[string]pipeline.Basis `json:"basis"`
+	Machine  string                    `json:"machine"`
+	ACPI     string                    `json:"acpi,omitempty"`
+	ConfigID string                    `json:"mr_config_id,omitempty"`
+	Missing  map[string]string         `json:"missing,omitempty"`
+	Notes    []string                  `json:"notes"`
+	Problems []string                  `json:"problems,omitempty"`
+	Trace    map[string]trace.Trace    `json:"trace,omitempty"`
+	Compared []registerComparison      `json:"compared,omitempty"`
+	Log      []logDifference           `json:"log,omitempty"`
+	Hint     string                    `json:"hint,omitempty"`
 
 	order  []string
-	traces map[string]tdxmeasure.Trace
+	traces map[string]trace.Trace
 }
 
 // registerComparison is one --expect.

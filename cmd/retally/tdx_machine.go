@@ -404,7 +404,7 @@ func (m *tdMachine) measure(ctx context.Context, want [5]bool) (r *tdxmeasure.Re
 	case m.document != nil:
 		r, err := m.document.Measurement.Measure(ctx, m.document, m.config.ACPI)
 		if err == nil {
-			r.RTMRTrace[3].AppendRuntime(m.config.Events...)
+			tdxmeasure.AppendRuntime(&r.RTMRTrace[3], m.config.Events...)
 			r.RTMR[3], err = r.RTMRTrace[3].Compute()
 		}
 		return whole(r, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/tdxmeasure"
+	"github.com/retally/retally/trace"
 )
 
 // report names the values and says how each is known.
@@ -17,9 +18,9 @@ func (m *tdMachine) report(asked map[string]bool, want [5]bool, given [5]digest.
 	p := &m.config.Profile
 	r := &tdxReport{
 		Profile: p.Name, Title: p.Title, Machine: m.config.Shape().String(), values: map[string]digest.Digest{}, Basis: map[string]pipeline.Basis{},
-		traces: map[string]tdxmeasure.Trace{}, Notes: append(slices.Clone(res.Notes), m.notes...), Problems: m.problems,
+		traces: map[string]trace.Trace{}, Notes: append(slices.Clone(res.Notes), m.notes...), Problems: m.problems,
 	}
-	traces := [5]tdxmeasure.Trace{res.MRTDTrace, res.RTMRTrace[0], res.RTMRTrace[1], res.RTMRTrace[2], res.RTMRTrace[3]}
+	traces := [5]trace.Trace{res.MRTDTrace, res.RTMRTrace[0], res.RTMRTrace[1], res.RTMRTrace[2], res.RTMRTrace[3]}
 	digests := [5]digest.Digest{res.MRTD, res.RTMR[0], res.RTMR[1], res.RTMR[2], res.RTMR[3]}
 	for i, name := range tdxRegisters {
 		if !given[i].IsZero() {
@@ -34,7 +35,7 @@ func (m *tdMachine) report(asked map[string]bool, want [5]bool, given [5]digest.
 			r.ACPI = m.config.ACPI.Name()
 		}
 		if traces[i].Events == nil {
-			traces[i].Events = []tdxmeasure.Event{}
+			traces[i].Events = []trace.Event{}
 		}
 		r.values[name], r.traces[name] = digests[i], traces[i]
 		r.Basis[name] = m.basis(i, traces[i])
@@ -59,15 +60,15 @@ func (r *tdxReport) miss(name, why string) {
 
 func (m *tdMachine) isDstack() bool { return strings.HasPrefix(m.config.Profile.Name, "dstack") }
 
-func (m *tdMachine) usesTables(t tdxmeasure.Trace) bool {
-	return m.config.ACPI != nil && slices.ContainsFunc(t.Events, func(e tdxmeasure.Event) bool {
+func (m *tdMachine) usesTables(t trace.Trace) bool {
+	return m.config.ACPI != nil && slices.ContainsFunc(t.Events, func(e trace.Event) bool {
 		return e.Origin.Input == m.config.ACPI.Name() && strings.HasPrefix(e.Label, "ACPI ")
 	})
 }
 
 // basis is the weakest way in which something that the register rests on is
 // known.
-func (m *tdMachine) basis(register int, t tdxmeasure.Trace) pipeline.Basis {
+func (m *tdMachine) basis(register int, t trace.Trace) pipeline.Basis {
 	b := pipeline.Recomputed
 	weaken := func(on bool, to pipeline.Basis) {
 		if on {
@@ -280,7 +281,7 @@ func orEnd(label string) string {
 }
 
 // printTrace shows the events that a register is folded from.
-func (a *app) printTrace(t tdxmeasure.Trace) {
+func (a *app) printTrace(t trace.Trace) {
 	for i, e := range t.Events {
 		from := ""
 		switch {

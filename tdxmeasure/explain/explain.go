@@ -15,6 +15,7 @@ import (
 	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/acpi"
+	"github.com/retally/retally/trace"
 )
 
 // Register names a measurement register.
@@ -219,7 +220,7 @@ type searcher struct {
 // test measures one candidate's register.
 func (s *searcher) test(ctx context.Context, c *candidate) (bool, error) {
 	m := s.measurer
-	var t tdxmeasure.Trace
+	var t trace.Trace
 	var err error
 	switch s.register {
 	case RTMR2:
@@ -237,7 +238,7 @@ func (s *searcher) test(ctx context.Context, c *candidate) (bool, error) {
 }
 
 // rtmr2 measures the command line as a candidate has it.
-func (s *searcher) rtmr2(ctx context.Context, c *candidate) (tdxmeasure.Trace, error) {
+func (s *searcher) rtmr2(ctx context.Context, c *candidate) (trace.Trace, error) {
 	t, err := s.measurer.Register(ctx, &c.Config, int(RTMR2))
 	if err != nil || (c.tail == "" && !c.noNUL) {
 		return t, err
@@ -257,7 +258,7 @@ func (s *searcher) rtmr2(ctx context.Context, c *candidate) (tdxmeasure.Trace, e
 
 // rtmr3 measures with the compose file and the root file system that a
 // candidate has.
-func (s *searcher) rtmr3(ctx context.Context, c *candidate) (tdxmeasure.Trace, error) {
+func (s *searcher) rtmr3(ctx context.Context, c *candidate) (trace.Trace, error) {
 	if c.artifacts == 0 && c.edit == "" {
 		return s.measurer.Register(ctx, &c.Config, int(RTMR3))
 	}
@@ -272,7 +273,7 @@ func (s *searcher) rtmr3(ctx context.Context, c *candidate) (tdxmeasure.Trace, e
 		// Another measurer would read the file again: take the digest.
 		d, err := a.Rootfs.Sum(ctx, digest.SHA256)
 		if err != nil {
-			return tdxmeasure.Trace{}, err
+			return trace.Trace{}, err
 		}
 		a.Rootfs.Known = d
 	}
