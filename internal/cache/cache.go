@@ -1,6 +1,9 @@
 // Package cache keeps results of earlier runs in a folder: each entry whole or
 // absent, checked against its own digest when read, evicted by age when the
 // folder grows over its limit. Several processes may use one folder at once.
+//
+// An entry is as good as those who may write it: a folder or an entry that
+// another user owns or could write is not used.
 package cache
 
 import (
@@ -9,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +44,22 @@ func Open(dir string, limit int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if info.Mode()&os.ModeSymlink != 0 {
+		// The link may be the user's; what counts is where it leads.
+		if dir, err = filepath.EvalSymlinks(dir); err == nil {
+			info, err = os.Lstat(dir)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open cache: %w", err)
+		}
+	}
+	if why := foreign(info); why != "" {
+		return nil, fmt.Errorf("open cache %s: %s, so its entries prove nothing (chown it to yourself and chmod 700, or name another folder by RETALLY_CACHE)", dir, why)
+	}
 	return &Store{dir: dir, limit: limit}, nil
 }
 
@@ -54,14 +74,21 @@ func (s *Store) path(key string) string {
 	return filepath.Join(s.dir, hex.EncodeToString(sum[:])+suffix)
 }
 
-// Get returns an entry. One that is damaged counts as absent.
+// Get returns an entry. One that is damaged, or that another user owns or
+// could write, counts as absent.
 func (s *Store) Get(key string) ([]byte, bool) {
 	path := s.path(key)
-	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > maxEntry {
+	// The checks are of the file that is read, whatever the name leads to later.
+	f, err := os.OpenFile(path, os.O_RDONLY|nofollow, 0)
+	if err != nil {
 		return nil, false
 	}
-	data, err := os.ReadFile(path)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxEntry || foreign(info) != "" {
+		return nil, false
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxEntry+1))
 	if err != nil || len(data) < sha256.Size {
 		return nil, false
 	}

@@ -113,3 +113,50 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestOthersCouldWrite(t *testing.T) {
+	s := open(t, 0)
+	if err := s.Put("k", []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob(filepath.Join(s.Dir(), "*"))
+	if err := os.Chmod(files[0], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := s.Get("k"); ok {
+		t.Errorf("an entry that everybody may write gave %q", got)
+	}
+	if err := os.Chmod(files[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	moved := files[0] + ".moved"
+	if err := os.Rename(files[0], moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(moved, files[0]); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := s.Get("k"); ok {
+		t.Errorf("an entry that is a link gave %q", got)
+	}
+	for _, mode := range []os.FileMode{0o777, 0o770} {
+		if err := os.Chmod(s.Dir(), mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cache.Open(s.Dir(), 0); err == nil {
+			t.Errorf("a folder of mode %o is used", mode)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Chmod(s.Dir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(s.Dir(), 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.Open(s.Dir(), 0); err == nil {
+		t.Error("another user's folder is used")
+	}
+}
