@@ -7,9 +7,10 @@ import (
 	"slices"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity"
-	"pgregory.net/rapid"
 )
 
 // naiveRoot is the tree as the format's description says it, level by level,

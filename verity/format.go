@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/verity/internal/blockhash"
 	"github.com/retally/retally/verity/internal/pump"
 )
@@ -199,7 +200,7 @@ func formatTo(ctx context.Context, in *os.File, size int64, out *os.File, oldSiz
 
 // openSized opens a file or block device and finds its size in bytes.
 func openSized(path string, flag int) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, flag, 0o666)
+	f, err := inputfile.OpenFlag(path, flag, inputfile.BlockDevices)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/internal/vectest"

@@ -66,6 +66,12 @@ type Verdict struct {
 	// HashDeviceShort is how many bytes the hash device lacks. They count as
 	// zeros (veritysetup 2.8 writes them, this never changes a file).
 	HashDeviceShort int64
+	// Covered is how many bytes of the data device the tree speaks of, and
+	// Uncovered how many more lie there of which it says nothing. VerifyFiles
+	// fills them; on a device that also holds the tree, superblock and tree are
+	// neither.
+	Covered   int64
+	Uncovered int64
 }
 
 // OK reports whether everything fits.
@@ -310,7 +316,30 @@ func VerifyFiles(ctx context.Context, dataPath, hashPath, root string, p Params,
 	if err != nil {
 		return Verdict{}, fmt.Errorf("root hash: %w", err)
 	}
-	return Verify(ctx, data, hash, hashSize, p, want, o)
+	v, err := Verify(ctx, data, hash, hashSize, p, want, o)
+	if err != nil {
+		return v, err
+	}
+	v.Covered = min(int64(p.DataBlocks)*int64(p.DataBlockSize), dataSize)
+	v.Uncovered = dataSize - v.Covered
+	same, err := sameFile(data, hash)
+	if err != nil {
+		return v, err
+	}
+	if same {
+		// Superblock and tree in the same device, behind the data.
+		v.Uncovered -= max(min(v.Layout.End, dataSize)-max(p.HashOffset, v.Covered), 0)
+	}
+	return v, nil
+}
+
+func sameFile(a, b *os.File) (bool, error) {
+	x, err := a.Stat()
+	if err != nil {
+		return false, err
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y), err
 }
 
 // DumpFile reads the superblock of a hash file; the result has no root hash.

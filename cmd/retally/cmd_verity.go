@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/verity"
+	"github.com/retally/retally/verity/disk"
 )
 
 func (a *app) verityCommand() *cobra.Command {
@@ -168,32 +169,56 @@ func (a *app) verityVerifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				list := v.Mismatches
-				if list == nil {
-					list = []verity.Mismatch{}
-				}
-				if err := writeJSON(a.stdout, map[string]any{"ok": v.OK(), "mismatches": list, "hash_device_short": v.HashDeviceShort}); err != nil {
-					return err
-				}
-			} else {
-				if v.OK() {
-					fmt.Fprintln(a.stdout, "OK")
-				}
-				for _, m := range v.Mismatches {
-					fmt.Fprintln(a.stdout, show.Text(m.String()))
-				}
-			}
-			if !v.OK() {
-				return outcomeError{exitDiffers}
-			}
-			return nil
+			return a.finishVerity(args[0], v, f.dataBlocks != 0 && f.noSuperblock, output == "json")
 		},
 	}
 	f.flags(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 10, "how many mismatches of the first bad level are shown")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// finishVerity shows a verdict. asked is set where the user named the number of
+// data blocks; otherwise bytes that the tree does not cover are unchecked.
+func (a *app) finishVerity(data string, v verity.Verdict, asked, asJSON bool) error {
+	list := []disk.Explained{}
+	var images disk.Locator
+	if !v.OK() {
+		// What is no EROFS image is named by its blocks alone.
+		images, _ = disk.OpenLocator(data)
+	}
+	for _, m := range v.Mismatches {
+		if images == nil {
+			list = append(list, disk.Explained{Mismatch: m, Text: m.String()})
+			continue
+		}
+		list = append(list, disk.Explain(v, m, images))
+	}
+	coverage := fmt.Sprintf("%d of %d bytes covered", v.Covered, v.Covered+v.Uncovered)
+	if asJSON {
+		if err := writeJSON(a.stdout, map[string]any{
+			"ok": v.OK(), "mismatches": list, "hash_device_short": v.HashDeviceShort, "covered": v.Covered, "uncovered": v.Uncovered,
+		}); err != nil {
+			return err
+		}
+	} else {
+		switch {
+		case v.OK() && v.Uncovered == 0:
+			fmt.Fprintln(a.stdout, "OK")
+		case v.OK():
+			fmt.Fprintf(a.stdout, "OK, %s; the tree says nothing of the last %d\n", coverage, v.Uncovered)
+		}
+		for _, e := range list {
+			fmt.Fprintln(a.stdout, show.Text(e.Text))
+		}
+	}
+	switch {
+	case !v.OK():
+		return outcomeError{exitDiffers}
+	case v.Uncovered > 0 && !asked:
+		return outcomeError{exitUnchecked}
+	}
+	return nil
 }
 
 func (a *app) verityDumpCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/verity/erofs"
 )
 
@@ -45,7 +46,7 @@ type against struct {
 }
 
 func openAgainst(path string) (*against, error) {
-	f, err := os.Open(path)
+	f, err := inputfile.Open(path, inputfile.BlockDevices)
 	if err != nil {
 		return nil, err
 	}

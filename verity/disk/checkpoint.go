@@ -89,6 +89,64 @@ type keeper struct {
 
 func (k *keeper) tablePath() string { return k.path + ".digests" }
 
+// claim refuses names at which something else lies than an earlier checkpoint:
+// both files are replaced, and removed in the end. No link is followed.
+func (k *keeper) claim() error {
+	own := false
+	for _, path := range []string{k.path, k.tablePath()} {
+		info, err := os.Lstat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		refuse := func(what string) error {
+			return &ResumeError{Checkpoint: k.path, Path: path, What: what + ", so no checkpoint is kept here"}
+		}
+		switch {
+		case err != nil:
+			return err
+		case !info.Mode().IsRegular():
+			return refuse("it is no regular file")
+		case info.Size() == 0:
+		case path == k.path:
+			if _, err := loadState(path); err != nil {
+				return err
+			}
+			own = true
+		case !own:
+			return refuse("it is not the table of a checkpoint of this program")
+		}
+	}
+	return nil
+}
+
+// openTable opens the digest table that claim has looked at.
+func (k *keeper) openTable(flags int) (*os.File, error) {
+	path := k.tablePath()
+	before, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return os.OpenFile(path, flags|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Truncated only when it is known to be the file that was looked at.
+	f, err := os.OpenFile(path, flags&^os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := f.Stat(); err != nil || !os.SameFile(before, now) {
+		f.Close()
+		return nil, errors.Join(err, &ResumeError{Checkpoint: k.path, Path: path, What: "it was exchanged while it was opened"})
+	}
+	if flags&os.O_TRUNC != 0 {
+		if err := f.Truncate(0); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
 func (k *keeper) remove() {
 	os.Remove(k.path)
 	os.Remove(k.tablePath())
@@ -120,6 +178,9 @@ func (r *run) watchedFile(ino uint32) (*watched, bool) {
 func (r *run) openCheckpoint() error {
 	r.keeper = &keeper{path: r.o.Checkpoint, key: r.key(), lastTime: time.Now()}
 	flags := os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	if err := r.keeper.claim(); err != nil {
+		return err
+	}
 	if r.o.Resume {
 		s, err := loadState(r.o.Checkpoint)
 		switch {
@@ -136,7 +197,7 @@ func (r *run) openCheckpoint() error {
 	if r.table == nil {
 		return nil
 	}
-	f, err := os.OpenFile(r.keeper.tablePath(), flags, 0o600)
+	f, err := r.keeper.openTable(flags)
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,8 @@ package disk
 import (
 	"fmt"
 	"io"
-	"os"
 
+	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/erofs"
 )
@@ -67,7 +67,7 @@ func Explain(v verity.Verdict, m verity.Mismatch, l Locator) Explained {
 // OpenLocator reads the map of a disk file's own image, so that a mismatch can
 // be named without the directory that it was made from.
 func OpenLocator(path string) (Locator, error) {
-	f, err := os.Open(path)
+	f, err := inputfile.Open(path, inputfile.BlockDevices)
 	if err != nil {
 		return nil, err
 	}

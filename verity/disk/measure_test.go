@@ -18,11 +18,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/disk"
 	"github.com/retally/retally/verity/erofs"
 	"github.com/retally/retally/verity/internal/vectest"
-	"pgregory.net/rapid"
 )
 
 // reference builds the whole disk in memory with nothing of the streaming.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/verity/disk"
 	"github.com/retally/retally/verity/erofs"
