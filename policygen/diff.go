@@ -3,6 +3,7 @@ package policygen
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,14 +15,18 @@ type WorkloadDiff struct {
 	Kind      string      `json:"kind,omitempty"`
 	Namespace string      `json:"namespace,omitempty"`
 	Name      string      `json:"name,omitempty"`
-	State     string      `json:"state"` // equal, differs, only in A, only in B
+	State     string      `json:"state"` // equal, differs, unchecked, only in A, only in B
 	Causes    []DiffCause `json:"causes,omitempty"`
+	// Unchecked says what one side has and the other cannot be compared in. A
+	// workload that is equal has none.
+	Unchecked []string `json:"unchecked,omitempty"`
 }
 
 // DiffCause is one difference with both sides.
 type DiffCause struct {
 	// Category: image, args, env, annotations, mounts, storages, user,
-	// capabilities, process, linux, devices, exec, containers, settings, rules.
+	// capabilities, process, linux, devices, exec, containers, settings, rules,
+	// initdata.
 	Category  string `json:"category"`
 	Container string `json:"container,omitempty"`
 	Path      string `json:"path"`
@@ -60,9 +65,14 @@ func Diff(a, b []NamedPolicy) []WorkloadDiff {
 		for j := range b {
 			if !used[j] && (single || p.key() == b[j].key()) {
 				used[j] = true
-				d.State, d.Causes = "equal", diffPolicies(p, &b[j])
-				if len(d.Causes) > 0 {
+				d.Causes, d.Unchecked = diffPolicies(p, &b[j])
+				switch {
+				case len(d.Causes) > 0:
 					d.State = "differs"
+				case len(d.Unchecked) > 0:
+					d.State = "unchecked"
+				default:
+					d.State = "equal"
 				}
 				break
 			}
@@ -80,9 +90,10 @@ func Diff(a, b []NamedPolicy) []WorkloadDiff {
 type differ struct {
 	container string
 	causes    []DiffCause
+	unchecked []string
 }
 
-func diffPolicies(a, b *NamedPolicy) []DiffCause {
+func diffPolicies(a, b *NamedPolicy) (causes []DiffCause, unchecked []string) {
 	var d differ
 	d.rules(a.Rules, b.Rules)
 	d.containers(a.containers(), b.containers())
@@ -96,7 +107,47 @@ func diffPolicies(a, b *NamedPolicy) []DiffCause {
 	if len(d.causes) == 0 && !bytes.Equal(a.Data, b.Data) {
 		d.add("settings", "policy_data", "", "", "the data says the same, but its text differs: another order or layout")
 	}
-	return d.causes
+	d.documents(a.Document, b.Document)
+	return d.causes, d.unchecked
+}
+
+// documents compares what stands around the policies. Equal is only what has
+// the same text: the text is what is attested.
+func (d *differ) documents(a, b *Document) {
+	if a == nil && b == nil {
+		return
+	}
+	if a == nil || b == nil {
+		with, side := a, "A"
+		if a == nil {
+			with, side = b, "B"
+		}
+		d.unchecked = append(d.unchecked, fmt.Sprintf("%s is a whole initdata document (algorithm %s, data %s), the other side a policy alone", side, with.Algorithm, strings.Join(slices.Sorted(maps.Keys(with.Data)), ", ")))
+		return
+	}
+	before := len(d.causes)
+	if a.Algorithm != b.Algorithm {
+		d.add("initdata", "algorithm", a.Algorithm.String(), b.Algorithm.String(), "another digest is attested")
+	}
+	keys := slices.Concat(slices.Collect(maps.Keys(a.Data)), slices.Collect(maps.Keys(b.Data)))
+	slices.Sort(keys)
+	for _, key := range slices.Compact(keys) {
+		x, inA := a.Data[key]
+		y, inB := b.Data[key]
+		if key == policyKey || inA && inB && x == y {
+			continue // the policy has been compared in its parts
+		}
+		shown := func(text string, there bool) string {
+			if !there {
+				return ""
+			}
+			return fmt.Sprintf("%q", text)
+		}
+		d.add("initdata", "data."+key, shown(x, inA), shown(y, inB), "")
+	}
+	if len(d.causes) == before && (before == 0 || a.Data[policyKey] == b.Data[policyKey]) && !bytes.Equal(a.Text, b.Text) {
+		d.add("initdata", "text", a.Digest(a.Text).String(), b.Digest(b.Text).String(), "the document says the same, but its text differs, and the text is what is attested")
+	}
 }
 
 func (d *differ) add(category, path, a, b, note string) {
@@ -105,8 +156,16 @@ func (d *differ) add(category, path, a, b, note string) {
 
 // rules names the lines that differ, not every one of them.
 func (d *differ) rules(a, b []byte) {
-	if a == nil || b == nil || bytes.Equal(a, b) {
-		return // data alone says nothing about its rules
+	if (a == nil) != (b == nil) {
+		side := "A"
+		if a == nil {
+			side = "B"
+		}
+		d.unchecked = append(d.unchecked, fmt.Sprintf("%s has rules, the other side is data alone", side))
+		return
+	}
+	if bytes.Equal(a, b) {
+		return
 	}
 	x, y := bytes.Split(a, []byte("\n")), bytes.Split(b, []byte("\n"))
 	i := 0

@@ -1,6 +1,7 @@
 package policygen_test
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -193,14 +194,33 @@ func TestDiffWorkloads(t *testing.T) {
 	}
 	// Every form of a policy reads the same.
 	p := out.Policies[0]
-	for name, data := range map[string][]byte{"policy": p.Text(), "data": p.Data, "initdata": p.Initdata(), "annotation": []byte(p.Annotation + "\n")} {
-		got, err := policygen.ReadPolicies(policygen.NamedFile{Name: name, Data: data})
+	for _, c := range []struct {
+		name, want string
+		data       []byte
+	}{
+		// What a policy alone does not say is unchecked.
+		{"policy", "unchecked", p.Text()},
+		{"data", "unchecked", p.Data},
+		{"initdata", "equal", p.Initdata()},
+		{"annotation", "equal", []byte(p.Annotation + "\n")},
+		{"one more line", "differs", append(p.Initdata(), '\n')},
+		{"one more member", "differs", append(p.Initdata(), "'cdh.toml' = 'url = \"http://evil.example\"'\n"...)},
+		{"another algorithm", "differs", bytes.Replace(p.Initdata(), []byte("sha256"), []byte("sha384"), 1)},
+		{"data with other rules", "unchecked", append([]byte("package agent_policy\ndefault ExecProcessRequest := true\n\npolicy_data := "), p.Data...)},
+	} {
+		got, err := policygen.ReadPolicies(policygen.NamedFile{Name: c.name, Data: c.data})
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		if s := states(list[:1], got); s != "Deployment/prod/web equal" {
-			t.Errorf("%s: %s, want equal", name, s)
+		against := list[:1]
+		if c.name == "data with other rules" {
+			if against, err = policygen.ReadPolicies(policygen.NamedFile{Name: "data", Data: p.Data}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := states(against, got); !strings.HasSuffix(s, " "+c.want) {
+			t.Errorf("%s: %s, want %s", c.name, s, c.want)
 		}
 	}
 }

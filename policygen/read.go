@@ -17,8 +17,17 @@ type NamedPolicy struct {
 	Kind, Namespace, Name string
 	Rules                 []byte
 	Data                  []byte
-	tree                  *jsondoc.Value
-	pod                   *podSpec // from annotated YAML
+	// Document is the initdata document around the policy, nil where the file
+	// held a policy or its data alone. Rules is nil where it held data alone.
+	Document *Document
+	tree     *jsondoc.Value
+	pod      *podSpec // from annotated YAML
+}
+
+// Document is an initdata document with its text, which is what is attested.
+type Document struct {
+	Initdata
+	Text []byte
 }
 
 func (p *NamedPolicy) key() string { return p.Kind + "/" + p.Namespace + "/" + p.Name }
@@ -94,7 +103,12 @@ func initdataPolicy(name string, text []byte) ([]NamedPolicy, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: the initdata document has no %s", name, policyKey)
 	}
-	return onePolicy(name, []byte(policy), nil)
+	list, err := onePolicy(name, []byte(policy), nil)
+	if err != nil {
+		return nil, err
+	}
+	list[0].Document = &Document{*d, text}
+	return list, nil
 }
 
 // yamlPolicies takes the policies out of annotated YAML. Fields that the
@@ -141,6 +155,7 @@ func yamlPolicies(f NamedFile) ([]NamedPolicy, error) {
 		if err != nil {
 			return nil, err
 		}
+		one[0].Document = &Document{*d, text}
 		list = append(list, one...)
 	}
 	if len(list) == 0 {

@@ -19,7 +19,12 @@ data, initdata documents, annotation values, annotated YAML. Workloads are joine
 by kind, namespace and name. Every difference is named with both sides: image,
 args, env, mounts, annotations, user, settings, rules.
 
-Exit codes: 0 the same, 1 they differ.`,
+Initdata documents are compared whole: algorithm, every member, and the text,
+which is what is attested.
+
+Exit codes: 0 the same, 1 they differ, 3 nothing differs, but one side has what
+the other cannot be compared in (rules against data alone, a document against a
+policy).`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := onlyOneStdin("policy diff", args...); err != nil {
@@ -34,8 +39,11 @@ Exit codes: 0 the same, 1 they differ.`,
 				sides[i] = list
 			}
 			result := policyDifference{Equal: true, Workloads: policygen.Diff(sides[0], sides[1])}
+			unchecked := false
 			for _, w := range result.Workloads {
 				result.Equal = result.Equal && w.State == "equal"
+				unchecked = unchecked || w.State == "unchecked"
+				result.differs = result.differs || w.State != "equal" && w.State != "unchecked"
 			}
 			if output == "json" {
 				if err := writeJSON(a.stdout, result); err != nil {
@@ -44,8 +52,11 @@ Exit codes: 0 the same, 1 they differ.`,
 			} else {
 				a.printPolicyDiff(&result, shownName(args[0]), shownName(args[1]))
 			}
-			if !result.Equal {
+			switch {
+			case result.differs:
 				return outcomeError{exitDiffers}
+			case unchecked || len(result.Workloads) == 0:
+				return outcomeError{exitUnchecked}
 			}
 			return nil
 		},
@@ -55,7 +66,8 @@ Exit codes: 0 the same, 1 they differ.`,
 }
 
 type policyDifference struct {
-	Equal     bool                     `json:"equal"`
+	Equal     bool `json:"equal"`
+	differs   bool
 	Workloads []policygen.WorkloadDiff `json:"workloads"`
 }
 
@@ -73,7 +85,11 @@ func (a *app) printPolicyDiff(d *policyDifference, nameA, nameB string) {
 		line("MATCH  %s", plural(len(d.Workloads), "policy is the same", "policies are the same"))
 		return
 	}
-	line("DIFFERS  %d of %s", differing, plural(len(d.Workloads), "workload", "workloads"))
+	if d.differs {
+		line("DIFFERS  %d of %s", differing, plural(len(d.Workloads), "workload", "workloads"))
+	} else {
+		line("UNCHECKED  nothing differs, but %s not be compared as a whole", plural(differing, "policy could", "policies could"))
+	}
 	line("  A %s", nameA)
 	line("  B %s", nameB)
 	const most = 40
@@ -92,6 +108,9 @@ func (a *app) printPolicyDiff(d *policyDifference, nameA, nameB string) {
 				break
 			}
 			line("    %s", c)
+		}
+		for _, u := range w.Unchecked {
+			line("    unchecked: %s", u)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 )
 
@@ -24,6 +25,6 @@ func JSON(w io.Writer, r *pipeline.Report) error {
 	if err := enc.Encode(r); err != nil {
 		return err
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := w.Write(show.JSON(b.Bytes()))
 	return err
 }

@@ -4,9 +4,11 @@
 package show
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -52,8 +54,57 @@ func harmless(s string) bool {
 // combine with their neighbor are not, private and unassigned characters are
 // not; the plain space is.
 func visible(r rune) bool {
-	return r == ' ' || unicode.IsGraphic(r) && !unicode.IsSpace(r) && !unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Co)
+	return r == ' ' || unicode.IsGraphic(r) && !unicode.IsSpace(r) && !unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Co, blanks, unicode.Variation_Selector)
 }
+
+// blanks are letters and symbols that show as nothing (Unicode's property
+// Other_Default_Ignorable_Code_Point, and those that are drawn empty).
+var blanks = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x034f, Hi: 0x034f, Stride: 1},
+		{Lo: 0x115f, Hi: 0x1160, Stride: 1},
+		{Lo: 0x17b4, Hi: 0x17b5, Stride: 1},
+		{Lo: 0x2065, Hi: 0x2065, Stride: 1},
+		{Lo: 0x2800, Hi: 0x2800, Stride: 1},
+		{Lo: 0x3164, Hi: 0x3164, Stride: 1},
+		{Lo: 0xffa0, Hi: 0xffa0, Stride: 1},
+		{Lo: 0xfff0, Hi: 0xfff8, Stride: 1},
+		{Lo: 0xfffc, Hi: 0xfffd, Stride: 1},
+	},
+	R32: []unicode.Range32{
+		{Lo: 0x16fe4, Hi: 0x16fe4, Stride: 1},
+		{Lo: 0x1d159, Hi: 0x1d159, Stride: 1},
+		{Lo: 0xe0000, Hi: 0xe0fff, Stride: 1},
+	},
+}
+
+// JSON escapes in an encoded JSON document what a terminal would obey or not
+// show: it stands in strings only, so the document means the same.
+func JSON(doc []byte) []byte {
+	i := bytes.IndexFunc(doc, hidden)
+	if i < 0 {
+		return doc
+	}
+	out := append(make([]byte, 0, len(doc)+64), doc[:i]...)
+	for i < len(doc) {
+		r, size := utf8.DecodeRune(doc[i:])
+		switch {
+		case !hidden(r):
+			out = append(out, doc[i:i+size]...)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		i += size
+	}
+	return out
+}
+
+// hidden reports whether a rune of a JSON document is shown in escaped form.
+// Line breaks and tabs of the layout stay.
+func hidden(r rune) bool { return r >= 0x7f && r != '\ufffd' && !visible(r) }
 
 // Markdown makes s one harmless run of text in Markdown, inside a table too.
 func Markdown(s string) string {

@@ -1,6 +1,9 @@
 package show_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -18,6 +21,33 @@ func TestText(t *testing.T) {
 	} {
 		if got := show.Text(in); got != want {
 			t.Errorf("Text(%q): got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestBlankLettersShow(t *testing.T) {
+	for _, r := range "\u115f\u1160\u3164\uffa0\u2800\u17b4\U000e0041\ufe0f\U0001d159" {
+		if got := show.Text("a" + string(r) + "b"); got != fmt.Sprintf(`a\u{%x}b`, r) {
+			t.Errorf("U+%04X: got %q", r, got)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	for _, s := range []string{"plain", "Größe é 漢 🙂", "\u009b2J\u202e\u3164\u2800\uffa0\x7f", "\U000e0041", "a\nb\tc", "\x1b[31m", "e\u0301", "\ufffd"} {
+		doc, err := json.MarshalIndent(map[string]string{"name": s}, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := show.JSON(doc)
+		var back map[string]string
+		if err := json.Unmarshal(out, &back); err != nil || back["name"] != s {
+			t.Errorf("%q: got %q, %v", s, back["name"], err)
+		}
+		if bytes.ContainsFunc(out, func(r rune) bool {
+			return r != '\n' && unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == 0x3164 || r == 0x2800
+		}) {
+			t.Errorf("%q became %q", s, out)
 		}
 	}
 }

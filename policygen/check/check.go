@@ -56,6 +56,9 @@ type Fail struct {
 // Policy is a policy with the state that its requests build up: which
 // containers run, which network namespace they share.
 type Policy struct {
+	// Limits bound each answer.
+	Limits Limits
+
 	compiled    *ast.Compiler
 	explanation string        // our rules over the policy's data
 	explain     *ast.Compiler // compiled when first needed
@@ -140,7 +143,8 @@ func (p *Policy) reset() { p.store = inmem.NewFromReader(bytes.NewReader(p.state
 
 // Evaluate asks the policy about a request of that kind, for example
 // CreateContainerRequest, in the form the agent gives to rules: every field
-// present. State carries over to the next call.
+// present. State carries over to the next call. A policy that wants more than
+// p.Limits is an error, a LimitError.
 func (p *Policy) Evaluate(ctx context.Context, kind string, input []byte) (*Decision, error) {
 	var request any
 	dec := json.NewDecoder(bytes.NewReader(input))
@@ -183,10 +187,15 @@ func isName(s string) bool {
 }
 
 func (p *Policy) query(ctx context.Context, c *ast.Compiler, query string, input any) (any, error) {
+	ctx, stop := p.Limits.limited(ctx)
+	defer stop()
 	results, err := rego.New(
 		rego.Query(query), rego.Compiler(c), rego.Store(p.store), rego.Input(input),
 		rego.SetRegoVersion(ast.RegoV1),
 	).Eval(ctx)
+	if limit := reached(ctx); limit != nil {
+		return nil, fmt.Errorf("evaluate %s: %w", query, limit)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("evaluate %s: %w", query, err)
 	}
