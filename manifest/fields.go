@@ -56,11 +56,17 @@ type fieldLister struct {
 	namespace string
 }
 
+// escapePart makes a name a part of a join path. What stands for something
+// else there (an absent name, the number of a second entry) is escaped in
+// names: no entry can be called what another one is joined by.
 func escapePart(s string) string {
-	if s == "" {
+	switch s {
+	case "":
 		return "-"
+	case "-":
+		return "%2D"
 	}
-	return strings.NewReplacer("%", "%25", "/", "%2F").Replace(s)
+	return strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23").Replace(s)
 }
 
 // numbered gives entries of the same name a suffix by the order of content, so

@@ -208,3 +208,25 @@ func TestFieldsJoinPublished(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// An entry may be called like the number that a second entry of a name gets,
+// or like the dash of an absent one: all of them stay apart.
+func TestNamesThatLookLikeNumbers(t *testing.T) {
+	entry := func(platform string) string {
+		return `{` + platform + `"MrTd": "` + strings.Repeat("ab", 48) + `"}`
+	}
+	text := `{"Policies": {}, "ReferenceValues": {"tdx": [` + strings.Join([]string{
+		entry(`"Platform": "X#2", `), entry(`"Platform": "X", `), entry(`"Platform": "X", `), entry(`"Platform": "-", `), entry(``), entry(`"Platform": "X%232", `),
+	}, ",") + `]}}`
+	m, err := manifest.Parse("m.json", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]string{}
+	for _, f := range m.Fields() {
+		if before, dup := seen[f.Path]; dup {
+			t.Errorf("%s and %s are joined by %s", before, f.Pointer, f.Path)
+		}
+		seen[f.Path] = f.Pointer
+	}
+}
