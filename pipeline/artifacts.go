@@ -12,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/tdxmeasure"
 )
 
 // fileSums are the digests that one pass over a file gives.
@@ -199,9 +198,16 @@ func (p *onePass) finish(ctx context.Context) (digest.Digest, error) {
 	return digest.FromHash(digest.SHA256, p.sum), nil
 }
 
+// Opened is a file that a room reads by itself.
+type Opened struct {
+	Name string
+	R    io.ReaderAt
+	Size int64 // bytes
+}
+
 // readOnePass records a file that use reads by itself. Where the file is
 // recorded already, it is opened for use all the same.
-func (in *In) readOnePass(ctx context.Context, name string, use func(tdxmeasure.Input)) error {
+func (in *In) readOnePass(ctx context.Context, name string, use func(Opened)) error {
 	done := false
 	read := func(path string) (id digest.Digest, n int64, err error) {
 		f, size, err := openRegular(name, path)
@@ -211,7 +217,7 @@ func (in *In) readOnePass(ctx context.Context, name string, use func(tdxmeasure.
 		defer f.Close()
 		in.Progress.Total.Add(size)
 		p := &onePass{name: name, file: f, size: size, count: in.reader.count, sum: sha256.New()}
-		use(tdxmeasure.Input{Name: name, R: p, Size: size})
+		use(Opened{Name: name, R: p, Size: size})
 		done = true
 		id, err = p.finish(ctx)
 		in.Progress.Done.Add(size)
@@ -220,12 +226,12 @@ func (in *In) readOnePass(ctx context.Context, name string, use func(tdxmeasure.
 	if err := in.ReadTree(name, read); err != nil || done {
 		return err
 	}
-	f, err := in.reopen(name)
+	f, err := in.reopen(ctx, name)
 	if err != nil {
 		return err
 	}
-	use(f.input())
-	return errors.Join(f.check(), f.file.Close())
+	use(f.Opened())
+	return f.Close()
 }
 
 // reopened is a file of this run that is read again, in pieces.
@@ -237,8 +243,17 @@ type reopened struct {
 	count *Counter
 }
 
-// reopen opens a file that is recorded already.
-func (in *In) reopen(name string) (*reopened, error) {
+// reopen opens a file for reading in pieces. It is recorded as a whole before,
+// unless it was.
+func (in *In) reopen(ctx context.Context, name string) (*reopened, error) {
+	in.reader.mu.Lock()
+	recorded := in.reader.memo[name] != nil
+	in.reader.mu.Unlock()
+	if !recorded {
+		if _, err := in.sums(ctx, name, false); err != nil {
+			return nil, err
+		}
+	}
 	f, size, err := openRegular(name, in.reader.Path(name))
 	if err != nil {
 		return nil, err
@@ -260,9 +275,11 @@ func (p *reopened) ReadAt(b []byte, offset int64) (int, error) {
 	return n, err
 }
 
-func (p *reopened) input() tdxmeasure.Input {
-	return tdxmeasure.Input{Name: p.name, R: p, Size: p.size}
-}
+// Opened is the file for a room.
+func (p *reopened) Opened() Opened { return Opened{Name: p.name, R: p, Size: p.size} }
+
+// Close fails if the file was changed since it was recorded.
+func (p *reopened) Close() error { return errors.Join(p.check(), p.file.Close()) }
 
 // check fails if the file is not the one that was recorded.
 func (p *reopened) check() error {

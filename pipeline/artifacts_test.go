@@ -12,7 +12,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/tdxmeasure"
 )
 
 // TestOnePass: whatever a room reads, it gets the file's bytes, and the digest
@@ -73,7 +72,7 @@ func TestSumsOfAKnownFile(t *testing.T) {
 		t.Errorf("got %+v, %v", s, err)
 	}
 	read := false
-	err = in.readOnePass(context.Background(), "f", func(f tdxmeasure.Input) {
+	err = in.readOnePass(context.Background(), "f", func(f Opened) {
 		b := make([]byte, 3)
 		n, _ := f.R.ReadAt(b, 0)
 		read = n == 3 && string(b) == "abc" && f.Size == 3

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/privatemode"
 )
@@ -59,7 +59,7 @@ func CompareFiles(a, b File, tool Tool) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.compare(ma, referencesOf(mb, b.Name))
+	r.ms, r.refs = ma, referencesOf(mb, b.Name)
 	r.rep.Bytes = rawBytes(a.Data, b.Data)
 	return r.finish(a, b), nil
 }
@@ -73,7 +73,9 @@ func orNothing(k FileKind) string {
 
 // comparison builds the report of a comparison in which nothing is recomputed.
 type comparison struct {
-	rep *Report
+	rep  *Report
+	ms   []Measurement
+	refs []Reference
 }
 
 func newComparison(a, b string, tool Tool) *comparison {
@@ -101,28 +103,20 @@ func shortNames(a, b string) (string, string) {
 	return x, y
 }
 
-func (c *comparison) compare(ms []Measurement, refs []Reference) {
-	c.rep.Measurements = ms
-	c.rep.Findings, c.rep.Sets = Compare(ms, refs, CompareOptions{Complete: []string{"**"}, Published: []string{"**"}})
-	for i := range c.rep.Findings {
-		f := &c.rep.Findings[i]
-		switch f.Verdict {
-		case Missing:
-			f.Note = ""
-		case Extra:
-			f.Note = ""
-		}
-	}
-	explainSwaps(c.rep.Findings)
-}
-
 // finish counts. Both sides are copied by definition, which is said as the
 // provenance and does not make the comparison incomplete.
 func (c *comparison) finish(files ...File) *Report {
 	for _, f := range files {
 		c.rep.Inputs = append(c.rep.Inputs, Input{File: f.Name, Digest: digest.SHA256.Sum(f.Data), Size: int64(len(f.Data))})
 	}
-	c.rep.finish(Standings(c.rep.Measurements), []string{"**"})
+	all := []string{"**"}
+	c.rep.Measurements = c.ms
+	c.rep.Judge(Case{CompareOptions: CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all})
+	for i := range c.rep.Findings {
+		if f := &c.rep.Findings[i]; f.Verdict == Missing || f.Verdict == Extra {
+			f.Note = ""
+		}
+	}
 	c.rep.Provenance.Verdict = Unchecked
 	c.rep.Provenance.Note = "both sides are taken as they are, nothing was recomputed"
 	c.rep.Coverage = Coverage{Kinds: []KindCoverage{}}
@@ -141,7 +135,7 @@ func (c *comparison) sentence() string {
 	case bad == 0:
 		return "The two differ only in what is expected to change."
 	}
-	s := plural(bad, "value differs", "values differ")
+	s := show.Plural(bad, "value differs", "values differ")
 	switch {
 	case m.Loosened == bad:
 		s += fmt.Sprintf(": %s accepts more than %s", c.rep.WantName, c.rep.GotName)
@@ -161,12 +155,9 @@ func (c *comparison) manifests(a, b File) (*Report, error) {
 		return nil, err
 	}
 	ms, refs := manifestSides(ma, mb, func(Key) (Basis, []InputRef) { return Copied, []InputRef{FromFile(a.Name)} })
-	c.compare(ms, refs)
+	c.ms, c.refs = ms, refs
 	c.rep.Bytes = rawBytes(a.Data, b.Data)
-	out := new(Out)
-	out.addProblems(a.Name, ma, false)
-	out.addProblems(b.Name, mb, false)
-	c.rep.Problems = out.Problems
+	c.rep.Problems = append(manifestProblems(a.Name, ma, false), manifestProblems(b.Name, mb, false)...)
 	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
 	sb, _, _ := strings.Cut(mb.Shape().String(), ":")
 	if sa != sb {
@@ -204,30 +195,6 @@ func reportSide(f File) ([]Measurement, error) {
 	return r.Measurements, nil
 }
 
-// ReadReport reads a report that retally wrote.
-func ReadReport(name string, data []byte) (*Report, error) {
-	const limit = 256 << 20
-	if len(data) > limit {
-		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has %d bytes, the limit is %d", len(data), limit)}
-	}
-	var r Report
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&r); err != nil {
-		return nil, &InputError{Op: "read report", File: name, Err: err, Hint: "give a report.json that retally run wrote"}
-	}
-	if r.Schema != Schema {
-		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has schema %q, want %q", r.Schema, Schema), Hint: "give a report.json that retally run wrote"}
-	}
-	seen := map[Key]bool{}
-	for _, m := range r.Measurements {
-		if seen[m.Key] || m.Key == "" {
-			return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("measurement %q appears twice or has no key", m.Key)}
-		}
-		seen[m.Key] = true
-	}
-	return &r, nil
-}
-
 // referencesOf turns measurements of the other side into references.
 func referencesOf(ms []Measurement, file string) []Reference {
 	refs := make([]Reference, len(ms))
@@ -244,7 +211,7 @@ func CompareReleases(ctx context.Context, a, b string, tool Tool) (*Report, erro
 	var sides [2][]Measurement
 	var manifests [2]*manifest.Manifest
 	for i, p := range []string{a, b} {
-		s, err := Look(ctx, []string{p}, nil)
+		s, err := Look(ctx, Table(), []string{p}, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -252,7 +219,7 @@ func CompareReleases(ctx context.Context, a, b string, tool Tool) (*Report, erro
 			return nil, err
 		}
 		for _, f := range s.Found {
-			if _, in, err := s.Reader.ReadFile(ctx, f.Name, yamlLimit); err == nil {
+			if _, in, err := s.Reader.ReadFile(ctx, f.Name, YAMLLimit); err == nil {
 				in.File = path.Join(filepath.ToSlash(p), in.File)
 				if in.File == path.Join(filepath.ToSlash(p), path.Base(filepath.ToSlash(p))) {
 					in.File = filepath.ToSlash(p)
@@ -271,7 +238,7 @@ func CompareReleases(ctx context.Context, a, b string, tool Tool) (*Report, erro
 	if len(ms) == 0 && len(refs) == 0 {
 		return nil, &InputError{Op: "compare releases", File: a, Err: fmt.Errorf("neither side has a deployment or a manifest")}
 	}
-	c.compare(ms, refs)
+	c.ms, c.refs = ms, refs
 	return c.finish(), nil
 }
 
@@ -286,21 +253,14 @@ func releaseSide(ctx context.Context, s *Subject) ([]Measurement, *manifest.Mani
 	}
 	var m *manifest.Manifest
 	if f := s.Config.Against; f != "" {
-		data, _, err := s.Reader.ReadFile(ctx, f, jsonLimit)
-		if err != nil {
-			return nil, nil, err
-		}
-		if m, err = manifest.Parse(f, data); err != nil {
+		var err error
+		if m, err = Parsed(ctx, s.Reader, f, JSONLimit, manifest.Parse); err != nil {
 			return nil, nil, err
 		}
 	}
 	models := map[digest.Digest]privatemode.Model{}
 	if f := s.Config.Models; f != "" {
-		data, _, err := s.Reader.ReadFile(ctx, f, yamlLimit)
-		if err != nil {
-			return nil, nil, err
-		}
-		list, err := privatemode.ParseModels(f, data)
+		list, err := Parsed(ctx, s.Reader, f, YAMLLimit, privatemode.ParseModels)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -311,11 +271,7 @@ func releaseSide(ctx context.Context, s *Subject) ([]Measurement, *manifest.Mani
 		}
 	}
 	if f := s.Config.Deployment; f != "" {
-		data, _, err := s.Reader.ReadFile(ctx, f, yamlLimit)
-		if err != nil {
-			return nil, nil, err
-		}
-		d, err := deployment.Parse(f, data)
+		d, err := Parsed(ctx, s.Reader, f, YAMLLimit, deployment.Parse)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -1,17 +1,15 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"unicode"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/retally/retally/internal/yamldoc"
-	"github.com/retally/retally/verity/erofs"
 )
 
 // ConfigFile is the name that `run` and `plan` look for.
@@ -104,24 +102,28 @@ type ManifestConfig struct {
 	Variables map[string]string `yaml:"variables" json:"variables,omitempty"`
 }
 
-// ParseConfig reads retally.yaml strictly. Every error has file, line and
-// column.
-func ParseConfig(file string, data []byte) (*Config, error) {
+// At makes a fault at a place of the configuration, which a path of fields
+// names, with what mends it.
+type At func(msg, hint string, path ...string) error
+
+// Decode reads retally.yaml strictly. Every error has file, line and column. What a
+// section means, its stage checks: at makes the faults that it finds.
+func Decode(file string, data []byte) (c *Config, at At, err error) {
 	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{Bytes: 1 << 20, Docs: 1})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(docs) == 0 || docs[0] == nil {
-		return nil, &yamldoc.Error{File: file, Line: 1, Column: 1, Msg: "the file is empty", Hint: "retally init writes one"}
+		return nil, nil, &yamldoc.Error{File: file, Line: 1, Column: 1, Msg: "the file is empty", Hint: "retally init writes one"}
 	}
-	var c Config
-	if err := yamldoc.DecodeStrict(file, docs[0], &c); err != nil {
-		return nil, err
+	c = new(Config)
+	if err := yamldoc.DecodeStrict(file, docs[0], c); err != nil {
+		return nil, nil, err
 	}
 	if err := noControls(file, docs[0], ""); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	bad := func(msg, hint string, path ...string) error {
+	at = func(msg, hint string, path ...string) error {
 		n := yamldoc.Path(docs[0], path...)
 		if n == nil {
 			n = docs[0]
@@ -131,50 +133,20 @@ func ParseConfig(file string, data []byte) (*Config, error) {
 		return e
 	}
 	if c.Version != 1 {
-		return nil, bad(fmt.Sprintf("configuration version %d is not known", c.Version), "write version: 1", "version")
+		return nil, nil, at(fmt.Sprintf("configuration version %d is not known", c.Version), "write version: 1", "version")
 	}
 	for i, g := range c.AllowUnchecked {
 		if err := ValidGlob(g); err != nil {
 			n := yamldoc.Elems(yamldoc.Get(docs[0], "allow_unchecked"))[i]
-			return nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
+			return nil, nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
-		if c.Disks[name].Dir == "" {
-			return nil, bad("dir is missing", "for instance {dir: models/"+name+"}", "disks", name)
-		}
-		if m := c.Disks[name].MKFS; m != "" {
-			if _, err := erofs.ParseProfile(m); err != nil {
-				return nil, bad(err.Error(), "write mkfs: \"1.9\" for the published disks", "disks", name, "mkfs")
-			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
-		if _, err := c.Images[name].source(); err != nil {
-			return nil, bad(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
-		}
-	}
-	if c.Manifest != nil {
-		if c.Manifest.Format != "" && c.Manifest.Format != "contrast" {
-			return nil, bad(fmt.Sprintf("unknown manifest format %q", c.Manifest.Format), "known: contrast", "manifest", "format")
-		}
-		if c.Manifest.Base == "" {
-			return nil, bad("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
-		}
-	}
-	if c.Policies != nil {
-		if err := c.Policies.check(&c, bad); err != nil {
-			return nil, err
-		}
-	}
-	if err := c.checkMachines(bad); err != nil {
-		return nil, err
-	}
-	if c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0 {
-		return nil, bad("nothing to recount: none of deployment, models, images, disks, hashes, platforms, evidence, manifest is given", "retally init writes a commented example")
-	}
-	c.fillDefaults()
-	return &c, nil
+	return c, at, nil
+}
+
+// Empty reports whether there is nothing to recount.
+func (c *Config) Empty() bool {
+	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0
 }
 
 // noControls refuses names with line breaks, tabs and other control characters:
@@ -201,22 +173,6 @@ func noControls(file string, n *yaml.Node, path string) error {
 	return nil
 }
 
-func (c *Config) fillDefaults() {
-	c.Version = 1
-	if c.Manifest != nil && c.Manifest.Format == "" {
-		c.Manifest.Format = "contrast"
-	}
-	c.Policies.fillDefaults()
-	for name, d := range c.Disks {
-		if d.MKFS == "" {
-			d.MKFS = string(erofs.Profile19)
-			c.Disks[name] = d
-		}
-	}
-	c.fillMachines()
-	c.AllowUnchecked = slices.Clone(c.AllowUnchecked)
-}
-
 // identity is the configuration as part of cache keys.
 func (c *Config) identity() string {
 	data, err := json.Marshal(c)
@@ -224,4 +180,22 @@ func (c *Config) identity() string {
 		return "unencodable: " + err.Error()
 	}
 	return string(data)
+}
+
+// Encode writes the configuration as YAML, with whatever defaults were filled in.
+func (c *Config) Encode() ([]byte, error) {
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(c); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// machinesOnly reports whether a configuration is about machines and their
+// evidence and names nothing of a deployment, whose absence is then no lack.
+func (c *Config) machinesOnly() bool {
+	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
+		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
 }

@@ -1,5 +1,13 @@
 package pipeline
 
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/retally/retally/internal/yamldoc"
+)
+
 // PoliciesConfig says how runtime policies are computed (package policygen).
 type PoliciesConfig struct {
 	// Rules is a rules.rego; empty means retally's own rules.
@@ -96,4 +104,45 @@ type EvidenceConfig struct {
 	// IntelRoot is a certificate that is trusted in place of Intel's. Only for
 	// tests and examples: every result says that it was used.
 	IntelRoot string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`
+}
+
+// rulesName is the rules file, or the name of the built-in rules.
+func (p *PoliciesConfig) rulesName() string {
+	if p.Rules != "" {
+		return p.Rules
+	}
+	return ownRules(p.ImageBinding)
+}
+
+// ParseAppID reads the app id of a key management service: 20 bytes in hex, nil
+// where there is none.
+func ParseAppID(text string) ([]byte, error) {
+	if text == "" {
+		return nil, nil
+	}
+	b, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
+	if err != nil || len(b) != 20 {
+		return nil, fmt.Errorf("%.80q is no app id, want 40 hex digits", text)
+	}
+	return b, nil
+}
+
+// CheckAppID finds what is wrong with a field app_id.
+func checkAppID(text string, at At) error {
+	if _, err := ParseAppID(text); err != nil {
+		return at(err.Error(), "as the key service shows it, in quotation marks", "app_id")
+	}
+	return nil
+}
+
+// nearestHint proposes the known word that may be meant, or lists them.
+func nearestHint(word string, known []string) string {
+	switch near := yamldoc.Nearest(word, known); {
+	case near != "":
+		return fmt.Sprintf("did you mean %q?", near)
+	case len(known) == 0:
+		return "none is given"
+	default:
+		return "known: " + strings.Join(known, ", ")
+	}
 }

@@ -51,7 +51,7 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown(quote + "mrseam: ['00']"), "mrseam[0]", "want 96"},
 		{"version: 1\nregistry: tdx.csv\n", "nothing to recount", ""},
 	} {
-		_, err := pipeline.ParseConfig("retally.yaml", []byte(tc.config))
+		_, err := pipeline.ParseConfig(pipeline.Table(), "retally.yaml", []byte(tc.config))
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), tc.hint) {
 			t.Errorf("%s: got %v, want %q and %q", tc.config, err, tc.want, tc.hint)
 		}
@@ -81,7 +81,7 @@ evidence:
 		t.Errorf("vm: %+v", p)
 	}
 	for _, order := range tdxmeasure.PageOrders() {
-		if _, err := pipeline.ParseConfig("retally.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, page_order: "+order+"}\n")); err != nil {
+		if _, err := pipeline.ParseConfig(pipeline.Table(), "retally.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, page_order: "+order+"}\n")); err != nil {
 			t.Errorf("a word that the flag takes: %v", err)
 		}
 	}
@@ -89,7 +89,7 @@ evidence:
 		t.Errorf("pod: %+v", p)
 	}
 	var missing []string
-	for _, l := range pipeline.Plan(c) {
+	for _, l := range pipeline.Plan(pipeline.Table(), c) {
 		if l.Missing != "" && strings.HasPrefix(l.Key, "tdx/vm/") {
 			missing = append(missing, l.Key+": "+l.Missing+" ("+l.How+")")
 		}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,7 +21,7 @@ func EvidenceManifestSets(file string, m *manifest.Manifest) (sets []evidence.Re
 	var notes verdict.List
 	for _, e := range m.TDX() {
 		set := evidence.ReferenceSet{
-			Group: file, Name: orName(e.Platform, "TDX entry"), Where: fmt.Sprintf("line %d", e.Line), Registers: map[evidence.Register]digest.Digest{},
+			Group: file, Name: cmp.Or(e.Platform, "TDX entry"), Where: fmt.Sprintf("line %d", e.Line), Registers: map[evidence.Register]digest.Digest{},
 		}
 		add := func(r evidence.Register, text, field string) error {
 			if text == "" {
@@ -55,13 +56,6 @@ func EvidenceManifestSets(file string, m *manifest.Manifest) (sets []evidence.Re
 	return sets, notes, nil
 }
 
-func orName(s, word string) string {
-	if s == "" {
-		return word
-	}
-	return s
-}
-
 // measuredAtMost bounds a list of measured machines.
 const measuredAtMost = 10000
 
@@ -92,7 +86,7 @@ func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, []
 			pointer = fmt.Sprintf("/%d", i)
 		}
 		if v.Kind != jsondoc.Object {
-			return nil, nil, bad("%s: a value of type %s, want an object with registers", orName(pointer, "/"), v.Kind)
+			return nil, nil, bad("%s: a value of type %s, want an object with registers", cmp.Or(pointer, "/"), v.Kind)
 		}
 		set := evidence.ReferenceSet{Group: "measured", Name: file + pointer, Registers: map[evidence.Register]digest.Digest{}}
 		for _, r := range evidence.Registers() {
@@ -117,7 +111,7 @@ func EvidenceMeasuredSets(file string, data []byte) ([]evidence.ReferenceSet, []
 			checks.Note("measured", "rtmr3 of "+file+pointer+" was measured without compose file or root file system, so it is not compared")
 		}
 		if len(set.Registers) == 0 {
-			return nil, nil, bad("%s: no register (mrtd, rtmr0 to rtmr3)", orName(pointer, "/"))
+			return nil, nil, bad("%s: no register (mrtd, rtmr0 to rtmr3)", cmp.Or(pointer, "/"))
 		}
 		sets = append(sets, set)
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func EvidenceVMConfigSet(ctx context.Context, file string, data []byte, imageHas
 		return nil, checks, nil
 	}
 	set := &evidence.ReferenceSet{
-		Group: name, Name: fmt.Sprintf("the image %.16s… on a machine that its sender describes with %d vCPUs, %d MiB, QEMU %s", c.OSImageHash, c.VCPUs, c.Memory>>20, orName(c.QEMU, "unknown")),
+		Group: name, Name: fmt.Sprintf("the image %.16s… on a machine that its sender describes with %d vCPUs, %d MiB, QEMU %s", c.OSImageHash, c.VCPUs, c.Memory>>20, cmp.Or(c.QEMU, "unknown")),
 		Registers: map[evidence.Register]digest.Digest{evidence.MRTD: r.MRTD, evidence.RTMR0: r.RTMR[0], evidence.RTMR1: r.RTMR[1], evidence.RTMR2: r.RTMR[2]},
 	}
 	if imageHash.IsZero() {

@@ -24,16 +24,16 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte("version: 1\nhashes: 'x'\nallow_unchecked: ['a/**']\n"))
 	f.Add([]byte("version: 1\nmanifest: {base: m.json, variables: {a: b}}\nagainst: &x y\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := pipeline.ParseConfig("retally.yaml", data)
+		c, err := pipeline.ParseConfig(pipeline.Table(), "retally.yaml", data)
 		if err != nil {
 			return
 		}
-		pipeline.Plan(c)
-		out, err := c.Expanded()
+		pipeline.Plan(pipeline.Table(), c)
+		out, err := c.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := pipeline.ParseConfig("retally.yaml", out)
+		again, err := pipeline.ParseConfig(pipeline.Table(), "retally.yaml", out)
 		if err != nil {
 			t.Fatalf("own output refused: %v\n%s", err, out)
 		}

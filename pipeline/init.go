@@ -66,7 +66,7 @@ func InitConfig(s *Subject, profile string) ([]byte, error) {
 	}
 	line("against", against, "The published manifest to compare with, for instance the one that\n# `retally proxy-log WORKSPACE` names.", "manifest.published.json")
 	b.WriteString("\n# Keys that may stay unchecked or rest on copied values (globs). Each is shown in\n# the report.\n# allow_unchecked:\n#   - image/vllm-openai/manifest\n")
-	if _, err := ParseConfig(ConfigFile, b.Bytes()); err != nil {
+	if _, err := ParseConfig(s.table, ConfigFile, b.Bytes()); err != nil {
 		hint := "give a folder with a deployment YAML, a models file, image layouts, hashes or a manifest"
 		if len(c.Evidence)+len(c.Platforms) > 0 || c.Registry != "" || c.Compose != "" {
 			hint = "a SecretVM's files: retally init --profile secretvm"
@@ -149,29 +149,4 @@ func scalar(s string) string {
 		return fmt.Sprintf("%q", s)
 	}
 	return strings.TrimSuffix(string(out), "\n")
-}
-
-// Plan says what a configuration would measure, from which input, and what is
-// missing. It reads nothing.
-func Plan(c *Config) []PlanLine {
-	c.fillDefaults()
-	lines := []PlanLine{}
-	for i := range stages {
-		if stages[i].Plan != nil {
-			lines = append(lines, stages[i].Plan(c)...)
-		}
-	}
-	return lines
-}
-
-// Expanded writes the configuration with every default.
-func (c *Config) Expanded() ([]byte, error) {
-	c.fillDefaults()
-	var b bytes.Buffer
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	if err := enc.Encode(c); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
 }

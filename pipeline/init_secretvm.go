@@ -55,7 +55,7 @@ type vmFiles struct {
 // to a SecretVM: firmware, kernel, initrd, rootfs, compose file, tdx.csv, quotes
 // and captures, each recognized by its content. now is the time that evidence
 // without a time of its own is to be judged at.
-func InitSecretVM(ctx context.Context, root string, now time.Time) ([]byte, []FoundFile, error) {
+func InitSecretVM(ctx context.Context, table []Stage, root string, now time.Time) ([]byte, []FoundFile, error) {
 	fail := func(err error, hint string) error {
 		return &InputError{Op: "init", File: root, Err: err, Hint: hint}
 	}
@@ -71,7 +71,7 @@ func InitSecretVM(ctx context.Context, root string, now time.Time) ([]byte, []Fo
 	}
 	slices.SortFunc(found, func(a, b FoundFile) int { return strings.Compare(a.Name, b.Name) })
 	data := v.config(now)
-	if _, err := ParseConfig(ConfigFile, data); err != nil {
+	if _, err := ParseConfig(table, ConfigFile, data); err != nil {
 		return nil, nil, fail(errors.New("holds neither artifacts nor evidence of a SecretVM"), "give a folder with firmware, kernel and initrd, or with a saved cpu.html")
 	}
 	return data, found, nil
@@ -158,7 +158,7 @@ func (v *vmFiles) role(path, name string) (vmRole, error) {
 	case isInitrd(lower, head):
 		return roleInitrd, nil
 	}
-	if size <= firmwareLimit {
+	if size <= FirmwareLimit {
 		if _, err := ovmf.ReadTDVF(f, size); err == nil {
 			return roleFirmware, nil
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -85,11 +86,7 @@ func (s *Subject) readEvidence(ctx context.Context, name string) (*evidence.Bund
 		defer root.Close()
 		return evidence.ReadCapture(name, root.FS())
 	}
-	data, _, err := s.Reader.ReadFile(ctx, name, evidenceAtMost)
-	if err != nil {
-		return nil, err
-	}
-	return evidence.Read(name, data)
+	return Parsed(ctx, s.Reader, name, evidenceAtMost, evidence.Read)
 }
 
 func (s *Subject) say(level, code, file, format string, args ...any) {
@@ -115,7 +112,7 @@ func (s *Subject) lookLog(ctx context.Context, name string, quotes map[string]*t
 		if n == 0 {
 			continue
 		}
-		s.say(LevelNote, "event-log", name, "rtmr%d is %s after %s", i, r.Hex(), plural(n, "event", "events"))
+		s.say(LevelNote, "event-log", name, "rtmr%d is %s after %s", i, r.Hex(), show.Plural(n, "event", "events"))
 		for _, file := range slices.Sorted(maps.Keys(quotes)) {
 			if got := quotes[file].Body.RTMR[i]; got == r {
 				s.say(LevelNote, "event-log", name, "rtmr%d is the one in %s", i, file)
@@ -142,7 +139,7 @@ func (s *Subject) lookFirmware(ctx context.Context, name string, quotes map[stri
 	for _, x := range tdvf.Sections {
 		sections = append(sections, fmt.Sprintf("%s %d KiB at %#x", x.Type, x.MemorySize>>10, x.MemoryAddress))
 	}
-	s.say(LevelNote, "firmware", name, "TDX firmware of %d KiB, %s: %s", len(data)>>10, plural(len(sections), "section", "sections"), strings.Join(sections, ", "))
+	s.say(LevelNote, "firmware", name, "TDX firmware of %d KiB, %s: %s", len(data)>>10, show.Plural(len(sections), "section", "sections"), strings.Join(sections, ", "))
 	orders := []tdxmeasure.PageOrder{tdxmeasure.SinglePass, tdxmeasure.TwoPass}
 	traces, err := tdxmeasure.MeasureMRTD(ctx, tdxmeasure.Bytes(name, data), tdvf, tdxmeasure.MRTDOptions{}, orders...)
 	if err != nil {

@@ -65,12 +65,8 @@ func computedHash(in *In, p manifest.Policy) (Measurement, bool) {
 // computedKeys are the keys of the finished manifest's policy hashes that the
 // policies stage computed, with the stage's own key: two workloads of one name
 // in two namespaces have keys of another form here.
-func computedKeys(in *In, after []byte) map[Key]Key {
+func computedKeys(in *In, m *manifest.Manifest) map[Key]Key {
 	if in.Config.Policies == nil {
-		return nil
-	}
-	m, err := manifest.Parse("manifest.json", after)
-	if err != nil {
 		return nil
 	}
 	hashes := map[string]Key{}

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"bytes"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -18,33 +17,14 @@ type replaced struct {
 	Inputs []InputRef
 }
 
-// tdxField takes apart the join path of a manifest's field that is a register
-// of a TDX machine: platform and the register's name.
-func tdxField(path string) (platform, name string, ok bool) {
-	parts := strings.SplitN(path, "/", 3)
-	if len(parts) != 3 || parts[0] != "tdx" {
-		return "", "", false
-	}
-	name = registerNames[parts[2]]
-	return unescapePart(parts[1]), name, slices.Contains(registerKeys[:], name)
-}
-
-// keyPart undoes the encoding of a key's part.
-func keyPart(part string) string {
-	if s, err := url.PathUnescape(part); err == nil {
-		return s
-	}
-	return part
-}
-
 // computedTDX puts the registers that stage tdx computed into the base
 // manifest, where a platform's name fits whatever its case, and says which keys
 // these are. What it replaces keeps its place in the file; nothing else moves.
 func computedTDX(in *In, base *manifest.Manifest) (*manifest.Manifest, map[Key]replaced, error) {
 	computed := map[string]map[string]Measurement{} // platform in lower case, register
 	for _, m := range in.All("tdx/*/*") {
-		parts := strings.Split(string(m.Key), "/")
-		platform := strings.ToLower(keyPart(parts[1]))
+		parts := m.Key.Parts()
+		platform := strings.ToLower(parts[1])
 		if computed[platform] == nil {
 			computed[platform] = map[string]Measurement{}
 		}

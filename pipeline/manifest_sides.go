@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
 )
@@ -223,38 +222,6 @@ func neutralValue(f manifest.Field) Value {
 	return OfText(f.Neutral())
 }
 
-// fieldValue gives a field its type: digests of 32 and 48 bytes, numbers,
-// flags, sets; everything else is text.
-func fieldValue(f manifest.Field) Value {
-	if set, ok := f.Set(); ok {
-		return OfList(set)
-	}
-	switch v := f.Value; {
-	case v == nil:
-		return Value{}
-	case v.Kind == jsondoc.Bool:
-		return OfBool(v.Bool)
-	case v.Kind == jsondoc.Number:
-		if n, ok := f.Uint64(); ok {
-			return OfNumber(n)
-		}
-	case v.Kind == jsondoc.String:
-		for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384} {
-			if d, err := digest.ParseHex(alg, v.Text); err == nil {
-				return OfDigest(d)
-			}
-		}
-	}
-	text := f.Normalized()
-	switch text {
-	case "true", "false":
-		return OfBool(text == "true")
-	case "0":
-		return OfNumber(0)
-	}
-	return OfText(text)
-}
-
 // absent is a field like the given one with what its absence is equal to.
 func absent(like manifest.Field) manifest.Field {
 	f := like
@@ -294,12 +261,6 @@ func stricter(m manifest.Meaning) Stricter {
 	return NoDirection
 }
 
-// registerNames are the fields whose keys are the registers' own names.
-var registerNames = map[string]string{
-	"TrustedMeasurement": "launch", "MrTd": "mrtd", "MrSeam": "mrseam", "Xfam": "xfam", "APEIP": "apeip",
-	"Rtmrs/0": "rtmr0", "Rtmrs/1": "rtmr1", "Rtmrs/2": "rtmr2", "Rtmrs/3": "rtmr3",
-}
-
 // key makes the key of a joined field:
 //
 //	policy/<kind>/<namespace>/<name>       the policy hash
@@ -335,11 +296,6 @@ func (j *joiner) key(path string, f manifest.Field) Key {
 		parts = append(parts, strings.Split(rest, "/")...)
 	}
 	return NewKey(parts...)
-}
-
-// unescapePart undoes the escaping of a join path's part; NewKey escapes anew.
-func unescapePart(s string) string {
-	return strings.NewReplacer("%2F", "/", "%25", "%").Replace(s)
 }
 
 // undo takes every difference back: it returns the published manifest with our

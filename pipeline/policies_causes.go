@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -158,7 +159,7 @@ var categoryWords = map[string]string{
 }
 
 func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.DiffCause) Cause {
-	what := orWord(categoryWords[d.Category], d.Category)
+	what := cmp.Or(categoryWords[d.Category], d.Category)
 	note := what + " not as in the published policy"
 	switch {
 	case d.A == "" && d.B != "":

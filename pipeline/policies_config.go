@@ -12,9 +12,13 @@ import (
 // bindings are the words of image_binding, the default first.
 var bindings = []string{string(rules.Annotation), string(rules.GuestPull), string(rules.Off)}
 
-// check finds what is wrong with the section `policies`. bad makes an error
+// checkPolicies finds what is wrong with the section `policies`. bad makes an error
 // with the place of a path in the file.
-func (p *PoliciesConfig) check(c *Config, bad func(msg, hint string, path ...string) error) error {
+func checkPolicies(c *Config, bad At) error {
+	p := c.Policies
+	if p == nil {
+		return nil
+	}
 	if c.Deployment == "" {
 		return bad("policies are those of a deployment, and none is given", "add deployment: deployment.yaml", "policies")
 	}
@@ -60,7 +64,8 @@ func nearestOf(word string, known []string) string {
 	return hint
 }
 
-func (p *PoliciesConfig) fillDefaults() {
+func fillPolicies(c *Config) {
+	p := c.Policies
 	if p == nil {
 		return
 	}
@@ -71,16 +76,3 @@ func (p *PoliciesConfig) fillDefaults() {
 		p.ImageBinding = bindings[0]
 	}
 }
-
-// rulesName is the rules file, or the name of the built-in rules.
-func (p *PoliciesConfig) rulesName() string {
-	if p.Rules != "" {
-		return p.Rules
-	}
-	return ownRules(p.ImageBinding)
-}
-
-// ownRules names retally's own rules as an input.
-func ownRules(binding string) string { return ProfilePrefix + rulesVendor + "@" + binding }
-
-const rulesVendor = "retally-rules"

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/policygen"
 )
 
@@ -187,28 +189,36 @@ func (r *policyRun) notes(out *policygen.Output) {
 	if layers > 0 {
 		slices.Sort(images)
 		r.problem(LevelNote, "policy-layers", Where{File: r.d.File}, fmt.Sprintf("profile %s looks for users and groups in gzip layers only, so not in %s of %s",
-			r.profile.Name, plural(layers, "layer", "layers"), strings.Join(slices.Compact(images), ", ")), "")
+			r.profile.Name, show.Plural(layers, "layer", "layers"), strings.Join(slices.Compact(images), ", ")), "")
 	}
 }
 
-// assign joins policies and workloads by their order in the file, which both
-// readers keep.
-func (r *policyRun) assign(policies []policygen.Policy, parts map[int]bool) ([]computedPolicy, error) {
-	var workloads []*deployment.Workload
-	for i := range r.d.Workloads {
-		if parts[r.parts.of(r.d.Workloads[i].Line)] {
-			workloads = append(workloads, &r.d.Workloads[i])
+// assign joins policies and workloads by the object that both are of: its place
+// in the file, its kind, namespace and name. Two readers that see another object
+// at one place are no match but an error.
+func (r *policyRun) assign(list []policygen.Policy, parts map[int]bool) ([]computedPolicy, error) {
+	byObject := map[object]*policygen.Policy{}
+	for i := range list {
+		p := &list[i]
+		id := objectOf(p)
+		if other := byObject[id]; other != nil && other.TextDigest != p.TextDigest {
+			return nil, &InputError{Op: "join policies", File: r.d.File, Err: fmt.Errorf("line %d: %s stands there twice, with two policies", id.line, id), Hint: "write each object once, on lines of its own"}
 		}
-	}
-	fits := len(workloads) == len(policies)
-	for i := 0; fits && i < len(policies); i++ {
-		fits = workloads[i].Kind == policies[i].Kind
-	}
-	if !fits {
-		return nil, fmt.Errorf("%s: the generator finds %d workloads where the deployment has %d", r.d.File, len(policies), len(workloads))
+		byObject[id] = p
 	}
 	var out []computedPolicy
-	for i, w := range workloads {
+	joined := map[object]bool{}
+	for i := range r.d.Workloads {
+		w := &r.d.Workloads[i]
+		if !parts[r.parts.of(w.Line)] {
+			continue
+		}
+		id := workloadObject(w)
+		p := byObject[id]
+		if p == nil {
+			return nil, &InputError{Op: "join policies", File: r.d.File, Err: fmt.Errorf("line %d: the generator does not see %s there", id.line, id), Hint: "the generator and this program read the file in two ways: write each key once and without a tag"}
+		}
+		joined[id] = true
 		key := policyKey(w)
 		if !r.scope(w) || r.computed[key] || w.Name == "" {
 			continue // an object that is there twice is reported as such
@@ -219,11 +229,35 @@ func (r *policyRun) assign(policies []policygen.Policy, parts map[int]bool) ([]c
 			continue
 		}
 		r.computed[key] = true
-		p := policies[i]
-		p.Annotation = "" // the document's other form, which nobody here needs
-		out = append(out, computedPolicy{Policy: p, w: w, key: key})
+		own := *p
+		own.Annotation = "" // the document's other form, which nobody here needs
+		out = append(out, computedPolicy{Policy: own, w: w, key: key})
+	}
+	for i := range list {
+		if id := objectOf(&list[i]); !joined[id] {
+			return nil, &InputError{Op: "join policies", File: r.d.File, Err: fmt.Errorf("line %d: the generator sees %s there, which the deployment does not have", id.line, id), Hint: "the generator and this program read the file in two ways: write each key once and without a tag"}
+		}
 	}
 	return out, nil
+}
+
+// object is what both readers of a deployment must see alike.
+type object struct {
+	line, column          int
+	kind, namespace, name string
+}
+
+// String reads "Pod shop/web".
+func (o object) String() string {
+	return fmt.Sprintf("%s %s/%s", o.kind, cmp.Or(o.namespace, "default"), o.name)
+}
+
+func objectOf(p *policygen.Policy) object {
+	return object{p.Line, p.Column, p.Kind, p.Namespace, p.Name}
+}
+
+func workloadObject(w *deployment.Workload) object {
+	return object{w.Node.Line, w.Node.Column, w.Kind, w.Namespace, w.Name}
 }
 
 // needsMutation reports whether `contrast generate` would still change a

@@ -16,13 +16,13 @@ import (
 // settings reads the settings file, or the folder with its drop-ins.
 func (r *policyRun) settings(ctx context.Context) error {
 	name := r.conf.Settings
-	info, err := os.Stat(r.in.reader.Path(name))
+	info, err := os.Stat(r.in.Path(name))
 	if err != nil {
 		return inputError("read", name, err)
 	}
 	r.inputs = append(r.inputs, FromFile(filepath.ToSlash(name)))
 	if !info.IsDir() {
-		data, err := r.in.ReadFile(ctx, name, jsonLimit)
+		data, err := r.in.ReadFile(ctx, name, JSONLimit)
 		if err != nil {
 			return err
 		}
@@ -60,8 +60,8 @@ func (r *policyRun) settingsFolder(ctx context.Context, name string) error {
 		f := &r.dropIns[i]
 		f.Name = path.Join(filepath.ToSlash(name), f.Name)
 		// The folder's stamp is that of its links; what they lead to has its own.
-		if info, err := os.Lstat(r.in.reader.Path(f.Name)); err == nil && info.Mode()&os.ModeSymlink != 0 {
-			if f.Data, err = r.in.ReadFile(ctx, f.Name, jsonLimit); err != nil {
+		if info, err := os.Lstat(r.in.Path(f.Name)); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			if f.Data, err = r.in.ReadFile(ctx, f.Name, JSONLimit); err != nil {
 				return err
 			}
 		}
@@ -159,7 +159,7 @@ func (r *policyRun) publishedTexts(ctx context.Context) (map[string]publishedTex
 	}
 	total := 0
 	for _, f := range files {
-		data, err := r.in.ReadFile(ctx, f, yamlLimit)
+		data, err := r.in.ReadFile(ctx, f, YAMLLimit)
 		if err != nil {
 			return nil, err
 		}
@@ -178,14 +178,14 @@ const initdataAnnotation = "io.katacontainers.config.hypervisor.cc_init_data"
 
 // publishedFiles lists the files of a folder, not those in folders below.
 func (r *policyRun) publishedFiles(name string) ([]string, error) {
-	info, err := os.Stat(r.in.reader.Path(name))
+	info, err := os.Stat(r.in.Path(name))
 	if err != nil {
 		return nil, inputError("read", name, err)
 	}
 	if !info.IsDir() {
 		return []string{name}, nil
 	}
-	entries, err := os.ReadDir(r.in.reader.Path(name))
+	entries, err := os.ReadDir(r.in.Path(name))
 	if err != nil {
 		return nil, inputError("list", name, err)
 	}

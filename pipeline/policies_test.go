@@ -80,12 +80,12 @@ func (w workspace) replace(name, old, text string) {
 
 func (w workspace) tryRun(o pipeline.Options) (*pipeline.Result, error) {
 	w.t.Helper()
-	cfg, err := pipeline.ParseConfig(pipeline.ConfigFile, w.read(pipeline.ConfigFile))
+	cfg, err := pipeline.ParseConfig(pipeline.Table(), pipeline.ConfigFile, w.read(pipeline.ConfigFile))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	o.Root = w.dir
-	return pipeline.Run(context.Background(), cfg, o)
+	return pipeline.Run(context.Background(), pipeline.Table(), cfg, o)
 }
 
 func (w workspace) run() *pipeline.Result {
@@ -677,12 +677,12 @@ func TestPoliciesConfig(t *testing.T) {
 		{"version: 1\ndeployment: d.yaml\npolicies:\n  setings: s.json\n", `r.yaml:4:3: policies: unknown key "setings" (did you mean "settings"?)`},
 		{"version: 1\ndeployment: d.yaml\npolicies:\n  settings: s.json\n  lenient: yes please\n", `r.yaml:5:12`},
 	} {
-		_, err := pipeline.ParseConfig("r.yaml", []byte(tt.yaml))
+		_, err := pipeline.ParseConfig(pipeline.Table(), "r.yaml", []byte(tt.yaml))
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q:\ngot  %v\nwant %s", tt.yaml, err, tt.want)
 		}
 	}
-	c, err := pipeline.ParseConfig("r.yaml", []byte("version: 1\ndeployment: d.yaml\npolicies: {settings: s.json}\n"))
+	c, err := pipeline.ParseConfig(pipeline.Table(), "r.yaml", []byte("version: 1\ndeployment: d.yaml\npolicies: {settings: s.json}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

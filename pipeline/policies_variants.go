@@ -254,29 +254,42 @@ func (r *policyRun) variantOf(ctx context.Context, p *computedPolicy, v variant,
 		input.Settings = settings
 	}
 	part := r.parts.of(p.w.Line)
-	keep, nth, at := map[int]bool{part: true}, 0, 0
+	keep := map[int]bool{part: true}
 	for _, o := range r.d.Objects {
 		if o.Kind == "ConfigMap" || o.Kind == "Secret" {
 			keep[r.parts.of(o.Line)] = true
 		}
 	}
-	for i := range r.d.Workloads {
-		w := &r.d.Workloads[i]
-		if w == p.w {
-			at = nth
-		}
-		if keep[r.parts.of(w.Line)] {
-			nth++
-		}
-	}
 	input.YAML = policygen.NamedFile{Name: r.d.File, Data: r.parts.only(keep)}
-	if how := max(v.namespace, p.exchange); how != sameNamespace {
+	how := max(v.namespace, p.exchange)
+	if how != sameNamespace {
 		input.YAML.Data = r.exchanged(input.YAML.Data, p.w, namespace, how)
 	}
 	out, err := policygen.Generate(ctx, input)
-	if err != nil || at >= len(out.Policies) {
+	if err != nil {
 		return nil, false
 	}
-	out.Policies[at].Annotation = ""
-	return &out.Policies[at], true
+	return theOneOf(out.Policies, workloadObject(p.w), how != sameNamespace)
+}
+
+// theOneOf finds the policy of an object. Where words of the file were
+// exchanged, only the object's line and kind are as they were, and there must be
+// one object of them.
+func theOneOf(list []policygen.Policy, want object, exchanged bool) (*policygen.Policy, bool) {
+	var found *policygen.Policy
+	for i := range list {
+		id := objectOf(&list[i])
+		if id != want && !(exchanged && id.line == want.line && id.kind == want.kind) {
+			continue
+		}
+		if found != nil && found.TextDigest != list[i].TextDigest {
+			return nil, false
+		}
+		found = &list[i]
+	}
+	if found == nil {
+		return nil, false
+	}
+	found.Annotation = ""
+	return found, true
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/policygen/rules"
-	"github.com/retally/retally/profiles"
 )
 
 // Counter counts what a run read. It may be polled while the run goes on.
@@ -25,6 +23,25 @@ type Counter struct {
 	FilesRead   atomic.Int64
 	BytesRead   atomic.Int64
 	BytesHashed atomic.Int64
+
+	mu     sync.Mutex
+	parses map[string]int
+}
+
+func (c *Counter) parsed(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parses == nil {
+		c.parses = map[string]int{}
+	}
+	c.parses[name]++
+}
+
+// Parses returns how often each document was parsed, by its name.
+func (c *Counter) Parses() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.parses)
 }
 
 // Reader opens inputs. The identity of an input is a result of the one time it
@@ -37,6 +54,8 @@ type Reader struct {
 	mu   sync.Mutex
 	memo map[string]*readFile
 	sums map[string]fileSums
+	// parsed are the documents that were parsed.
+	parsed map[parsedKey]*parsedDocument
 }
 
 type readFile struct {
@@ -59,32 +78,6 @@ func (r *Reader) Path(name string) string {
 		return name
 	}
 	return filepath.Join(r.root, filepath.FromSlash(name))
-}
-
-// InputError is a failure to read an input.
-type InputError struct {
-	Op, File string
-	Err      error
-	Hint     string
-}
-
-func (e *InputError) Error() string {
-	s := fmt.Sprintf("%s %s: %v", e.Op, e.File, e.Err)
-	if e.Hint != "" {
-		s += " (" + e.Hint + ")"
-	}
-	return s
-}
-
-func (e *InputError) Unwrap() error { return e.Err }
-
-func inputError(op, name string, err error) error {
-	// The path of this machine says nothing more than the name; the reason does.
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		err = pe.Err
-	}
-	return &InputError{Op: op, File: name, Err: err}
 }
 
 // ReadFile returns the whole content of a file of at most limit bytes.
@@ -120,7 +113,7 @@ const settle = 20 * time.Millisecond
 
 func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
 	if strings.HasPrefix(name, ProfilePrefix) {
-		return readProfile(name)
+		return readBuiltIn(name)
 	}
 	// O_NONBLOCK: a fifo in place of a file must not hang the run.
 	f, err := os.OpenFile(r.Path(name), os.O_RDONLY|nonblock, 0)
@@ -177,75 +170,17 @@ func kindOf(m os.FileMode) string {
 	}
 }
 
-// ProfilePrefix starts the name of an input that is built into retally, such as
-// "profile:privatemode@v1.40.0". It is listed with its digest like any file.
-const ProfilePrefix = "profile:"
-
-// ProfilePlan returns the built-in plan that a name "profile:VENDOR@VERSION"
-// stands for, and a remark where it is the plan of another version.
-func ProfilePlan(name string) (data []byte, remark string, err error) {
-	f, err := readProfile(name)
+// readBuiltIn is a file that is part of the program: it changes with it only.
+func readBuiltIn(name string) (*readFile, error) {
+	data, err := BuiltIn(name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
-	if vendor == "tdx" {
-		return nil, "", &InputError{Op: "read", File: name, Err: fmt.Errorf("is how a machine behaves, not a plan of edits"), Hint: "for instance profile:privatemode@v1.40.0"}
-	}
-	taken, _, _ := profiles.PrivatemodePlan(version)
-	newest := profiles.PrivatemodePlans()
-	if taken == newest[len(newest)-1] && strings.TrimPrefix(version, "v") != strings.TrimPrefix(taken, "v") {
-		remark = fmt.Sprintf("the edits of %s are the newest that are known; whether those of %s are the same is not", taken, version)
-	}
-	return f.data, remark, nil
-}
-
-func readProfile(name string) (*readFile, error) {
-	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
-	if vendor == "tdx" {
-		return readTDXProfile(name, version)
-	}
-	fail := func(format string, args ...any) (*readFile, error) {
-		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf(format, args...), Hint: "known: profile:privatemode@VERSION, for instance profile:privatemode@v1.40.0"}
-	}
-	if vendor == rulesVendor {
-		own, err := rules.Default(rules.Binding(version))
-		if err != nil {
-			return nil, &InputError{Op: "read", File: name, Err: err}
-		}
-		return &readFile{
-			data:  own.Text,
-			input: Input{File: name, Digest: own.Digest(), Size: int64(len(own.Text))},
-			stamp: stamp{Size: int64(len(own.Text)), Ino: 1},
-		}, nil
-	}
-	if vendor != "privatemode" {
-		return fail("there is no profile of %q", vendor)
-	}
-	_, data, ok := profiles.PrivatemodePlan(version)
-	if !ok {
-		return fail("there is no plan for version %q", version)
-	}
-	return builtIn(name, data), nil
-}
-
-// readTDXProfile reads how a family of TDX machines behaves:
-// "profile:tdx@secretvm".
-func readTDXProfile(name, machine string) (*readFile, error) {
-	data, ok := profiles.TDX(machine)
-	if !ok {
-		return nil, &InputError{Op: "read", File: name, Err: fmt.Errorf("there is no profile of %q", machine), Hint: "known: " + strings.Join(profiles.TDXNames(), ", ")}
-	}
-	return builtIn(name, data), nil
-}
-
-// builtIn is a file that is part of the program: it changes with it only.
-func builtIn(name string, data []byte) *readFile {
 	return &readFile{
 		data:  data,
 		input: Input{File: name, Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
 		stamp: stamp{Size: int64(len(data)), Ino: 1},
-	}
+	}, nil
 }
 
 // stamp is what a file's stat says of its identity. The zero stamp never
@@ -263,7 +198,7 @@ type stamp struct {
 func (r *Reader) stampNow(name string) (stamp, bool) {
 	if strings.HasPrefix(name, ProfilePrefix) {
 		// A profile is part of the program, whose identity is in the cache key.
-		f, err := readProfile(name)
+		f, err := readBuiltIn(name)
 		if err != nil {
 			return stamp{}, false
 		}

@@ -13,6 +13,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/yamldoc"
@@ -40,8 +41,10 @@ const (
 )
 
 // Recognize says what a file is by its content, not its name.
-func Recognize(file string, data []byte) FileKind {
-	if kind := recognizeEvidence(file, data); kind != KindUnknown {
+func Recognize(file string, data []byte) FileKind { return recognize(file, data, evidence.Read) }
+
+func recognize(file string, data []byte, read bundleReader) FileKind {
+	if kind := recognizeEvidence(file, data, read); kind != KindUnknown {
 		return kind
 	}
 	trimmed := strings.TrimLeft(string(data[:min(len(data), 512)]), " \t\r\n\ufeff")
@@ -135,6 +138,7 @@ type Subject struct {
 	// ConfigInput is a retally.yaml that was found and decides everything.
 	ConfigInput *Input
 
+	table        []Stage // whose sections a configuration has
 	workspaceDir string
 	checkoutDir  string
 }
@@ -149,13 +153,14 @@ type FoundFile struct {
 const foldersAtMost = 2000
 
 // Look finds out what the given paths are and which configuration follows from
-// them. Folders are looked at one level deep.
-func Look(ctx context.Context, paths []string, count *Counter) (*Subject, error) {
+// them. Folders are looked at one level deep. A retally.yaml among them is
+// checked by the stages of the table.
+func Look(ctx context.Context, table []Stage, paths []string, count *Counter) (*Subject, error) {
 	root, names, err := commonRoot(paths)
 	if err != nil {
 		return nil, err
 	}
-	s := &Subject{Root: root, Config: &Config{Version: 1}, Reader: NewReader(root, count)}
+	s := &Subject{table: table, Root: root, Config: &Config{Version: 1}, Reader: NewReader(root, count)}
 	for _, name := range names {
 		if err := s.look(ctx, name); err != nil {
 			return nil, err
@@ -279,7 +284,7 @@ func isModel(dir string) bool {
 // isArchive reports whether a file starts as an image archive does: a tar, or
 // one compressed with gzip or zstd. Archives are too large to be read here.
 func isArchive(file string) bool {
-	f, err := os.OpenFile(file, os.O_RDONLY|nonblock, 0)
+	f, _, err := openRegular(file, file)
 	if err != nil {
 		return false
 	}
@@ -308,14 +313,17 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 		s.Found = append(s.Found, FoundFile{name, KindArchive})
 		return nil
 	}
-	data, _, err := s.Reader.ReadFile(ctx, name, yamlLimit)
+	data, _, err := s.Reader.ReadFile(ctx, name, YAMLLimit)
 	if err != nil {
 		if named || ctx.Err() != nil {
 			return err
 		}
 		return nil
 	}
-	kind := Recognize(name, data)
+	// The run reads the same evidence, and gets what was read here.
+	kind := recognize(name, data, func(name string, _ []byte) (*evidence.Bundle, error) {
+		return Parsed(ctx, s.Reader, name, evidenceAtMost, evidence.Read)
+	})
 	if kind == KindUnknown {
 		kind = recognizeNamed(name, data, named)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/tdxmeasure"
 )
@@ -71,24 +72,23 @@ func mayBeEvidence(name string, head, tail []byte) bool {
 
 // peek reads the ends of a regular file of a size that evidence can have.
 func peek(file string) (head, tail []byte, ok bool) {
-	f, err := os.OpenFile(file, os.O_RDONLY|nonblock, 0)
+	f, size, err := openRegular(file, file)
 	if err != nil {
 		return nil, nil, false
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > evidenceAtMost {
+	if size == 0 || size > evidenceAtMost {
 		return nil, nil, false
 	}
 	read := func(at int64) []byte {
-		b := make([]byte, min(headSize, info.Size()))
+		b := make([]byte, min(headSize, size))
 		n, err := f.ReadAt(b, at)
 		if err != nil && err != io.EOF {
 			return nil
 		}
 		return b[:n]
 	}
-	return read(0), read(max(0, info.Size()-headSize)), true
+	return read(0), read(max(0, size-headSize)), true
 }
 
 // isQuoteHeader recognizes a TDX quote: version 4 or 5, TEE type TDX.
@@ -116,8 +116,11 @@ func isTDVF(data []byte) bool {
 	return err == nil
 }
 
+// bundleReader reads evidence, such as evidence.Read.
+type bundleReader func(name string, data []byte) (*evidence.Bundle, error)
+
 // recognizeEvidence says what a file is among the things that this file knows.
-func recognizeEvidence(file string, data []byte) FileKind {
+func recognizeEvidence(file string, data []byte, read bundleReader) FileKind {
 	switch {
 	case len(data) > evidenceAtMost:
 		return KindUnknown
@@ -135,7 +138,7 @@ func recognizeEvidence(file string, data []byte) FileKind {
 	if !looks {
 		return KindUnknown
 	}
-	b, err := evidence.Read(file, data)
+	b, err := read(file, data)
 	switch {
 	case err != nil:
 		return KindUnknown
@@ -231,7 +234,7 @@ func (s *Subject) configureEvidence(byKind map[FileKind][]string) error {
 	}
 	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &InputError{
-			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", plural(len(certs), "certificate", "certificates"), plural(n, "quote", "quotes")),
+			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}

@@ -122,7 +122,7 @@ func lookAt(t *testing.T, files map[string][]byte, names ...string) (*pipeline.S
 			}
 		}
 	}
-	s, err := pipeline.Look(context.Background(), []string{dir}, nil)
+	s, err := pipeline.Look(context.Background(), pipeline.Table(), []string{dir}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func TestRecognizeEvidence(t *testing.T) {
 		if err := os.WriteFile(path, files[name], 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := pipeline.Look(context.Background(), []string{path}, nil); err == nil || !strings.Contains(err.Error(), text) {
+		if _, err := pipeline.Look(context.Background(), pipeline.Table(), []string{path}, nil); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: error %v, want %q", name, err, text)
 		}
 	}
@@ -249,7 +249,7 @@ func TestNamed(t *testing.T) {
 		for i := range names {
 			names[i] = path(names[i])
 		}
-		s, err := pipeline.Look(context.Background(), names, nil)
+		s, err := pipeline.Look(context.Background(), pipeline.Table(), names, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/privatemode"
 )
 
@@ -24,7 +25,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.Config, err = ParseConfig(configs[0], data); err != nil {
+		if s.Config, err = ParseConfig(s.table, configs[0], data); err != nil {
 			return err
 		}
 		s.ConfigInput = &in
@@ -132,7 +133,7 @@ func (s *Subject) title() string {
 		}
 	}
 	if images > 1 {
-		parts = append(parts, plural(images, "image", "images"))
+		parts = append(parts, show.Plural(images, "image", "images"))
 	}
 	for _, f := range found {
 		if f.Kind == KindImage && images > 1 {
@@ -189,7 +190,7 @@ func (s *Subject) Prepare(ctx context.Context) error {
 	}
 	s.Problems = append(s.Problems, Problem{
 		Level: LevelNote, Code: "proxy-log", Where: Where{File: "log.txt", Line: latest.Line},
-		Msg: fmt.Sprintf("the latest of %s names %s; an entry says that the manifest was fetched, not that it was verified", plural(len(w.Log.Entries), "entry", "entries"), latest.Path),
+		Msg: fmt.Sprintf("the latest of %s names %s; an entry says that the manifest was fetched, not that it was verified", show.Plural(len(w.Log.Entries), "entry", "entries"), latest.Path),
 	})
 	for _, rel := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
 		name := path.Join(s.workspaceDir, rel)

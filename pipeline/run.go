@@ -51,16 +51,15 @@ type StageError struct {
 func (e *StageError) Error() string { return e.Stage + ": " + e.Err.Error() }
 func (e *StageError) Unwrap() error { return e.Err }
 
-// Run executes every stage in order, compares, and reports.
-func Run(ctx context.Context, cfg *Config, o Options) (*Result, error) {
-	return run(ctx, stages, cfg, o)
-}
-
-func run(ctx context.Context, stages []Stage, cfg *Config, o Options) (*Result, error) {
+// Run executes every stage of the table in order, compares, and reports.
+func Run(ctx context.Context, table []Stage, cfg *Config, o Options) (*Result, error) {
+	if err := CheckTable(table); err != nil {
+		return nil, err
+	}
 	if o.Progress == nil {
 		o.Progress = new(Progress)
 	}
-	cfg.fillDefaults()
+	Fill(table, cfg)
 	reader := o.Reader
 	if reader == nil {
 		reader = NewReader(o.Root, o.Counter)
@@ -72,12 +71,12 @@ func run(ctx context.Context, stages []Stage, cfg *Config, o Options) (*Result, 
 	if o.Cache != nil {
 		r.cached = &cached{store: o.Cache, salt: fmt.Sprintf("%s %s %q %s", o.Tool.Version, o.Build, o.Root, cfg.identity())}
 	}
-	for i := range stages {
-		if err := r.stage(ctx, &stages[i]); err != nil {
+	for i := range table {
+		if err := r.stage(ctx, &table[i]); err != nil {
 			if errors.Is(err, context.Canceled) {
 				return nil, err
 			}
-			return nil, &StageError{stages[i].Name, err}
+			return nil, &StageError{table[i].Name, err}
 		}
 	}
 	return r.finish(), nil
@@ -155,12 +154,12 @@ func (r *runner) take(s *Stage, out *Out) error {
 // machines of another file.
 func (out *Out) absence(o *CompareOptions) {
 	for _, ref := range out.References {
-		if matchAny(ref.Key, out.Complete) {
+		if ref.Key.MatchAny(out.Complete) {
 			o.Complete = append(o.Complete, string(ref.Key))
 		}
 	}
 	for _, m := range out.Measurements {
-		if matchAny(m.Key, out.Published) {
+		if m.Key.MatchAny(out.Published) {
 			o.Published = append(o.Published, string(m.Key))
 		}
 	}
@@ -172,20 +171,17 @@ func (r *runner) finish() *Result {
 		Findings: []Finding{}, Inputs: []Input{}, Measurements: []Measurement{},
 		Problems: slices.Clone(r.o.Problems), Lacks: slices.Clone(r.o.Lacks),
 	}
-	var refs []Reference
-	var opts CompareOptions
-	causes := map[Key][]Cause{}
-	notes := map[Key]string{}
+	c := Case{Causes: map[Key][]Cause{}, Notes: map[Key]string{}, Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow)}
 	for _, out := range r.outs {
-		refs = append(refs, out.References...)
-		out.absence(&opts)
+		c.References = append(c.References, out.References...)
+		out.absence(&c.CompareOptions)
 		rep.Problems = append(rep.Problems, out.Problems...)
 		rep.Facts = append(rep.Facts, out.Facts...)
 		rep.Lacks = append(rep.Lacks, out.Lacks...)
 		for k, cs := range out.Causes {
-			causes[k] = append(causes[k], cs...)
+			c.Causes[k] = append(c.Causes[k], cs...)
 		}
-		maps.Copy(notes, out.Notes)
+		maps.Copy(c.Notes, out.Notes)
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
 		if out.Bytes != nil {
 			rep.Bytes = *out.Bytes
@@ -194,32 +190,13 @@ func (r *runner) finish() *Result {
 	for _, m := range r.ms {
 		rep.Measurements = append(rep.Measurements, m)
 	}
-	slices.SortFunc(rep.Measurements, func(a, b Measurement) int { return compareKeys(a.Key, b.Key) })
-	rep.Findings, rep.Sets = Compare(rep.Measurements, refs, opts)
-	standings := Standings(rep.Measurements)
-	if len(r.o.Only) > 0 {
-		rep.Findings = slices.DeleteFunc(rep.Findings, func(f Finding) bool { return !matchAny(f.Key, r.o.Only) })
-		rep.Measurements = slices.DeleteFunc(rep.Measurements, func(m Measurement) bool { return !matchAny(m.Key, r.o.Only) })
-		rep.Lacks = slices.DeleteFunc(rep.Lacks, func(l Lack) bool { return !matchAny(Key(l.For), r.o.Only) })
-	}
-	for i := range rep.Findings {
-		f := &rep.Findings[i]
-		if f.Bad() {
-			f.Why = append(f.Why, causes[f.Key]...)
-			delete(causes, f.Key) // two findings of one key have one reason
-		}
-		if n := notes[f.Key]; n != "" && f.Verdict == Unchecked {
-			f.Note = n
-		}
-	}
-	explainSwaps(rep.Findings)
 	for _, in := range r.inputs {
 		rep.Inputs = append(rep.Inputs, in)
 	}
 	if r.o.ConfigInput != nil {
 		rep.Inputs = append(rep.Inputs, *r.o.ConfigInput)
 	}
-	rep.finish(standings, slices.Concat(r.cfg.AllowUnchecked, r.o.Allow))
+	rep.Judge(c)
 	slices.Sort(r.result.Trusted)
 	r.result.Trusted = slices.Compact(r.result.Trusted)
 	r.result.Report = rep

@@ -65,7 +65,7 @@ func TestStagesAskEachOther(t *testing.T) {
 	runs := map[string]int{}
 	once := func(table []Stage, fresh bool) *Result {
 		t.Helper()
-		res, err := run(context.Background(), table, &Config{}, Options{Root: dir, Cache: store, Fresh: fresh})
+		res, err := Run(context.Background(), table, &Config{}, Options{Root: dir, Cache: store, Fresh: fresh})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestStagesAskEachOther(t *testing.T) {
 
 func TestRunRefusesBrokenStages(t *testing.T) {
 	measure := func(ms ...Measurement) []Stage {
-		return []Stage{{Name: "s", Run: func(context.Context, *In) (*Out, error) { return &Out{Measurements: ms}, nil }}}
+		return []Stage{{Name: "s", Version: 1, Run: func(context.Context, *In) (*Out, error) { return &Out{Measurements: ms}, nil }}}
 	}
 	v := OfDigest(digest.SHA256.Sum([]byte("v")))
 	wrong := &trace.Trace{Fold: trace.Extend, Algorithm: digest.SHA256}
@@ -119,7 +119,7 @@ func TestRunRefusesBrokenStages(t *testing.T) {
 		"not the fold":   measure(Measurement{Key: "a", Value: v, Basis: Recomputed, Trace: wrong}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := run(context.Background(), table, &Config{}, Options{Root: t.TempDir()})
+			_, err := Run(context.Background(), table, &Config{}, Options{Root: t.TempDir()})
 			var se *StageError
 			if !errors.As(err, &se) || se.Stage != "s" {
 				t.Errorf("got %v, want an error of stage s", err)

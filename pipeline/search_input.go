@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
@@ -36,13 +37,12 @@ func OpenSearch(ctx context.Context, cfg *Config, root string, r *Report, key Ke
 	fail := func(hint, format string, args ...any) error {
 		return &InputError{Op: "search", File: string(key), Err: fmt.Errorf(format, args...), Hint: hint}
 	}
-	parts := strings.Split(string(key), "/")
+	parts := key.Parts()
 	if len(parts) != 3 || parts[0] != "tdx" && parts[0] != "evidence" || !slices.Contains(registerKeys[:], parts[2]) {
 		return nil, fail("", "is no register, want tdx/PLATFORM/REGISTER or evidence/NAME/REGISTER, and of the registers %s", strings.Join(registerKeys[:], ", "))
 	}
-	cfg.fillDefaults()
 	s := &Search{Key: key, Register: explain.Register(slices.Index(registerKeys[:], parts[2]))}
-	name := keyPart(parts[1])
+	name := parts[1]
 	if parts[0] == "evidence" {
 		e, ok := cfg.Evidence[name]
 		if !ok {
@@ -64,7 +64,7 @@ func OpenSearch(ctx context.Context, cfg *Config, root string, r *Report, key Ke
 	if s.Want, ok = wanted(r, key); !ok {
 		return nil, fail("run retally run first, or name its report with --report FILE", "the report has no other value of it to search for")
 	}
-	in := &In{Config: cfg, Progress: new(Progress), reader: NewReader(root, nil)}
+	in := NewIn(cfg, NewReader(root, nil))
 	var err error
 	if s.machine, err = openMachine(ctx, in, s.Platform); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func (s *Search) open(ctx context.Context, in *In) error {
 		}
 	}
 	if file := in.Config.Registry; file != "" && s.Register == explain.RTMR3 {
-		registry, err := readRegistry(ctx, in, file)
+		registry, err := Parsed(ctx, in, file, evidence.MaxRegistry, evidence.ParseRegistry)
 		if err != nil {
 			return err
 		}

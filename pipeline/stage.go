@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,9 +14,15 @@ import (
 // A Stage turns named inputs into measurements. It is pure: same inputs and
 // Version, same output; the runner may cache, skip or repeat it.
 type Stage struct {
-	Name    string // shown to users, part of cache keys
-	Version int    // raise when the meaning of the output changes
-	Run     func(context.Context, *In) (*Out, error)
+	Name    string   // shown to users, part of cache keys
+	Version int      // raise when the meaning of the output changes
+	After   []string // the stages whose values it asks for; they stand before it
+	// Fill writes out the defaults of its own section; nil: it has none. What
+	// earlier stages filled in is there.
+	Fill func(*Config)
+	// Check finds what is wrong with its own section. The first fault ends it.
+	Check func(*Config, At) error
+	Run   func(context.Context, *In) (*Out, error)
 	// Plan says without reading anything large what would be measured from
 	// which input, and what is missing.
 	Plan func(*Config) []PlanLine
@@ -42,6 +49,14 @@ type In struct {
 	edges  []edge
 	lacks  []Lack
 }
+
+// NewIn is an In without a run around it: nothing was measured before.
+func NewIn(cfg *Config, reader *Reader) *In {
+	return &In{Config: cfg, Progress: new(Progress), reader: reader, ms: map[Key]Measurement{}}
+}
+
+// Path returns where a name leads on this machine.
+func (in *In) Path(name string) string { return in.reader.Path(name) }
 
 // edge is a question to earlier stages with the hash of its answer.
 type edge struct {
@@ -107,19 +122,8 @@ func selectKeys(ms map[Key]Measurement, glob string) []Measurement {
 			out = append(out, m)
 		}
 	}
-	slices.SortFunc(out, func(a, b Measurement) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(out, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
 	return out
-}
-
-func compareKeys(a, b Key) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
 }
 
 // Lack records an input that would be needed: a finding, never a default.

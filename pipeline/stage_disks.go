@@ -10,6 +10,7 @@ import (
 
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/privatemode"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/disk"
@@ -19,7 +20,9 @@ import (
 // disksStage recounts the disks of model directories and joins them with the
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
-var disksStage = Stage{Name: "disks", Version: 2, Run: runDisks, Plan: planDisks}
+func disksStage() Stage {
+	return Stage{Name: "disks", Version: 3, Fill: fillDisks, Check: checkDisks, Run: runDisks, Plan: planDisks}
+}
 
 func planDisks(c *Config) []PlanLine {
 	var lines []PlanLine
@@ -49,11 +52,8 @@ type diskRun struct {
 func runDisks(ctx context.Context, in *In) (*Out, error) {
 	r := &diskRun{in: in, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]Key{}, measured: map[Key]bool{}}
 	if file := in.Config.Models; file != "" {
-		data, err := in.ReadFile(ctx, file, yamlLimit)
-		if err != nil {
-			return nil, err
-		}
-		if r.models, err = privatemode.ParseModels(file, data); err != nil {
+		var err error
+		if r.models, err = Parsed(ctx, in, file, YAMLLimit, privatemode.ParseModels); err != nil {
 			return nil, err
 		}
 		for _, m := range r.models.Entries {
@@ -83,7 +83,7 @@ func runDisks(ctx context.Context, in *In) (*Out, error) {
 
 // deployed holds the disks against what the deployment mounts.
 func (r *diskRun) deployed(ctx context.Context) error {
-	d, err := readDeployment(ctx, r.in)
+	d, err := Parsed(ctx, r.in, r.in.Config.Deployment, YAMLLimit, deployment.Parse)
 	if err != nil {
 		return err
 	}
@@ -98,15 +98,15 @@ func (r *diskRun) deployed(ctx context.Context) error {
 	// A disk that the deployment mounts and no model explains is a finding,
 	// not a gap: models.yaml is the vendor's complete list.
 	r.out.Complete = []string{"disk/**"}
-	r.out.disksUnknown(refs, r.models, r.byRoot)
-	r.out.disksUnused(r.in.Config.Models, d, r.models)
+	disksUnknown(r.out, refs, r.models, r.byRoot)
+	disksUnused(r.out, r.in.Config.Models, d, r.models)
 	joined := 0
 	for _, ref := range refs {
 		if _, ok := r.byRoot[ref.Want.Digest()]; ok {
 			joined++
 		}
 	}
-	r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", r.models.File, plural(len(r.models.Entries), "model", "models"), joined, plural(len(refs), "root hash", "root hashes")))
+	r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", r.models.File, show.Plural(len(r.models.Entries), "model", "models"), joined, show.Plural(len(refs), "root hash", "root hashes")))
 	return nil
 }
 
@@ -209,7 +209,7 @@ func modelKey(m privatemode.Model) Key {
 }
 
 // disksUnknown looks for the model that an unknown root hash may stand for.
-func (out *Out) disksUnknown(refs []Reference, models *privatemode.Models, byRoot map[digest.Digest]Key) {
+func disksUnknown(out *Out, refs []Reference, models *privatemode.Models, byRoot map[digest.Digest]Key) {
 	for _, r := range refs {
 		want := r.Want.Digest()
 		if _, ok := byRoot[want]; ok {
@@ -231,7 +231,7 @@ func (out *Out) disksUnknown(refs []Reference, models *privatemode.Models, byRoo
 			m := models.Entries[best]
 			c.Path = append(c.Path, m.Key)
 			c.Expected = m.RootHash.String()
-			c.Note = fmt.Sprintf("the root hash of model %s was changed in %s", m.Key, plural(hexDistance(want, m.RootHash), "hex digit", "hex digits"))
+			c.Note = fmt.Sprintf("the root hash of model %s was changed in %s", m.Key, show.Plural(hexDistance(want, m.RootHash), "hex digit", "hex digits"))
 			c.Standing = Proved
 		}
 		out.Causes[r.Key] = append(out.Causes[r.Key], c)
@@ -262,7 +262,7 @@ func hexDistance(a, b digest.Digest) int {
 }
 
 // disksUnused names the models that no disk-mounter uses.
-func (out *Out) disksUnused(file string, d *deployment.Deployment, models *privatemode.Models) {
+func disksUnused(out *Out, file string, d *deployment.Deployment, models *privatemode.Models) {
 	used := map[digest.Digest]bool{}
 	for _, p := range d.Disks() {
 		used[p.RootHash] = true
@@ -281,6 +281,29 @@ func (out *Out) disksUnused(file string, d *deployment.Deployment, models *priva
 				Level: LevelNote, Code: "disk-command-override", Where: Where{File: d.File, Line: p.Line},
 				Msg: fmt.Sprintf("%s: container %s overrides its command; its arguments, root hash included, still reach disk-mounter", p.Workload, strings.TrimSpace(p.Container)),
 			})
+		}
+	}
+}
+
+func checkDisks(c *Config, at At) error {
+	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
+		if c.Disks[name].Dir == "" {
+			return at("dir is missing", "for instance {dir: models/"+name+"}", "disks", name)
+		}
+		if m := c.Disks[name].MKFS; m != "" {
+			if _, err := erofs.ParseProfile(m); err != nil {
+				return at(err.Error(), "write mkfs: \"1.9\" for the published disks", "disks", name, "mkfs")
+			}
+		}
+	}
+	return nil
+}
+
+func fillDisks(c *Config) {
+	for name, d := range c.Disks {
+		if d.MKFS == "" {
+			d.MKFS = string(erofs.Profile19)
+			c.Disks[name] = d
 		}
 	}
 }

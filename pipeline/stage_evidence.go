@@ -22,7 +22,9 @@ import (
 // evidenceStage judges what machines showed of themselves. Three values are
 // published by the claim that a machine is genuine, what it should be, and the
 // one that answers: authentic, expected and bound must each be "pass".
-var evidenceStage = Stage{Name: "evidence", Version: 1, Run: runEvidence, Plan: planEvidence}
+func evidenceStage() Stage {
+	return Stage{Name: "evidence", Version: 2, After: []string{"tdx"}, Fill: fillEvidence, Check: checkEvidence, Run: runEvidence, Plan: planEvidence}
+}
 
 func planEvidence(c *Config) []PlanLine {
 	var lines []PlanLine
@@ -71,11 +73,8 @@ func runEvidence(ctx context.Context, in *In) (*Out, error) {
 		return r.out, nil
 	}
 	if file := in.Config.Against; file != "" {
-		data, err := in.ReadFile(ctx, file, jsonLimit)
-		if err != nil {
-			return nil, err
-		}
-		if r.published, err = manifest.Parse(file, data); err != nil {
+		var err error
+		if r.published, err = Parsed(ctx, in, file, JSONLimit, manifest.Parse); err != nil {
 			return nil, err
 		}
 	}
@@ -176,7 +175,7 @@ func (r *evidenceRun) bundle(ctx context.Context, file string) (*evidence.Bundle
 	if b := r.read[file]; b != nil {
 		return b, nil
 	}
-	info, err := os.Stat(r.in.reader.Path(file))
+	info, err := os.Stat(r.in.Path(file))
 	if err != nil {
 		return nil, inputError("read", file, err)
 	}
@@ -190,10 +189,7 @@ func (r *evidenceRun) bundle(ctx context.Context, file string) (*evidence.Bundle
 			return id, n, err
 		})
 	} else {
-		var data []byte
-		if data, err = r.in.ReadFile(ctx, file, evidence.MaxFile); err == nil {
-			b, err = evidence.Read(file, data)
-		}
+		b, err = Parsed(ctx, r.in, file, evidence.MaxFile, evidence.Read)
 	}
 	if err == nil && b == nil {
 		err = &InputError{Op: "read", File: file, Err: errors.New("was read before as something else than evidence")}
@@ -239,7 +235,7 @@ func (r *evidenceRun) authenticInputs(ctx context.Context, e EvidenceConfig, req
 // published manifest a third. Each must have a set that fits as a whole.
 func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req *evidence.Request, from *judgedFrom) error {
 	if e.Registry != "" {
-		registry, err := readRegistry(ctx, r.in, e.Registry)
+		registry, err := Parsed(ctx, r.in, e.Registry, evidence.MaxRegistry, evidence.ParseRegistry)
 		if err != nil {
 			return err
 		}
@@ -247,7 +243,7 @@ func (r *evidenceRun) expectedInputs(ctx context.Context, e EvidenceConfig, req 
 		from.expected = append(from.expected, FromFile(e.Registry))
 	}
 	if e.Compose != "" {
-		data, err := r.in.ReadFile(ctx, e.Compose, composeLimit)
+		data, err := r.in.ReadFile(ctx, e.Compose, ComposeLimit)
 		if err != nil {
 			return err
 		}

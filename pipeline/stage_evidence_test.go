@@ -103,7 +103,7 @@ func TestEvidenceVerdicts(t *testing.T) {
 		{name: "a short quote", config: shown(all, ""), changes: map[string]string{"vm/cpu.html": "<pre>" + page[strings.Index(page, "<pre>")+5:][:2000] + "</pre>"}, want: "fuu differs", cause: "quote"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			res, err := pipeline.Run(context.Background(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})
+			res, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})
 			if tc.want == "error" {
 				if err == nil {
 					t.Error("no error")
@@ -214,7 +214,7 @@ func TestEvidenceCapture(t *testing.T) {
 	}
 	config := strings.NewReplacer("file: vm/cpu.html", "file: taken", "    tls_cert: vm/tls.pem\n", "").Replace(shown(vm(""), ""))
 	count := new(pipeline.Counter)
-	res, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir, Counter: count})
+	res, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, config), pipeline.Options{Root: dir, Counter: count})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestEvidenceCapture(t *testing.T) {
 	if err := os.WriteFile(page, append([]byte(read(t, dir, "taken/cpu.html")), ' '), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir}); err == nil || !strings.Contains(err.Error(), "cpu.html") {
+	if _, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, config), pipeline.Options{Root: dir}); err == nil || !strings.Contains(err.Error(), "cpu.html") {
 		t.Errorf("a changed capture: %v", err)
 	}
 }
@@ -332,7 +332,7 @@ func TestEvidenceVMConfig(t *testing.T) {
 		{"broken", quote, "vm_config: broken.json", "error", "broken.json"},
 	} {
 		config := fmt.Sprintf("version: 1\nevidence:\n  d: {file: %s, at: 2026-06-01T00:00:00Z, %s}\n", tc.file, tc.fields)
-		res, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir})
+		res, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, config), pipeline.Options{Root: dir})
 		if tc.want == "error" {
 			if err == nil || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("%s: error %v, want %q", tc.name, err, tc.text)
@@ -358,7 +358,7 @@ func TestEvidenceVMConfig(t *testing.T) {
 			t.Errorf("%s: got %s, want %s with %q in\n%s", tc.name, got, tc.want, tc.text, text)
 		}
 	}
-	lines := pipeline.Plan(configured(t, "version: 1\nevidence:\n  d: {file: q, at: 2026-06-01T00:00:00Z, vm_config: v.json, os_image_hash: "+image+"}\n"))
+	lines := pipeline.Plan(pipeline.Table(), configured(t, "version: 1\nevidence:\n  d: {file: q, at: 2026-06-01T00:00:00Z, vm_config: v.json, os_image_hash: "+image+"}\n"))
 	planned := false
 	for _, l := range lines {
 		planned = planned || l.Key == "evidence/d/expected" && l.From == "v.json, os_image_hash "+image

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -10,13 +11,16 @@ import (
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/imagehash"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/privatemode"
 )
 
 // imagesStage recounts the digests of images from their bytes. Digests out of
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
-var imagesStage = Stage{Name: "images", Version: 3, Run: runImages, Plan: planImages}
+func imagesStage() Stage {
+	return Stage{Name: "images", Version: 4, Check: checkImages, Run: runImages, Plan: planImages}
+}
 
 func planImages(c *Config) []PlanLine {
 	var lines []PlanLine
@@ -49,7 +53,7 @@ type imageRun struct {
 func runImages(ctx context.Context, in *In) (*Out, error) {
 	r := &imageRun{in: in, refused: map[Key]bool{}, reports: map[string]*imagehash.Report{}, out: &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}}
 	if in.Config.Deployment != "" {
-		d, err := readDeployment(ctx, in)
+		d, err := Parsed(ctx, in, in.Config.Deployment, YAMLLimit, deployment.Parse)
 		if err != nil {
 			return nil, err
 		}
@@ -143,7 +147,7 @@ func (r *imageRun) recount(ctx context.Context, name string, c ImageConfig) erro
 		r.in.Lack("an OCI layout of "+name, string(key), err.Error())
 		return nil
 	}
-	note := fmt.Sprintf("%s of %s recounted from %s", plural(len(rep.Images[0].Platforms), "platform", "platforms"), name, source)
+	note := fmt.Sprintf("%s of %s recounted from %s", show.Plural(len(rep.Images[0].Platforms), "platform", "platforms"), name, source)
 	r.out.Measurements = append(r.out.Measurements, Measurement{Key: key, Value: OfDigest(d), Basis: Recomputed, Inputs: []InputRef{input}, Note: note})
 	r.out.Causes[key] = append(r.otherDigests(key, rep), Cause{
 		Path: []string{string(key), source}, Actual: d.String(), Standing: Suspected, Hint: "image-digest", Where: Where{File: source},
@@ -203,27 +207,16 @@ func imageProblem(source string, p imagehash.Problem) Problem {
 		msg = p.Code
 	}
 	if p.Found != "" || p.Expected != "" {
-		msg += fmt.Sprintf(": found %s, expected %s", orWord(p.Found, "nothing"), orWord(p.Expected, "something else"))
+		msg += fmt.Sprintf(": found %s, expected %s", cmp.Or(p.Found, "nothing"), cmp.Or(p.Expected, "something else"))
 	}
 	return Problem{Level: LevelError, Code: "image-" + p.Code, Where: Where{File: strings.TrimSuffix(source+"/"+p.Place, "/")}, Msg: msg}
-}
-
-func orWord(s, word string) string {
-	if s == "" {
-		return word
-	}
-	return s
 }
 
 // hashes takes over the digests of a hashes file where no bytes are at hand,
 // and holds them against the recounted ones where there are.
 func (r *imageRun) hashes(ctx context.Context) error {
 	file := r.in.Config.Hashes
-	data, err := r.in.ReadFile(ctx, file, jsonLimit)
-	if err != nil {
-		return err
-	}
-	hashes, err := privatemode.ParseHashes(file, data)
+	hashes, err := Parsed(ctx, r.in, file, JSONLimit, privatemode.ParseHashes)
 	if err != nil {
 		return err
 	}
@@ -271,4 +264,13 @@ func (r *imageRun) unreproduced() {
 			r.out.Notes[key] = "pinned, but not reproduced here (third party)"
 		}
 	}
+}
+
+func checkImages(c *Config, at At) error {
+	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
+		if _, err := c.Images[name].source(); err != nil {
+			return at(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
+		}
+	}
+	return nil
 }

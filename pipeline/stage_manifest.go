@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
@@ -16,7 +17,9 @@ import (
 // manifestStage makes manifest.json as the vendor's scripts do, from what was
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
-var manifestStage = Stage{Name: "manifest", Version: 2, Run: runManifest, Plan: planManifest}
+func manifestStage() Stage {
+	return Stage{Name: "manifest", Version: 3, After: []string{"tdx", "policies"}, Fill: fillManifest, Check: checkManifest, Run: runManifest, Plan: planManifest}
+}
 
 func planManifest(c *Config) []PlanLine {
 	switch {
@@ -41,14 +44,11 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 	out := &Out{Causes: map[Key][]Cause{}, Notes: map[Key]string{}}
 	var published *manifest.Manifest
 	if in.Config.Against != "" {
-		data, err := in.ReadFile(ctx, in.Config.Against, jsonLimit)
-		if err != nil {
+		var err error
+		if published, err = Parsed(ctx, in, in.Config.Against, JSONLimit, manifest.Parse); err != nil {
 			return nil, err
 		}
-		if published, err = manifest.Parse(in.Config.Against, data); err != nil {
-			return nil, err
-		}
-		out.addProblems(in.Config.Against, published, false)
+		out.Problems = append(out.Problems, manifestProblems(in.Config.Against, published, false)...)
 	}
 	if in.Config.Manifest == nil {
 		if published != nil {
@@ -62,11 +62,8 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 		return nil, err
 	}
 	out.Artifacts = append(out.Artifacts, Artifact{Name: "manifest.json", Data: m.bytes})
-	ours, err := manifest.Parse("manifest.json", m.bytes)
-	if err != nil {
-		return nil, fmt.Errorf("the manifest as recounted: %w", err)
-	}
-	out.addProblems("manifest.json", ours, true)
+	ours := m.manifest
+	out.Problems = append(out.Problems, manifestProblems("manifest.json", ours, true)...)
 	against := published
 	if against == nil {
 		against = ours
@@ -86,7 +83,7 @@ func runManifest(ctx context.Context, in *In) (*Out, error) {
 	out.Complete = append(out.Complete, manifestKeys...)
 	out.Published = append(out.Published, manifestKeys...)
 	out.Bytes = compareBytes(m.bytes, ours, published)
-	out.manifestCauses(ms, refs, ours, published, m)
+	addCauses(out, ms, refs, ours, published, m)
 	return out, nil
 }
 
@@ -98,7 +95,7 @@ func publishedOnly(ctx context.Context, in *In, published *manifest.Manifest, ou
 	if in.Config.Deployment == "" {
 		return nil
 	}
-	d, err := readDeployment(ctx, in)
+	d, err := Parsed(ctx, in, in.Config.Deployment, YAMLLimit, deployment.Parse)
 	if err != nil {
 		return err
 	}
@@ -168,10 +165,10 @@ func publishedOnly(ctx context.Context, in *In, published *manifest.Manifest, ou
 	return nil
 }
 
-// manifestCauses says for each value of the published manifest that is not
+// addCauses says for each value of the published manifest that is not
 // ours where it stands, and whether the differing values are all there is:
 // proved, if putting ours in their place gives our file byte for byte.
-func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, published *manifest.Manifest, b *built) {
+func addCauses(out *Out, ms []Measurement, refs []Reference, ours, published *manifest.Manifest, b *built) {
 	standing, note := Suspected, "the published manifest has another value"
 	if tree, ok := undo(ours, published); ok {
 		if style, ok := ours.Style(); ok && bytes.Equal(style.Format(tree), b.bytes) {
@@ -190,7 +187,7 @@ func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, publish
 				Note: "the published manifest lets in a workload that the deployment does not have",
 			}}
 		}
-		if !ok || got.Kind() == ListKind || holds(r, got) {
+		if !ok || got.Kind() == ListKind || r.Holds(got) {
 			continue
 		}
 		c := Cause{Path: []string{"manifest", r.Where.Pointer}, Expected: got.String(), Actual: r.Want.String(), Note: note, Standing: standing, Where: r.Where, Hint: "manifest-field"}
@@ -204,25 +201,28 @@ func (out *Out) manifestCauses(ms []Measurement, refs []Reference, ours, publish
 	}
 }
 
-// addProblems takes over a manifest's own defects. One in our manifest comes
-// from its inputs; one in the published manifest is the vendor's.
-func (out *Out) addProblems(file string, m *manifest.Manifest, ours bool) {
+// Problems are a manifest's own defects. One in our manifest comes from its
+// inputs; one in the published manifest is the vendor's.
+func manifestProblems(file string, m *manifest.Manifest, ours bool) []Problem {
+	var out []Problem
 	for _, p := range m.Validate() {
 		level := LevelWarning
 		if p.Severity == manifest.SeverityError && !ours {
 			level = LevelError
 		}
-		out.Problems = append(out.Problems, Problem{
+		out = append(out, Problem{
 			Level: level, Code: "manifest-" + p.Code, Where: Where{File: file, Pointer: p.Pointer, Line: p.Line}, Msg: p.Msg, Hint: p.Hint,
 		})
 	}
+	return out
 }
 
 // built is the manifest as recounted, with where its values come from.
 type built struct {
-	bytes  []byte
-	inputs []InputRef
-	basis  func(Key) (Basis, []InputRef)
+	bytes    []byte
+	manifest *manifest.Manifest // as bytes give it
+	inputs   []InputRef
+	basis    func(Key) (Basis, []InputRef)
 	// policies are the keys of policy hashes that an earlier stage computed,
 	// with the key under which it did.
 	policies map[Key]Key
@@ -230,11 +230,7 @@ type built struct {
 
 func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	c := in.Config.Manifest
-	baseData, err := in.ReadFile(ctx, c.Base, jsonLimit)
-	if err != nil {
-		return nil, err
-	}
-	base, err := manifest.Parse(c.Base, baseData)
+	base, err := Parsed(ctx, in, c.Base, JSONLimit, manifest.Parse)
 	if err != nil {
 		return nil, err
 	}
@@ -245,15 +241,11 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
-	baseData = base.Raw()
+	baseData := base.Raw()
 	b := &built{bytes: baseData, inputs: []InputRef{FromFile(c.Base)}}
 	var plan *manifest.Plan
 	if c.Adjust != "" {
-		data, err := in.ReadFile(ctx, c.Adjust, yamlLimit)
-		if err != nil {
-			return nil, err
-		}
-		if plan, err = manifest.ParsePlan(c.Adjust, data); err != nil {
+		if plan, err = Parsed(ctx, in, c.Adjust, YAMLLimit, manifest.ParsePlan); err != nil {
 			return nil, err
 		}
 		if strings.HasPrefix(c.Adjust, ProfilePrefix) {
@@ -283,9 +275,12 @@ func buildManifest(ctx context.Context, in *In, out *Out) (*built, error) {
 	if err := workloadsAgree(ctx, in, base, out); err != nil {
 		return nil, err
 	}
+	if b.manifest, err = manifest.Parse("manifest.json", b.bytes); err != nil {
+		return nil, fmt.Errorf("the manifest as recounted: %w", err)
+	}
 	derived := derivedKeys(base, in)
-	edited := editedKeys(base, b.bytes)
-	b.policies = computedKeys(in, b.bytes)
+	edited := editedKeys(base, b.manifest)
+	b.policies = computedKeys(in, b.manifest)
 	b.basis = func(k Key) (Basis, []InputRef) {
 		from, ok := computed[k]
 		switch {
@@ -321,7 +316,7 @@ func planVariables(ctx context.Context, in *In, plan *manifest.Plan) (map[string
 				Hint: "add deployment: FILE, or manifest.variables." + name,
 			}
 		}
-		d, err := readDeployment(ctx, in)
+		d, err := Parsed(ctx, in, in.Config.Deployment, YAMLLimit, deployment.Parse)
 		if err != nil {
 			return nil, err
 		}
@@ -345,7 +340,7 @@ func workloadsAgree(ctx context.Context, in *In, base *manifest.Manifest, out *O
 	if in.Config.Deployment == "" {
 		return nil
 	}
-	d, err := readDeployment(ctx, in)
+	d, err := Parsed(ctx, in, in.Config.Deployment, YAMLLimit, deployment.Parse)
 	if err != nil {
 		return err
 	}
@@ -398,12 +393,8 @@ func derivedKeys(base *manifest.Manifest, in *In) map[Key]bool {
 }
 
 // editedKeys are the fields whose value the adjustments made.
-func editedKeys(base *manifest.Manifest, after []byte) map[Key]bool {
+func editedKeys(base, m *manifest.Manifest) map[Key]bool {
 	keys := map[Key]bool{}
-	m, err := manifest.Parse("manifest.json", after)
-	if err != nil {
-		return keys
-	}
 	was := map[string]string{}
 	for _, f := range base.Fields() {
 		was[f.Path] = f.Normalized()
@@ -464,4 +455,23 @@ func withExempt(ours, published *manifest.Manifest) (*jsondoc.Value, []string) {
 		names = append(names, name)
 	}
 	return tree, names
+}
+
+func checkManifest(c *Config, at At) error {
+	if c.Manifest == nil {
+		return nil
+	}
+	if c.Manifest.Format != "" && c.Manifest.Format != "contrast" {
+		return at(fmt.Sprintf("unknown manifest format %q", c.Manifest.Format), "known: contrast", "manifest", "format")
+	}
+	if c.Manifest.Base == "" {
+		return at("base is missing", "name the manifest.json that contrast generate wrote", "manifest")
+	}
+	return nil
+}
+
+func fillManifest(c *Config) {
+	if c.Manifest != nil && c.Manifest.Format == "" {
+		c.Manifest.Format = "contrast"
+	}
 }

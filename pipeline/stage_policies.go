@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,13 +11,16 @@ import (
 
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/policygen"
 )
 
 // policiesStage computes the runtime policy of every workload whose images are
 // at hand. Its values are the hashes that a manifest lists.
-var policiesStage = Stage{Name: "policies", Version: 1, Run: runPolicies, Plan: planPolicies}
+func policiesStage() Stage {
+	return Stage{Name: "policies", Version: 2, After: []string{"images"}, Fill: fillPolicies, Check: checkPolicies, Run: runPolicies, Plan: planPolicies}
+}
 
 func planPolicies(c *Config) []PlanLine {
 	p := c.Policies
@@ -68,7 +72,7 @@ func runPolicies(ctx context.Context, in *In) (*Out, error) {
 		}
 		return out, nil
 	}
-	images := NewPolicyImages(PolicyImageSources{Named: in.Config.Images, Path: in.reader.Path, Progress: in.Progress})
+	images := NewPolicyImages(PolicyImageSources{Named: in.Config.Images, Path: in.Path, Progress: in.Progress})
 	defer images.Close()
 	r := &policyRun{in: in, out: out, conf: in.Config.Policies, absent: map[string]string{}, computed: map[Key]bool{}}
 	r.input.Images, r.input.Cache = &onceImages{under: images}, &layerMemory{}
@@ -100,15 +104,15 @@ func (r *policyRun) read(ctx context.Context) error {
 	if r.profile, err = policygen.ProfileByName(c.Profile); err != nil {
 		return err
 	}
-	data, err := in.ReadFile(ctx, in.Config.Deployment, yamlLimit)
+	data, err := in.ReadFile(ctx, in.Config.Deployment, YAMLLimit)
 	if err != nil {
 		return err
 	}
-	if r.d, err = readDeployment(ctx, in); err != nil {
+	if r.d, err = Parsed(ctx, in, in.Config.Deployment, YAMLLimit, deployment.Parse); err != nil {
 		return err
 	}
 	r.names, r.parts, r.scope = imageNames(r.d.Images()), splitYAML(data), inScope(r.d)
-	text, err := in.ReadFile(ctx, c.rulesName(), jsonLimit)
+	text, err := in.ReadFile(ctx, c.rulesName(), JSONLimit)
 	if err != nil {
 		return err
 	}
@@ -122,7 +126,7 @@ func (r *policyRun) read(ctx context.Context) error {
 		return err
 	}
 	for _, name := range c.ConfigFiles {
-		data, err := in.ReadFile(ctx, name, yamlLimit)
+		data, err := in.ReadFile(ctx, name, YAMLLimit)
 		if err != nil {
 			return err
 		}
@@ -140,11 +144,7 @@ func (r *policyRun) read(ctx context.Context) error {
 // published one. The oldest versions list the hash of the policy itself.
 func (r *policyRun) readListed(ctx context.Context) error {
 	read := func(name string) (*manifest.Manifest, error) {
-		data, err := r.in.ReadFile(ctx, name, jsonLimit)
-		if err != nil {
-			return nil, err
-		}
-		m, err := manifest.Parse(name, data)
+		m, err := Parsed(ctx, r.in, name, JSONLimit, manifest.Parse)
 		if err == nil {
 			shape := m.Shape()
 			r.textHash = shape.Known() && shape.Newest <= manifest.V16
@@ -204,7 +204,7 @@ func (r *policyRun) measure(p computedPolicy) {
 		}
 	}
 	r.out.Measurements = append(r.out.Measurements, Measurement{Key: p.key, Value: OfDigest(r.hash(&p.Policy)), Basis: basis, Inputs: inputs, Note: note})
-	name, text := artifactName(p.w.Kind, orWord(p.namespace, p.w.Namespace), p.w.Name)+".initdata.toml", p.Initdata()
+	name, text := artifactName(p.w.Kind, cmp.Or(p.namespace, p.w.Namespace), p.w.Name)+".initdata.toml", p.Initdata()
 	if r.textHash {
 		name, text = strings.TrimSuffix(name, ".initdata.toml")+".rego", p.Text()
 	}
@@ -230,7 +230,7 @@ func imageTexts(w *deployment.Workload) []string {
 // artifactName is a file name for a workload. Names come from the deployment,
 // so they are encoded, and long ones end in a digest.
 func artifactName(kind, namespace, name string) string {
-	part := func(s string) string { return string(NewKey(orWord(s, "default"))) }
+	part := func(s string) string { return string(NewKey(cmp.Or(s, "default"))) }
 	name = part(kind) + "_" + part(namespace) + "_" + part(name)
 	const most = 150
 	if len(name) > most {
@@ -253,8 +253,8 @@ func (r *policyRun) count() {
 		return
 	}
 	if r.unwritten > 0 {
-		r.problem(LevelNote, "policy-documents", Where{File: r.d.File}, fmt.Sprintf("%s not written: together they have more than %d bytes", plural(r.unwritten, "document is", "documents are"), documentBytesAtMost), "")
+		r.problem(LevelNote, "policy-documents", Where{File: r.d.File}, fmt.Sprintf("%s not written: together they have more than %d bytes", show.Plural(r.unwritten, "document is", "documents are"), documentBytesAtMost), "")
 	}
 	r.out.Facts = append(r.out.Facts, fmt.Sprintf("policies: %d of %s computed with profile %s (%s), rules %s %s",
-		len(r.computed), plural(n, "workload", "workloads"), r.profile.Name, r.profile.Label(), r.conf.rulesName(), r.input.Rules.Digest()))
+		len(r.computed), show.Plural(n, "workload", "workloads"), r.profile.Name, r.profile.Label(), r.conf.rulesName(), r.input.Rules.Digest()))
 }

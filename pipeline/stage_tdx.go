@@ -19,7 +19,9 @@ import (
 // tdxStage computes the registers of TDX machines from their artifacts and
 // holds them against the values that are expected, against a registry of
 // releases, and, where the manifest names the machine, against the manifest.
-var tdxStage = Stage{Name: "tdx", Version: 1, Run: runTDX, Plan: planTDX}
+func tdxStage() Stage {
+	return Stage{Name: "tdx", Version: 2, Fill: fillTDX, Check: checkTDX, Run: runTDX, Plan: planTDX}
+}
 
 func planTDX(c *Config) []PlanLine {
 	var lines []PlanLine
@@ -33,10 +35,10 @@ func planTDX(c *Config) []PlanLine {
 		if err != nil {
 			continue // the configuration was checked
 		}
-		from := p.registerInputs(&profile)
-		for i, needs := range p.needs(&profile, false) {
+		from := registerInputs(&p, &profile)
+		for i, list := range needs(&p, &profile, false) {
 			line := PlanLine{Key: string(NewKey("tdx", name, registerKeys[i])), From: strings.Join(from[i], ", ")}
-			if what, how := missing(name, needs); what != "" {
+			if what, how := missing(name, list); what != "" {
 				line.From, line.Missing, line.How = "", what, how
 			} else if line.From == "" {
 				line.From = "the profile " + p.Profile
@@ -48,7 +50,7 @@ func planTDX(c *Config) []PlanLine {
 }
 
 // registerFiles lists the files that each register is computed from.
-func (c *PlatformConfig) registerFiles(p *tdxmeasure.Profile) [5][]string {
+func registerFiles(c *PlatformConfig, p *tdxmeasure.Profile) [5][]string {
 	out := [5][]string{{c.Firmware}, {c.Firmware}, {c.Kernel}, {c.Initrd}, nil}
 	if readsTables(p) && c.ACPI != "" {
 		out[1] = append(out[1], c.ACPI)
@@ -67,8 +69,8 @@ func (c *PlatformConfig) registerFiles(p *tdxmeasure.Profile) [5][]string {
 
 // registerInputs adds to the files what the configuration itself says of the
 // machine.
-func (c *PlatformConfig) registerInputs(p *tdxmeasure.Profile) [5][]string {
-	out := c.registerFiles(p)
+func registerInputs(c *PlatformConfig, p *tdxmeasure.Profile) [5][]string {
+	out := registerFiles(c, p)
 	if readsTables(p) || measures(p, tdxmeasure.EventTDHOB) {
 		out[1] = append(out[1], "memory "+c.Memory)
 	}
@@ -105,16 +107,12 @@ func runTDX(ctx context.Context, in *In) (*Out, error) {
 	}
 	var err error
 	if file := in.Config.Registry; file != "" {
-		if r.registry, err = readRegistry(ctx, in, file); err != nil {
+		if r.registry, err = Parsed(ctx, in, file, evidence.MaxRegistry, evidence.ParseRegistry); err != nil {
 			return nil, err
 		}
 	}
 	if file := in.Config.Against; file != "" {
-		data, err := in.ReadFile(ctx, file, jsonLimit)
-		if err != nil {
-			return nil, err
-		}
-		if r.published, err = manifest.Parse(file, data); err != nil {
+		if r.published, err = Parsed(ctx, in, file, JSONLimit, manifest.Parse); err != nil {
 			return nil, err
 		}
 	}
@@ -124,14 +122,6 @@ func runTDX(ctx context.Context, in *In) (*Out, error) {
 		}
 	}
 	return r.out, nil
-}
-
-func readRegistry(ctx context.Context, in *In, file string) (*evidence.Registry, error) {
-	data, err := in.ReadFile(ctx, file, evidence.MaxRegistry)
-	if err != nil {
-		return nil, err
-	}
-	return evidence.ParseRegistry(file, data)
 }
 
 // platform measures one machine and says what it is held against.
@@ -216,7 +206,7 @@ func (m *machine) readsTables() bool {
 
 // registers adds the computed registers with their traces.
 func (r *tdxRun) registers(m *machine, res *tdxmeasure.Result) {
-	files := m.conf.registerFiles(&m.config.Profile)
+	files := registerFiles(&m.conf, &m.config.Profile)
 	for i, name := range registerKeys {
 		if m.lacks[i] != nil {
 			continue
@@ -293,7 +283,7 @@ func (r *tdxRun) aggregates(m *machine, res *tdxmeasure.Result) {
 			if provider == nil {
 				provider = make([]byte, digest.SHA256.Size())
 			}
-			last().addKeyProvider(provider)
+			addKeyProvider(last(), provider)
 		}
 		if has(0, 2, 3, 4) {
 			add("mr_image", res.MRImage(), 0, 2, 3, 4)
@@ -301,14 +291,14 @@ func (r *tdxRun) aggregates(m *machine, res *tdxmeasure.Result) {
 	case strings.HasPrefix(m.conf.Profile, "dstack") && len(provider) == digest.SHA256.Size():
 		if d, err := digest.FromBytes(digest.SHA256, provider); err == nil && has(0, 1, 2, 3) {
 			add("mr_system", res.MRSystem(d), 0, 1, 2, 3)
-			last().addKeyProvider(provider)
+			addKeyProvider(last(), provider)
 		}
 	}
 }
 
 // addKeyProvider ends the trace with the key provider; one that is no digest
 // in length has no place in a trace, and the value stands without.
-func (m *Measurement) addKeyProvider(provider []byte) {
+func addKeyProvider(m *Measurement, provider []byte) {
 	d, err := digest.FromBytes(digest.SHA256, provider)
 	if err != nil {
 		m.Trace = nil

@@ -65,7 +65,7 @@ next:
 
 func configured(t *testing.T, text string) *pipeline.Config {
 	t.Helper()
-	c, err := pipeline.ParseConfig("retally.yaml", []byte(text))
+	c, err := pipeline.ParseConfig(pipeline.Table(), "retally.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -74,7 +74,7 @@ func configured(t *testing.T, text string) *pipeline.Config {
 
 func ran(t *testing.T, dir, config string) *pipeline.Report {
 	t.Helper()
-	res, err := pipeline.Run(context.Background(), configured(t, config), pipeline.Options{Root: dir})
+	res, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, config), pipeline.Options{Root: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestTDXReadsOnce(t *testing.T) {
 		want += info.Size()
 	}
 	count := new(pipeline.Counter)
-	res, err := pipeline.Run(context.Background(), configured(t, vm("")), pipeline.Options{Root: dir, Counter: count})
+	res, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, vm("")), pipeline.Options{Root: dir, Counter: count})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestTDXErrors(t *testing.T) {
 		"short kernel":  {map[string]string{"vm/bzImage": "MZ"}, vm(""), "vm/bzImage: kernel: 2 bytes"},
 		"bad registry":  {map[string]string{"vm/tdx.csv": "a,b\n"}, vm("registry: vm/tdx.csv\n"), "vm/tdx.csv"},
 	} {
-		_, err := pipeline.Run(context.Background(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})
+		_, err := pipeline.Run(context.Background(), pipeline.Table(), configured(t, tc.config), pipeline.Options{Root: demoFolder(t, tc.changes)})
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

@@ -14,14 +14,6 @@ import (
 	"github.com/retally/retally/tdxmeasure/acpi"
 )
 
-// Limits of a platform's files that are read whole, in bytes.
-const (
-	firmwareLimit = 64 << 20
-	composeLimit  = 16 << 20
-	tablesLimit   = 4 << 20
-	metadataLimit = 1 << 20
-)
-
 // machine is a platform of the configuration with its files open.
 type machine struct {
 	name      string
@@ -50,7 +42,7 @@ func (m *machine) Close() error {
 	}
 	k := m.kernel
 	m.kernel = nil
-	return errors.Join(k.check(), k.file.Close())
+	return k.Close()
 }
 
 // measure computes the registers, reading the kernel in one pass.
@@ -64,8 +56,13 @@ func (m *machine) measure(ctx context.Context, in *In) (res *tdxmeasure.Result, 
 		use(tdxmeasure.Input{})
 		return res, errs, nil
 	}
-	err = in.readOnePass(ctx, m.conf.Kernel, use)
+	err = in.readOnePass(ctx, m.conf.Kernel, func(o Opened) { use(opened(o)) })
 	return res, errs, err
+}
+
+// opened is a file of the run as the room takes it.
+func opened(o Opened) tdxmeasure.Input {
+	return tdxmeasure.Input{Name: o.Name, R: o.R, Size: o.Size}
 }
 
 // openKernel opens the kernel for reading in pieces.
@@ -73,19 +70,11 @@ func (m *machine) openKernel(ctx context.Context, in *In) error {
 	if m.kernel != nil || m.conf.Kernel == "" {
 		return nil
 	}
-	in.reader.mu.Lock()
-	recorded := in.reader.memo[m.conf.Kernel] != nil
-	in.reader.mu.Unlock()
-	if !recorded {
-		if _, err := in.sums(ctx, m.conf.Kernel, false); err != nil {
-			return err
-		}
-	}
-	k, err := in.reopen(m.conf.Kernel)
+	k, err := in.reopen(ctx, m.conf.Kernel)
 	if err != nil {
 		return err
 	}
-	m.kernel, m.artifacts.Kernel = k, k.input()
+	m.kernel, m.artifacts.Kernel = k, opened(k.Opened())
 	return nil
 }
 
@@ -104,7 +93,7 @@ func openMachine(ctx context.Context, in *In, name string) (*machine, error) {
 func (m *machine) read(ctx context.Context, in *In) error {
 	tables := m.conf.ACPI
 	if file := m.conf.Metadata; file != "" {
-		data, err := in.ReadFile(ctx, file, metadataLimit)
+		data, err := in.ReadFile(ctx, file, MetadataLimit)
 		if err != nil {
 			return err
 		}
@@ -112,7 +101,7 @@ func (m *machine) read(ctx context.Context, in *In) error {
 		if err != nil {
 			return err
 		}
-		if tables, err = m.conf.takeMetadata(file, meta); err != nil {
+		if tables, err = takeMetadata(&m.conf, file, meta); err != nil {
 			return err
 		}
 		if m.shape, m.described, err = meta.Shape(); err != nil && tables == "" {
@@ -127,7 +116,7 @@ func (m *machine) read(ctx context.Context, in *In) error {
 	}
 	a := &m.artifacts
 	if file := m.conf.Firmware; file != "" {
-		data, err := in.ReadFile(ctx, file, firmwareLimit)
+		data, err := in.ReadFile(ctx, file, FirmwareLimit)
 		if err != nil {
 			return err
 		}
@@ -147,7 +136,7 @@ func (m *machine) read(ctx context.Context, in *In) error {
 func (m *machine) readRuntime(ctx context.Context, in *In) error {
 	a := &m.artifacts
 	if file := m.conf.Compose; file != "" {
-		data, err := in.ReadFile(ctx, file, composeLimit)
+		data, err := in.ReadFile(ctx, file, ComposeLimit)
 		if err != nil {
 			return err
 		}
@@ -178,7 +167,7 @@ func (m *machine) readRuntime(ctx context.Context, in *In) error {
 
 // takeMetadata fills fields that are not given from a metadata file, whose
 // names start from its own folder, and returns the tables file.
-func (c *PlatformConfig) takeMetadata(file string, meta *tdxmeasure.Metadata) (tables string, err error) {
+func takeMetadata(c *PlatformConfig, file string, meta *tdxmeasure.Metadata) (tables string, err error) {
 	if meta.Indirect {
 		return "", &InputError{
 			Op: "read", File: file, Err: errors.New("describes a boot from disk, whose registers depend on the boot loader in it"),
@@ -214,7 +203,7 @@ func (c *PlatformConfig) takeMetadata(file string, meta *tdxmeasure.Metadata) (t
 // behavior loads the profile and sets what the platform says otherwise.
 func (m *machine) behavior(ctx context.Context, in *In) error {
 	file := ProfilePrefix + "tdx@" + m.conf.Profile
-	data, err := in.ReadFile(ctx, file, metadataLimit)
+	data, err := in.ReadFile(ctx, file, MetadataLimit)
 	if err != nil {
 		return err
 	}
@@ -292,7 +281,7 @@ func (m *machine) readACPI(ctx context.Context, in *In, file string) error {
 		m.config.ACPI, err = tdxmeasure.NewTemplateSource()
 		return err
 	}
-	data, err := in.ReadFile(ctx, file, tablesLimit)
+	data, err := in.ReadFile(ctx, file, TablesLimit)
 	if err != nil {
 		return err
 	}
@@ -310,7 +299,7 @@ func measures(p *tdxmeasure.Profile, names ...tdxmeasure.EventName) bool {
 // needs lists what each register needs of the configuration, and whether it
 // is there. It reads no file; described says that a metadata file describes
 // the devices.
-func (c *PlatformConfig) needs(p *tdxmeasure.Profile, described bool) [5][]need {
+func needs(c *PlatformConfig, p *tdxmeasure.Profile, described bool) [5][]need {
 	firmware := need{c.Firmware != "", "firmware", "firmware: OVMF.fd, the image that the hypervisor loads"}
 	kernel := need{c.Kernel != "", "kernel", "kernel: bzImage"}
 	initrd := need{c.Initrd != "", "initrd", "initrd: initrd.cpio; an empty file where the machine has none"}
@@ -324,7 +313,7 @@ func (c *PlatformConfig) needs(p *tdxmeasure.Profile, described bool) [5][]need 
 	}
 	if tables && c.ACPI == "" {
 		out[1] = append(out[1], need{c.VCPUs > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
-		out[1] = append(out[1], need{described || c.builtInTables(), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
+		out[1] = append(out[1], need{described || builtInTables(c), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
 	}
 	out[2] = []need{kernel}
 	if p.PatchKernel {
@@ -357,7 +346,7 @@ type need struct {
 
 // builtInTables reports whether the built-in ACPI tables are those of the
 // platform's machines.
-func (c *PlatformConfig) builtInTables() bool {
+func builtInTables(c *PlatformConfig) bool {
 	switch {
 	case c.Profile == "secretvm" || c.Profile == "reproduce-mr":
 		return c.GPUs <= 1
@@ -383,7 +372,7 @@ func missing(platform string, list []need) (what, how string) {
 }
 
 func (m *machine) findLacks() {
-	for i, list := range m.conf.needs(&m.config.Profile, m.described) {
+	for i, list := range needs(&m.conf, &m.config.Profile, m.described) {
 		if what, how := missing(m.name, list); what != "" {
 			m.lacks[i] = &Lack{What: what + " of platform " + m.name, For: string(NewKey("tdx", m.name, registerKeys[i])), How: "add " + how}
 		}

@@ -32,7 +32,7 @@ these files alone, and names the next command. Several paths are taken together.
 				return err
 			}
 			count := new(pipeline.Counter)
-			s, err := pipeline.Look(cmd.Context(), args, count)
+			s, err := pipeline.Look(cmd.Context(), pipeline.Table(), args, count)
 			if err != nil {
 				return err
 			}
@@ -47,7 +47,7 @@ these files alone, and names the next command. Several paths are taken together.
 			s.JudgeAt(time.Now())
 			o.Problems, o.Lacks = s.Problems, s.Lacks
 			stop := a.showProgress(o.Progress)
-			res, err := pipeline.Run(cmd.Context(), s.Config, o)
+			res, err := pipeline.Run(cmd.Context(), pipeline.Table(), s.Config, o)
 			stop()
 			if err != nil {
 				return err

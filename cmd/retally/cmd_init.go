@@ -65,10 +65,10 @@ An existing retally.yaml is never overwritten.`,
 func initialConfig(ctx context.Context, dir, profile string) (data []byte, found []pipeline.FoundFile, title string, err error) {
 	if profile == "secretvm" {
 		day := time.Now().UTC().Truncate(24 * time.Hour)
-		data, found, err = pipeline.InitSecretVM(ctx, dir, day)
+		data, found, err = pipeline.InitSecretVM(ctx, pipeline.Table(), dir, day)
 		return data, found, plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
 	}
-	s, err := pipeline.Look(ctx, []string{dir}, nil)
+	s, err := pipeline.Look(ctx, pipeline.Table(), []string{dir}, nil)
 	if err != nil {
 		return nil, nil, "", err
 	}
@@ -91,7 +91,7 @@ input is read but the configuration.`,
 			if err != nil {
 				return err
 			}
-			lines := pipeline.Plan(cfg)
+			lines := pipeline.Plan(pipeline.Table(), cfg)
 			if output == "json" {
 				return writeJSON(a.stdout, map[string]any{"config": cfg, "plan": lines})
 			}
@@ -102,7 +102,7 @@ input is read but the configuration.`,
 					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  recount  %s from %s", l.Key, l.From)))
 				}
 			}
-			expanded, err := cfg.Expanded()
+			expanded, err := cfg.Encode()
 			if err != nil {
 				return err
 			}

@@ -117,7 +117,7 @@ func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Inp
 		if err != nil {
 			return nil, nil, "", err
 		}
-		cfg, err := pipeline.ParseConfig("stdin", data)
+		cfg, err := pipeline.ParseConfig(pipeline.Table(), "stdin", data)
 		return cfg, nil, ".", err
 	}
 	root = filepath.Dir(file)
@@ -131,7 +131,7 @@ func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Inp
 		}
 		return nil, nil, "", err
 	}
-	cfg, err = pipeline.ParseConfig(file, data)
+	cfg, err = pipeline.ParseConfig(pipeline.Table(), file, data)
 	return cfg, &in, root, err
 }
 
@@ -153,7 +153,7 @@ func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject s
 		}
 	}
 	stop := a.showProgress(o.Progress)
-	res, err := pipeline.Run(ctx, cfg, o)
+	res, err := pipeline.Run(ctx, pipeline.Table(), cfg, o)
 	stop()
 	if err != nil {
 		return nil, err

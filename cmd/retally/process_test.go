@@ -40,7 +40,7 @@ func program(t *testing.T) string {
 func inProcess(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = run(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	code = execute(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
 	return code, out.String(), errOut.String()
 }
 
@@ -122,12 +122,12 @@ func TestNothingIsReadTwice(t *testing.T) {
 	}
 	once := func(fresh bool) (*pipeline.Result, *pipeline.Counter) {
 		t.Helper()
-		cfg, err := pipeline.ParseConfig(pipeline.ConfigFile, data)
+		cfg, err := pipeline.ParseConfig(pipeline.Table(), pipeline.ConfigFile, data)
 		if err != nil {
 			t.Fatal(err)
 		}
 		count := new(pipeline.Counter)
-		res, err := pipeline.Run(context.Background(), cfg, pipeline.Options{Root: dir, Cache: store, Counter: count, Fresh: fresh})
+		res, err := pipeline.Run(context.Background(), pipeline.Table(), cfg, pipeline.Options{Root: dir, Cache: store, Counter: count, Fresh: fresh})
 		if err != nil {
 			t.Fatal(err)
 		}

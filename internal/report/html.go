@@ -10,6 +10,7 @@ import (
 
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/trace"
 )
 
 //go:embed report.gohtml
@@ -35,7 +36,7 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 			return tone(l.Verdict)
 		},
 		"agree": func(n int) string { return plural(n, "value agrees", "values agree") },
-		"events": func(t *pipeline.Trace) string {
+		"events": func(t *trace.Trace) string {
 			return fmt.Sprintf("%s, folded by %s with %s", plural(len(t.Events), "event", "events"), t.Fold, t.Algorithm)
 		},
 		"class": func(c pipeline.Class) string { return classWords[c] },
