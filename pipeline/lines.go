@@ -2,10 +2,10 @@ package pipeline
 
 import "bytes"
 
-// lineDiff counts how many lines of two files differ and the first line of b
+// LineDiff counts how many lines of two files differ and the first line of b
 // that does: the larger of the numbers of lines that only one file has, after
 // the longest common subsequence is taken away.
-func lineDiff(a, b []byte) (first, lines int) {
+func LineDiff(a, b []byte) (first, lines int) {
 	x, y := splitLines(a), splitLines(b)
 	prefix := 0
 	for prefix < len(x) && prefix < len(y) && bytes.Equal(x[prefix], y[prefix]) {

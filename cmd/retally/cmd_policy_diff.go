@@ -70,10 +70,10 @@ func (a *app) printPolicyDiff(d *policyDifference, nameA, nameB string) {
 		}
 	}
 	if d.Equal {
-		line("MATCH  %s", plural(len(d.Workloads), "policy is the same", "policies are the same"))
+		line("MATCH  %s", show.Plural(len(d.Workloads), "policy is the same", "policies are the same"))
 		return
 	}
-	line("DIFFERS  %d of %s", differing, plural(len(d.Workloads), "workload", "workloads"))
+	line("DIFFERS  %d of %s", differing, show.Plural(len(d.Workloads), "workload", "workloads"))
 	line("  A %s", nameA)
 	line("  B %s", nameB)
 	const most = 40
