@@ -62,6 +62,7 @@ func Compare(ms []Measurement, refs []Reference, o CompareOptions) ([]Finding, [
 	return findings, results
 }
 
+// MatchAny reports whether the key fits one of the globs.
 func (k Key) MatchAny(globs []string) bool {
 	return slices.ContainsFunc(globs, k.Match)
 }
@@ -200,6 +201,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 	return f
 }
 
+// Holds reports whether a value is what the reference demands.
 func (ref Reference) Holds(got Value) bool {
 	switch ref.Relation {
 	case AtLeast:

@@ -23,6 +23,7 @@ func (e *InputError) Error() string {
 
 func (e *InputError) Unwrap() error { return e.Err }
 
+// NewInputError says that op failed on a named input.
 func NewInputError(op, name string, err error) error {
 	// The path of this machine says nothing more than the name; the reason does.
 	var pe *os.PathError

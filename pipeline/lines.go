@@ -2,10 +2,14 @@ package pipeline
 
 import "bytes"
 
-// LineDiff counts how many lines of two files differ and the first line of b
+// CountLines sets the first line of the published file that is another, and how
+// many are.
+func (r *BytesResult) CountLines(got, want []byte) { r.FirstLine, r.Lines = lineDiff(got, want) }
+
+// lineDiff counts how many lines of two files differ and the first line of b
 // that does: the larger of the numbers of lines that only one file has, after
 // the longest common subsequence is taken away.
-func LineDiff(a, b []byte) (first, lines int) {
+func lineDiff(a, b []byte) (first, lines int) {
 	x, y := splitLines(a), splitLines(b)
 	prefix := 0
 	for prefix < len(x) && prefix < len(y) && bytes.Equal(x[prefix], y[prefix]) {

@@ -1,3 +1,6 @@
+// Package config is retally.yaml as data: what to recount, from which inputs,
+// against what. It decodes strictly and knows the inputs that are built in; what
+// a section means, and its defaults, are its stage's.
 package config
 
 import (

@@ -1,3 +1,5 @@
+// Package recognize says what files are by their content, and makes a
+// configuration of them: for check, which runs it, and for init, which writes it.
 package recognize
 
 import (

@@ -1,3 +1,6 @@
+// Package run executes a table of stages: it opens inputs once, parses documents
+// once, keeps results that nothing has changed, and hands what came out to the
+// judge in package pipeline. It knows no stage by name.
 package run
 
 import (

@@ -178,7 +178,7 @@ func rawBytes(a, b []byte) pipeline.BytesResult {
 	r := pipeline.BytesResult{Verdict: pipeline.Match, Got: pipeline.OfDigest(digest.SHA256.Sum(a)), Want: pipeline.OfDigest(digest.SHA256.Sum(b))}
 	if !bytes.Equal(a, b) {
 		r.Verdict = pipeline.Differs
-		r.FirstLine, r.Lines = pipeline.LineDiff(a, b)
+		r.CountLines(a, b)
 	}
 	return r
 }

@@ -1,3 +1,5 @@
+// Package stages has the one list of stages and, for two files of the same kind,
+// the comparison in which nothing is recomputed.
 package stages
 
 import (

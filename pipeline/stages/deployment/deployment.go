@@ -1,3 +1,4 @@
+// Package deployment is the stage that reads what a deployment pins.
 package deployment
 
 import (

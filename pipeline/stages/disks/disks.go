@@ -1,3 +1,4 @@
+// Package disks is the stage that recounts the disks of models.
 package disks
 
 import (

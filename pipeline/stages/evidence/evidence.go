@@ -1,3 +1,4 @@
+// Package evidence is the stage that judges what machines showed of themselves.
 package evidence
 
 import (

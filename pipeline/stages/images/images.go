@@ -1,3 +1,4 @@
+// Package images is the stage that recounts the digests of images.
 package images
 
 import (

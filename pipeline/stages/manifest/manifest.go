@@ -1,3 +1,4 @@
+// Package manifest is the stage that makes manifest.json and compares manifests.
 package manifest
 
 import (
@@ -434,7 +435,7 @@ func compareBytes(got []byte, ours, published *manifest.Manifest) *pipeline.Byte
 		}
 	}
 	r.Verdict = pipeline.Differs
-	r.FirstLine, r.Lines = pipeline.LineDiff(expected, published.Raw())
+	r.CountLines(expected, published.Raw())
 	if style, ok := ours.Style(); ok && bytes.Equal(style.Format(published.Tree()), expected) {
 		r.Note = "the contents are the same, only the layout of the text differs"
 	}

@@ -41,7 +41,7 @@ func computedTDX(in *run.In, base *manifest.Manifest) (*manifest.Manifest, map[p
 	data := base.Raw()
 	keys := map[pipeline.Key]replaced{}
 	for _, f := range base.Fields() {
-		platform, name, ok := published.TdxField(f.Path)
+		platform, name, ok := published.TDXField(f.Path)
 		if !ok || f.Value == nil || f.Value.Kind != jsondoc.String {
 			continue
 		}

@@ -1,3 +1,4 @@
+// Package policies is the stage that computes runtime policies.
 package policies
 
 import (

@@ -1,3 +1,5 @@
+// Package published makes keys and references of what a deployment or a manifest
+// says. Several stages do, and must give one thing one name.
 package published
 
 import (
@@ -48,6 +50,7 @@ func ImageNames(pins []deployment.ImagePin) map[string]string {
 	return names
 }
 
+// ImageKey is the key of a pinned image; names are those of ImageNames.
 func ImageKey(names map[string]string, r deployment.ImageRef) pipeline.Key {
 	return pipeline.NewKey("image", names[r.Registry+"/"+r.Repository+"@"+r.Digest.String()], "manifest")
 }

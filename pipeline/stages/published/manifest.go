@@ -52,9 +52,9 @@ func FieldValue(f manifest.Field) pipeline.Value {
 	return pipeline.OfText(text)
 }
 
-// TdxField takes apart the join path of a manifest's field that is a register
+// TDXField takes apart the join path of a manifest's field that is a register
 // of a TDX machine: platform and the register's name.
-func TdxField(path string) (platform, name string, ok bool) {
+func TDXField(path string) (platform, name string, ok bool) {
 	parts := strings.SplitN(path, "/", 3)
 	if len(parts) != 3 || parts[0] != "tdx" {
 		return "", "", false

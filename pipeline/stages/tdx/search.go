@@ -35,7 +35,8 @@ func (s *Search) Close() error { return s.machine.Close() }
 // OpenSearch prepares the search for a key of a report: tdx/PLATFORM/REGISTER,
 // whose wanted value is the one its finding was compared with, or
 // evidence/NAME/REGISTER, which is itself what the machine says. root is the
-// folder that the configuration's names start from.
+// folder that the configuration's names start from; the configuration has its
+// defaults filled in.
 func OpenSearch(ctx context.Context, cfg *config.Config, root string, r *pipeline.Report, key pipeline.Key) (*Search, error) {
 	fail := func(hint, format string, args ...any) error {
 		return &pipeline.InputError{Op: "search", File: string(key), Err: fmt.Errorf(format, args...), Hint: hint}

@@ -1,3 +1,4 @@
+// Package tdx is the stage that computes the registers of TDX machines.
 package tdx
 
 import (
@@ -386,6 +387,7 @@ func (r *stageRun) rows(ctx context.Context, m *Machine) error {
 	return nil
 }
 
+// RegisterOf is the last part of a key, where the name of a register stands.
 func RegisterOf(k pipeline.Key) string { return string(k)[strings.LastIndexByte(string(k), '/')+1:] }
 
 // entries explains where the published manifest has other registers for the
@@ -395,7 +397,7 @@ func (r *stageRun) entries(ctx context.Context, m *Machine) error {
 		return nil
 	}
 	for _, f := range r.published.Fields() {
-		platform, name, ok := published.TdxField(f.Path)
+		platform, name, ok := published.TDXField(f.Path)
 		if !ok || !strings.EqualFold(platform, m.name) {
 			continue
 		}
