@@ -271,12 +271,13 @@ func TestRoomsKnowNoFlags(t *testing.T) {
 // hands them to run.Parsed, which calls each once for a document.
 var parsers = []string{
 	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels",
+	"tdxmeasure.ParseMetadata",
 }
 
 // parsersCalled are calls all the same, by file: what is parsed there is no file
 // of the run but bytes that the run made, or stands beside the run.
 var parsersCalled = map[string]int{
-	"pipeline/recognize/evidence.go":         1, // says what is wrong with what could not be read
+	"pipeline/recognize/evidence.go":         2, // tries whether it is image metadata; says what is wrong with what could not be read
 	"pipeline/recognize/init_secretvm.go":    2, // before there is a run
 	"pipeline/stages/filecompare.go":         3, // two files, without a run
 	"pipeline/stages/manifest/manifest.go":   1, // the manifest as recounted

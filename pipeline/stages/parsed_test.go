@@ -4,13 +4,18 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
+	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/testrun"
+	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages"
+	"github.com/retally/retally/privatemode"
 )
 
 // parsedOnce fails for every document that was parsed more than once, and for
@@ -35,11 +40,39 @@ func parsedOnce(t *testing.T, count *run.Counter, want ...string) {
 func TestDemoParsesOnce(t *testing.T) {
 	dir := testrun.Demo(t, nil)
 	c := testrun.Config(t, testrun.Read(t, dir, "retally.yaml"))
-	count := new(run.Counter)
-	if _, err := run.Run(context.Background(), stages.Table(), c, run.Options{Root: dir, Counter: count}); err != nil {
+	ctx, count := context.Background(), new(run.Counter)
+	reader := run.NewReader(dir, count)
+	if _, err := run.Run(ctx, stages.Table(), c, run.Options{Root: dir, Reader: reader}); err != nil {
 		t.Fatal(err)
 	}
 	parsedOnce(t, count, c.Deployment, c.Models, c.Against, c.Manifest.Base, c.Manifest.Adjust, c.Registry, "vm/cpu.html")
+	unchanged(t, reader, c.Deployment, deployment.Parse)
+	unchanged(t, reader, c.Models, privatemode.ParseModels)
+	unchanged(t, reader, c.Against, manifest.Parse)
+	unchanged(t, reader, c.Manifest.Base, manifest.Parse)
+	unchanged(t, reader, c.Registry, evidence.ParseRegistry)
+	unchanged(t, reader, "vm/cpu.html", evidence.Read)
+}
+
+// unchanged fails if a stage changed a document that all of them have.
+func unchanged[T any](t *testing.T, r *run.Reader, name string, parse func(string, []byte) (T, error)) {
+	t.Helper()
+	ctx := context.Background()
+	shared, err := run.Parsed(ctx, r, name, 1<<24, parse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, _, err := r.ReadFile(ctx, name, 1<<24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := parse(name, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(shared, fresh) {
+		t.Errorf("%s is not what it was when it was parsed", name)
+	}
 }
 
 // TestCheckParsesOnce: what was parsed to recognize it is not parsed again by

@@ -96,11 +96,7 @@ func Open(ctx context.Context, in *run.In, name string) (*Machine, error) {
 func (m *Machine) read(ctx context.Context, in *run.In) error {
 	tables := m.conf.ACPI
 	if file := m.conf.Metadata; file != "" {
-		data, err := in.ReadFile(ctx, file, config.MetadataLimit)
-		if err != nil {
-			return err
-		}
-		meta, err := tdxmeasure.ParseMetadata(file, data)
+		meta, err := run.Parsed(ctx, in, file, config.MetadataLimit, tdxmeasure.ParseMetadata)
 		if err != nil {
 			return err
 		}
