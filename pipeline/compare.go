@@ -51,7 +51,7 @@ func Compare(ms []Measurement, refs []Reference, o CompareOptions) ([]Finding, [
 		published[r.Key] = true
 	}
 	for i := range ms {
-		if m := &ms[i]; !published[m.Key] && matchAny(m.Key, o.Published) {
+		if m := &ms[i]; !published[m.Key] && m.Key.MatchAny(o.Published) {
 			findings = append(findings, Finding{
 				Key: m.Key, Verdict: Missing, Class: ClassUnexplained, Relation: Equal, Got: m.Value,
 				Note: "computed here, absent from the published side",
@@ -62,7 +62,8 @@ func Compare(ms []Measurement, refs []Reference, o CompareOptions) ([]Finding, [
 	return findings, results
 }
 
-func matchAny(k Key, globs []string) bool {
+// MatchAny reports whether the key fits one of the globs.
+func (k Key) MatchAny(globs []string) bool {
 	return slices.ContainsFunc(globs, k.Match)
 }
 
@@ -178,7 +179,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		switch {
 		case ref.Relation == Volatile:
 			f.Verdict, f.Class = Unchecked, ClassVolatile
-		case matchAny(ref.Key, o.Complete):
+		case ref.Key.MatchAny(o.Complete):
 			f.Verdict, f.Note = Extra, cmp.Or(ref.Note, "published, but nothing of the kind was computed here")
 			if ref.Stricter != NoDirection {
 				f.Class = ClassLoosened
@@ -189,7 +190,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		return f
 	}
 	f.Got = m.Value
-	if holds(ref, m.Value) {
+	if ref.Holds(m.Value) {
 		f.Verdict, f.Class = Match, ClassEqual
 		return f
 	}
@@ -200,7 +201,8 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 	return f
 }
 
-func holds(ref Reference, got Value) bool {
+// Holds reports whether a value is what the reference demands.
+func (ref Reference) Holds(got Value) bool {
 	switch ref.Relation {
 	case AtLeast:
 		have, ok1 := got.Number()

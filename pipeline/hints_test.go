@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -20,7 +21,13 @@ const hintsDoc = "../docs/why-it-differs.md"
 // TestHintsAreDocumented keeps the promise that a report makes when it prints
 // docs/why-it-differs.md#HINT: the page has that heading.
 func TestHintsAreDocumented(t *testing.T) {
-	files, err := filepath.Glob("*.go")
+	var files []string // of this package and of those below it, where the stages are
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+		}
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +70,7 @@ func TestHintsAreDocumented(t *testing.T) {
 func TestCauseHints(t *testing.T) {
 	const src = `package p
 var plain = Cause{Path: nil, Hint: "one"}
+var far = []pipeline.Cause{{Hint: "six"}, pipeline.Cause{Hint: "seven"}}
 var pointer = &Cause{Hint: "two"}
 var list = []Cause{{Hint: "three"}, {Note: "none"}}
 var byKey = map[Key][]Cause{"k": {{Hint: "four"}}}
@@ -74,7 +82,7 @@ func f() { var c Cause; c.Hint = "fi-ve"; var p Problem; p.Hint = "run again" }
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"fi-ve", "four", "one", "three", "two"}
+	want := []string{"fi-ve", "four", "one", "seven", "six", "three", "two"}
 	if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
 	}
@@ -183,6 +191,10 @@ func causeHints(file string, src []byte) (map[string]string, error) {
 		switch x := typ.(type) {
 		case *ast.Ident:
 			if x.Name == "Cause" {
+				take(lit)
+			}
+		case *ast.SelectorExpr:
+			if x.Sel.Name == "Cause" {
 				take(lit)
 			}
 		case *ast.ArrayType:

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 )
 
@@ -92,4 +93,15 @@ func ValidGlob(glob string) error {
 		}
 	}
 	return nil
+}
+
+// Parts undoes NewKey.
+func (k Key) Parts() []string {
+	parts := strings.Split(string(k), "/")
+	for i, p := range parts {
+		if s, err := url.PathUnescape(p); err == nil {
+			parts[i] = s
+		}
+	}
+	return parts
 }

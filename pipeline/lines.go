@@ -2,6 +2,10 @@ package pipeline
 
 import "bytes"
 
+// CountLines sets the first line of the published file that is another, and how
+// many are.
+func (r *BytesResult) CountLines(got, want []byte) { r.FirstLine, r.Lines = lineDiff(got, want) }
+
 // lineDiff counts how many lines of two files differ and the first line of b
 // that does: the larger of the numbers of lines that only one file has, after
 // the longest common subsequence is taken away.

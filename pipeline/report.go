@@ -1,9 +1,13 @@
 package pipeline
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/retally/retally/internal/show"
 )
 
 // Schema names the form of a report. Fields may be added; none changes its
@@ -107,25 +111,6 @@ type KindCoverage struct {
 	Recounted int    `json:"recounted"`
 	RestingOn string `json:"restingOn,omitempty"` // "copied: 4"
 	Unchecked int    `json:"unchecked"`
-}
-
-// finish computes everything of the report that follows from its findings,
-// measurements and problems, and puts all lists into their one order.
-func (r *Report) finish(standings map[Key]Standing, allow []string) {
-	for i := range r.Findings {
-		f := &r.Findings[i]
-		f.Standing = standings[f.Key]
-		f.Allowed = matchAny(f.Key, allow)
-	}
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(a.Key, b.Key) })
-	slices.SortStableFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
-	slices.SortFunc(r.Inputs, func(a, b Input) int { return cmp.Compare(a.File, b.File) })
-	r.Inputs = slices.Compact(r.Inputs)
-	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
-	})
-	r.count()
-	r.judge()
 }
 
 func levelOrder(level string) int {
@@ -293,27 +278,44 @@ func (r *Report) sentence() string {
 	checked := r.Coverage.Recounted
 	switch {
 	case bad > 0 && errors > 0:
-		return fmt.Sprintf("%s and %s.", plural(bad, "value differs", "values differ"), plural(errors, "input has a defect", "inputs have defects"))
+		return fmt.Sprintf("%s and %s.", show.Plural(bad, "value differs", "values differ"), show.Plural(errors, "input has a defect", "inputs have defects"))
 	case bad > 0:
-		return plural(bad, "value differs", "values differ") + "."
+		return show.Plural(bad, "value differs", "values differ") + "."
 	case errors > 0:
-		return plural(errors, "defect was found in the inputs", "defects were found in the inputs") + "."
+		return show.Plural(errors, "defect was found in the inputs", "defects were found in the inputs") + "."
 	case r.Outcome == OutcomeDiffers:
 		return "The published file is not byte for byte the expected one."
 	case len(r.Findings) == 0:
 		return "Nothing published was given to compare with."
 	case open > 0:
-		return fmt.Sprintf("Nothing differs, but %s not been checked here.", plural(open, "value has", "values have"))
+		return fmt.Sprintf("Nothing differs, but %s not been checked here.", show.Plural(open, "value has", "values have"))
 	case r.Provenance.Allowed > 0:
-		return fmt.Sprintf("Nothing differs: %s, %s left unchecked with your leave.", plural(checked, "value recounted", "values recounted"), plural(r.Provenance.Allowed, "value", "values"))
+		return fmt.Sprintf("Nothing differs: %s, %s left unchecked with your leave.", show.Plural(checked, "value recounted", "values recounted"), show.Plural(r.Provenance.Allowed, "value", "values"))
 	default:
-		return fmt.Sprintf("Everything published was recounted and agrees: %s.", plural(checked, "value", "values"))
+		return fmt.Sprintf("Everything published was recounted and agrees: %s.", show.Plural(checked, "value", "values"))
 	}
 }
 
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
+// ReadReport reads a report that retally wrote.
+func ReadReport(name string, data []byte) (*Report, error) {
+	const limit = 256 << 20
+	if len(data) > limit {
+		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has %d bytes, the limit is %d", len(data), limit)}
 	}
-	return fmt.Sprintf("%d %s", n, many)
+	var r Report
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&r); err != nil {
+		return nil, &InputError{Op: "read report", File: name, Err: err, Hint: "give a report.json that retally run wrote"}
+	}
+	if r.Schema != Schema {
+		return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("has schema %q, want %q", r.Schema, Schema), Hint: "give a report.json that retally run wrote"}
+	}
+	seen := map[Key]bool{}
+	for _, m := range r.Measurements {
+		if seen[m.Key] || m.Key == "" {
+			return nil, &InputError{Op: "read report", File: name, Err: fmt.Errorf("measurement %q appears twice or has no key", m.Key)}
+		}
+		seen[m.Key] = true
+	}
+	return &r, nil
 }

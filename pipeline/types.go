@@ -7,7 +7,10 @@
 // published, a Finding is what their comparison says, a Cause is why.
 package pipeline
 
-import "github.com/retally/retally/internal/digest"
+import (
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/trace"
+)
 
 // InputRef names one thing a value was computed from: a file or another
 // measurement. Exactly one of File and Key is set.
@@ -31,11 +34,11 @@ type Input struct {
 
 // Measurement is a computed value.
 type Measurement struct {
-	Key    Key        `json:"key"`
-	Value  Value      `json:"value"`
-	Basis  Basis      `json:"basis"`
-	Inputs []InputRef `json:"inputs,omitempty"`
-	Trace  *Trace     `json:"trace,omitempty"`
+	Key    Key          `json:"key"`
+	Value  Value        `json:"value"`
+	Basis  Basis        `json:"basis"`
+	Inputs []InputRef   `json:"inputs,omitempty"`
+	Trace  *trace.Trace `json:"trace,omitempty"`
 	// Note says in words where the value stands or what it means, for people.
 	Note string `json:"note,omitempty"`
 }

@@ -73,6 +73,7 @@ type Output struct {
 // asked for.
 type Policy struct {
 	Kind, Namespace, Name string
+	Line, Column          int    // where the object begins in the YAML, from 1
 	Data                  []byte // policy_data, JSON
 	DataDigest            digest.Digest
 	TextDigest            digest.Digest // of the whole policy
@@ -262,7 +263,7 @@ func (g *generator) hasImages(w *workloadItem) bool {
 
 func (g *generator) policy(w *workloadItem) *Policy {
 	set := &g.in.Settings.s
-	p := &Policy{Kind: w.kind, rules: g.in.Rules.Text, base: g.in.Base, form: g.in.Profile.Initdata}
+	p := &Policy{Kind: w.kind, Line: w.tree.line, Column: w.tree.column, rules: g.in.Rules.Text, base: g.in.Base, form: g.in.Profile.Initdata}
 	if w.meta.Name != nil {
 		p.Name = *w.meta.Name
 	}

@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/retally/retally/evidence"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
 )
 
 // nextOfEvidence is the command to propose for what was found of machines, ""
 // where none follows. at is how the user named the paths.
-func nextOfEvidence(s *pipeline.Subject, at string) string {
+func nextOfEvidence(s *recognize.Subject, at string) string {
 	if s.ConfigInput != nil {
 		return ""
 	}
@@ -22,12 +23,12 @@ func nextOfEvidence(s *pipeline.Subject, at string) string {
 		return verifyCommand(s, s.Config.Evidence[names[0]], path)
 	}
 	for _, f := range s.Found {
-		if f.Kind == pipeline.KindFirmware {
+		if f.Kind == recognize.KindFirmware {
 			return "retally tdx measure --profile secretvm --firmware " + path(f.Name) + " --kernel bzImage --initrd initramfs.cpio.gz --cmdline TEXT --memory 2G --cpu 1"
 		}
 	}
 	for _, f := range s.Found {
-		if f.Kind == pipeline.KindEventLog {
+		if f.Kind == recognize.KindEventLog {
 			return "retally tdx replay " + path(f.Name)
 		}
 	}
@@ -39,7 +40,7 @@ func nextOfEvidence(s *pipeline.Subject, at string) string {
 
 // verifyCommand proposes to verify a piece of evidence with what lies beside
 // it, and names what does not.
-func verifyCommand(s *pipeline.Subject, e pipeline.EvidenceConfig, path func(string) string) string {
+func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) string) string {
 	words := []string{"retally evidence verify", path(e.File)}
 	if e.GPU != "" {
 		words = append(words, path(e.GPU))

@@ -4,11 +4,13 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/retally/retally/internal/show"
 )
 
 func (a *app) cacheCommand() *cobra.Command {
 	var output string
-	show := &cobra.Command{
+	usage := &cobra.Command{
 		Use:   "cache",
 		Short: "Show where results of earlier runs are kept, and how much that is",
 		Long: `Results of stages are kept and used again while the inputs they read have the
@@ -27,11 +29,11 @@ among the user's caches. Two runs may use it at once.`,
 			if output == "json" {
 				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "entries": n, "bytes": bytes, "limit": s.Limit()})
 			}
-			fmt.Fprintf(a.stdout, "%s: %s, %s of at most %s\n", s.Dir(), plural(n, "result", "results"), size(bytes), size(s.Limit()))
+			fmt.Fprintf(a.stdout, "%s: %s, %s of at most %s\n", s.Dir(), show.Plural(n, "result", "results"), size(bytes), size(s.Limit()))
 			return nil
 		},
 	}
-	outputFlag(show, &output)
+	outputFlag(usage, &output)
 	var cleanOutput string
 	clean := &cobra.Command{
 		Use:   "clean",
@@ -49,11 +51,11 @@ among the user's caches. Two runs may use it at once.`,
 			if cleanOutput == "json" {
 				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "removed": n, "bytes": bytes})
 			}
-			fmt.Fprintf(a.stdout, "removed %s, %s\n", plural(n, "result", "results"), size(bytes))
+			fmt.Fprintf(a.stdout, "removed %s, %s\n", show.Plural(n, "result", "results"), size(bytes))
 			return nil
 		},
 	}
 	outputFlag(clean, &cleanOutput)
-	show.AddCommand(clean)
-	return show
+	usage.AddCommand(clean)
+	return usage
 }

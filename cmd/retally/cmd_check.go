@@ -9,6 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/recognize"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages"
 )
 
 func (a *app) checkCommand() *cobra.Command {
@@ -31,15 +34,15 @@ these files alone, and names the next command. Several paths are taken together.
 			if err := flags.check(); err != nil {
 				return err
 			}
-			count := new(pipeline.Counter)
-			s, err := pipeline.Look(cmd.Context(), args, count)
+			count := new(run.Counter)
+			s, err := recognize.Look(cmd.Context(), stages.Table(), args, count)
 			if err != nil {
 				return err
 			}
 			defer s.Close()
-			o := pipeline.Options{
+			o := run.Options{
 				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, Tool: tool(),
-				Counter: count, Reader: s.Reader, ConfigInput: s.ConfigInput, Problems: s.Problems, Progress: new(pipeline.Progress),
+				Counter: count, Reader: s.Reader, ConfigInput: s.ConfigInput, Problems: s.Problems, Progress: new(run.Progress),
 			}
 			if err := s.Prepare(cmd.Context()); err != nil {
 				return err
@@ -47,7 +50,7 @@ these files alone, and names the next command. Several paths are taken together.
 			s.JudgeAt(time.Now())
 			o.Problems, o.Lacks = s.Problems, s.Lacks
 			stop := a.showProgress(o.Progress)
-			res, err := pipeline.Run(cmd.Context(), s.Config, o)
+			res, err := run.Run(cmd.Context(), stages.Table(), s.Config, o)
 			stop()
 			if err != nil {
 				return err
@@ -61,7 +64,7 @@ these files alone, and names the next command. Several paths are taken together.
 }
 
 // nextCommand proposes the one thing to do now, with the real names.
-func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string {
+func nextCommand(s *recognize.Subject, args []string, r *pipeline.Report) string {
 	quoted := make([]string, len(args))
 	for i, p := range args {
 		quoted[i] = quote(p)
@@ -100,7 +103,7 @@ func nextCommand(s *pipeline.Subject, args []string, r *pipeline.Report) string 
 
 // filesOf names the files that were found so that more can be added: a folder
 // cannot be combined with single files that live elsewhere.
-func filesOf(s *pipeline.Subject, args []string) string {
+func filesOf(s *recognize.Subject, args []string) string {
 	if len(args) > 1 || len(s.Found) == 0 {
 		quoted := make([]string, len(args))
 		for i, p := range args {

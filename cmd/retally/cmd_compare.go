@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/stages"
 )
 
 func (a *app) compareCommand() *cobra.Command {
@@ -29,7 +30,7 @@ the report says what moved between the two releases.`,
 			}
 			var rep *pipeline.Report
 			if release {
-				rep, err = pipeline.CompareReleases(cmd.Context(), args[0], args[1], tool())
+				rep, err = stages.CompareReleases(cmd.Context(), args[0], args[1], tool())
 			} else {
 				rep, err = a.compareFiles(args[0], args[1])
 			}
@@ -48,7 +49,7 @@ func (a *app) compareFiles(nameA, nameB string) (*pipeline.Report, error) {
 	if nameA == "-" && nameB == "-" {
 		return nil, &userError{op: "compare", msg: "only one of the two can be stdin"}
 	}
-	var files [2]pipeline.File
+	var files [2]stages.File
 	for i, name := range []string{nameA, nameB} {
 		data, err := a.readInput("read", name, 256<<20)
 		if err != nil {
@@ -57,7 +58,7 @@ func (a *app) compareFiles(nameA, nameB string) (*pipeline.Report, error) {
 		if name == "-" {
 			name = "stdin"
 		}
-		files[i] = pipeline.File{Name: name, Data: data}
+		files[i] = stages.File{Name: name, Data: data}
 	}
-	return pipeline.CompareFiles(files[0], files[1], tool())
+	return stages.CompareFiles(files[0], files[1], tool())
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/retally/retally/fixtures"
 	"github.com/retally/retally/internal/atomicfile"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
 )
 
 // demoMark tells a folder that the demo made from one of the user's.
@@ -54,7 +54,7 @@ found and explained:
 			if what != "" {
 				a.talk("retally: tampered with: %s", what)
 			}
-			cfg, input, root, err := a.loadConfig(filepath.Join(dir, pipeline.ConfigFile))
+			cfg, input, root, err := a.loadConfig(filepath.Join(dir, config.FileName))
 			if err != nil {
 				return err
 			}

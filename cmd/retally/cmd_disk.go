@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/privatemode"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/disk"
@@ -161,7 +161,7 @@ func (a *app) measureDisk(cmd *cobra.Command, f *diskFlags, opts disk.Options) (
 	}
 	count := new(verity.Progress)
 	opts.Progress = count
-	p := pipeline.FollowProgress("disk", func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
+	p := run.FollowProgress("disk", func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
 	stop := a.showProgress(p.Progress)
 	res, err := disk.Measure(cmd.Context(), opts)
 	stop()
@@ -291,7 +291,7 @@ func (a *app) printAgainst(x *disk.Against) {
 		line("against           %s is this disk", x.Path)
 		return
 	}
-	line("against           %s DIFFERS in %s; it has %d bytes, the computed disk %d", x.Path, plural(int(x.Blocks), "block", "blocks"), x.Size, x.WantSize)
+	line("against           %s DIFFERS in %s; it has %d bytes, the computed disk %d", x.Path, show.Plural(int(x.Blocks), "block", "blocks"), x.Size, x.WantSize)
 	for _, d := range x.Differences {
 		line("                  block %d, offset %d: found %#02x, computed %#02x: %s", d.Block, d.Offset, d.Got, d.Want, d.What)
 	}

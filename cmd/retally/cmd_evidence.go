@@ -19,7 +19,7 @@ import (
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 )
 
 func (a *app) evidenceCommand() *cobra.Command {
@@ -114,7 +114,7 @@ func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Dura
 	defer cancel()
 	var read atomic.Int64
 	dialer := &net.Dialer{Timeout: 30 * time.Second}
-	p := pipeline.FollowProgress("evidence capture", read.Load, func() int64 { return 0 })
+	p := run.FollowProgress("evidence capture", read.Load, func() int64 { return 0 })
 	stop := a.showProgress(p.Progress)
 	c, err := capture.Fetch(ctx, target, capture.Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)
@@ -240,7 +240,7 @@ func (a *app) printCapture(c *capture.Capture, out, output string) error {
 		}
 	}
 	for _, s := range v.Connections {
-		line("  connection %d: %s, %s, subject %s", s.Number, s.TLS, plural(s.Certificates, "certificate", "certificates"), s.Subject)
+		line("  connection %d: %s, %s, subject %s", s.Number, s.TLS, show.Plural(s.Certificates, "certificate", "certificates"), s.Subject)
 		line("    certificate SHA-256 %s", s.Certificate)
 		line("    public key  SHA-256 %s", s.SPKI)
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/yamldoc"
-	"github.com/retally/retally/pipeline"
+	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 )
 
 // evidenceFlags say what evidence is held against.
@@ -162,7 +162,7 @@ func (a *app) evidenceRequest(ctx context.Context, f *evidenceFlags, args []stri
 	if err := f.checkProfile(); err != nil {
 		return nil, false, err
 	}
-	r = &evidence.Request{Profile: evidence.Profile(f.profile), RTMR3: pipeline.EvidenceRTMR3, Replay: pipeline.EvidenceReplay, AcceptTCB: f.acceptTCB}
+	r = &evidence.Request{Profile: evidence.Profile(f.profile), RTMR3: evidencestage.RTMR3, Replay: evidencestage.Replay, AcceptTCB: f.acceptTCB}
 	if f.at == "" {
 		r.At, now = time.Now().UTC().Truncate(time.Second), true
 	} else if r.At, err = time.Parse(time.RFC3339, f.at); err != nil {

@@ -6,13 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/report"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/report"
 )
 
 func (a *app) explainCommand() *cobra.Command {
-	var output, file, config string
+	var output, file, configFile string
 	var search searchFlags
 	cmd := &cobra.Command{
 		Use:   "explain KEY",
@@ -32,7 +33,7 @@ the evidence says.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if search.on && search.fromRun(args[0]) {
-				return a.searchFromRun(cmd.Context(), output, args[0], config, file)
+				return a.searchFromRun(cmd.Context(), output, args[0], configFile, file)
 			}
 			if search.on {
 				return a.searchFromFlags(cmd.Context(), output, args[0], &search)
@@ -65,7 +66,7 @@ the evidence says.`,
 	}
 	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&file, "report", "retally-out/report.json", "report to read, - for stdin")
-	cmd.Flags().StringVarP(&config, "file", "f", pipeline.ConfigFile, "with --search and without --want: the configuration that the report was made with, - for stdin")
+	cmd.Flags().StringVarP(&configFile, "file", "f", config.FileName, "with --search and without --want: the configuration that the report was made with, - for stdin")
 	search.flags(cmd)
 	return cmd
 }
@@ -135,7 +136,7 @@ func explanation(e *pipeline.Explanation) string {
 		}
 	}
 	for _, s := range e.Sets {
-		line("  set %s: %d match, %d differ, %d unchecked, of %s", s.Set, s.Match, s.Differs, s.Unchecked, plural(s.Alternatives, "set", "sets"))
+		line("  set %s: %d match, %d differ, %d unchecked, of %s", s.Set, s.Match, s.Differs, s.Unchecked, show.Plural(s.Alternatives, "set", "sets"))
 	}
 	return b.String()
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/retally/retally/imagehash"
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 )
 
 func (a *app) imageCommand() *cobra.Command {
@@ -108,7 +108,7 @@ and diffIDs, and no digest of its own.`,
 				return err
 			}
 			defer closeStore()
-			p := pipeline.FollowProgress("images", count.Done, count.Total)
+			p := run.FollowProgress("images", count.Done, count.Total)
 			stop := a.showProgress(p.Progress)
 			defer p.Stop()
 			rows := []imagehash.Image{}
@@ -241,7 +241,7 @@ causes out of the verdict, and the verdict says so.`,
 				defer src.Close()
 				sides[i] = src
 			}
-			p := pipeline.FollowProgress("image diff", count.Done, count.Total)
+			p := run.FollowProgress("image diff", count.Done, count.Total)
 			stop := a.showProgress(p.Progress)
 			var kinds []string
 			for _, list := range ignore {
@@ -286,7 +286,7 @@ func (a *app) printImageDiff(d *imagehash.Difference, ignored []string) {
 	case d.SameContent:
 		line("DIFFERS  the same content, packed differently")
 	default:
-		line("DIFFERS  %s", plural(len(d.Causes), "cause", "causes"))
+		line("DIFFERS  %s", show.Plural(len(d.Causes), "cause", "causes"))
 	}
 	line("  A %s  %s", sideID(d.A), d.A.Source)
 	line("  B %s  %s", sideID(d.B), d.B.Source)

@@ -11,7 +11,10 @@ import (
 
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -35,7 +38,7 @@ An existing retally.yaml is never overwritten.`,
 			} else if !info.IsDir() {
 				return &userError{op: "init", path: dir, msg: "is not a folder", hint: "give the folder that holds the files"}
 			}
-			target := filepath.Join(dir, pipeline.ConfigFile)
+			target := filepath.Join(dir, config.FileName)
 			if _, err := os.Lstat(target); err == nil {
 				return &userError{op: "init", path: target, msg: "exists already", hint: "edit it, or move it away first; retally plan shows what it does"}
 			}
@@ -62,18 +65,18 @@ An existing retally.yaml is never overwritten.`,
 }
 
 // initialConfig recognizes what a folder holds and writes a configuration.
-func initialConfig(ctx context.Context, dir, profile string) (data []byte, found []pipeline.FoundFile, title string, err error) {
+func initialConfig(ctx context.Context, dir, profile string) (data []byte, found []recognize.Found, title string, err error) {
 	if profile == "secretvm" {
 		day := time.Now().UTC().Truncate(24 * time.Hour)
-		data, found, err = pipeline.InitSecretVM(ctx, dir, day)
-		return data, found, plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
+		data, found, err = recognize.InitSecretVM(ctx, stages.Table(), dir, day)
+		return data, found, show.Plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
 	}
-	s, err := pipeline.Look(ctx, []string{dir}, nil)
+	s, err := recognize.Look(ctx, stages.Table(), []string{dir}, nil)
 	if err != nil {
 		return nil, nil, "", err
 	}
 	defer s.Close()
-	data, err = pipeline.InitConfig(s, profile)
+	data, err = recognize.Init(s, profile)
 	return data, s.Found, s.Title, err
 }
 
@@ -91,7 +94,7 @@ input is read but the configuration.`,
 			if err != nil {
 				return err
 			}
-			lines := pipeline.Plan(cfg)
+			lines := run.Plan(stages.Table(), cfg)
 			if output == "json" {
 				return writeJSON(a.stdout, map[string]any{"config": cfg, "plan": lines})
 			}
@@ -102,7 +105,7 @@ input is read but the configuration.`,
 					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  recount  %s from %s", l.Key, l.From)))
 				}
 			}
-			expanded, err := cfg.Expanded()
+			expanded, err := cfg.Encode()
 			if err != nil {
 				return err
 			}
@@ -110,7 +113,7 @@ input is read but the configuration.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", pipeline.ConfigFile, "configuration file, - for stdin")
+	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")
 	outputFlag(cmd, &output)
 	return cmd
 }

@@ -126,7 +126,7 @@ opened.`,
 				return writeJSON(a.stdout, segments)
 			}
 			for _, s := range segments {
-				fmt.Fprintf(a.stdout, "archive at %#x, compression %s, %s\n", s.Offset, s.Compression, plural(len(s.Files), "file", "files"))
+				fmt.Fprintf(a.stdout, "archive at %#x, compression %s, %s\n", s.Offset, s.Compression, show.Plural(len(s.Files), "file", "files"))
 				for _, f := range s.Files {
 					sum := "-"
 					if !f.SHA256.IsZero() {

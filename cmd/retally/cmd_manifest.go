@@ -10,7 +10,7 @@ import (
 	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
 )
 
 const smallFile = 16 << 20
@@ -69,7 +69,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 				if s.Warning != "" {
 					a.talk("retally: warning: %s:%d: step %d (%s %s): %s", plan, s.Line, s.Index+1, s.Op, s.Path, s.Warning)
 				} else if a.verbose {
-					a.talk("retally: step %d (%s %s): %s", s.Index+1, s.Op, s.Path, plural(s.Places, "place", "places"))
+					a.talk("retally: step %d (%s %s): %s", s.Index+1, s.Op, s.Path, show.Plural(s.Places, "place", "places"))
 				}
 			}
 			if output == "json" {
@@ -89,10 +89,10 @@ most likely a field was renamed. IN may be - for stdin.`,
 
 // readPlan reads a plan from a file, from stdin, or from what is built in.
 func (a *app) readPlan(plan string) ([]byte, error) {
-	if !strings.HasPrefix(plan, pipeline.ProfilePrefix) {
+	if !strings.HasPrefix(plan, config.ProfilePrefix) {
 		return a.readInput("read plan", plan, smallFile)
 	}
-	data, remark, err := pipeline.ProfilePlan(plan)
+	data, remark, err := config.ProfilePlan(plan)
 	if remark != "" {
 		a.talk("retally: warning: %s", remark)
 	}
@@ -253,7 +253,7 @@ func (a *app) printManifest(file string, m *manifest.Manifest, problems []manife
 	}
 	line("%s  %s", verdict, file)
 	line("  written by %s", m.Shape())
-	line("  %s, %s, %s", plural(len(m.Policies()), "workload policy", "workload policies"), plural(len(m.SNP()), "SNP reference value", "SNP reference values"), plural(len(m.TDX()), "TDX reference value", "TDX reference values"))
+	line("  %s, %s, %s", show.Plural(len(m.Policies()), "workload policy", "workload policies"), show.Plural(len(m.SNP()), "SNP reference value", "SNP reference values"), show.Plural(len(m.TDX()), "TDX reference value", "TDX reference values"))
 	if _, plain := m.Style(); !plain {
 		line("  its layout is none that contrast, yq or jq writes: it was edited by something else")
 	}

@@ -78,11 +78,11 @@ func (a *app) policyProblems(err error, op, path, output string) error {
 	for _, g := range problemGroups {
 		if n := len(grouped[g.class]); n > 0 {
 			counts = append(counts, map[string]string{
-				"fault": plural(n, "fault", "faults"), "security": fmt.Sprintf("%d security relevant", n), "harmless": fmt.Sprintf("%d harmless", n),
+				"fault": show.Plural(n, "fault", "faults"), "security": fmt.Sprintf("%d security relevant", n), "harmless": fmt.Sprintf("%d harmless", n),
 			}[g.class])
 		}
 	}
-	summary := fmt.Sprintf("%s: %s; nothing was written", plural(len(list), "problem", "problems"), strings.Join(counts, ", "))
+	summary := fmt.Sprintf("%s: %s; nothing was written", show.Plural(len(list), "problem", "problems"), strings.Join(counts, ", "))
 	if output == "json" {
 		if err := writeJSON(a.stdout, map[string]any{
 			"error": map[string]any{

@@ -267,7 +267,7 @@ func (a *app) printCheck(r *checkResult) {
 		}
 	}
 	if len(r.Decisions) > 1 {
-		line("%d of %s allowed", allowed, plural(len(r.Decisions), "request", "requests"))
+		line("%d of %s allowed", allowed, show.Plural(len(r.Decisions), "request", "requests"))
 	}
 	if name := workloadName(r.Kind, r.Namespace, r.Name); name != "" {
 		line("policy of %s, rules %s (%s)", name, r.Rules, r.RulesDigest)

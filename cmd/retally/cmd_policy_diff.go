@@ -82,13 +82,13 @@ func (a *app) printPolicyDiff(d *policyDifference, nameA, nameB string) {
 		}
 	}
 	if d.Equal {
-		line("MATCH  %s", plural(len(d.Workloads), "policy is the same", "policies are the same"))
+		line("MATCH  %s", show.Plural(len(d.Workloads), "policy is the same", "policies are the same"))
 		return
 	}
 	if d.differs {
-		line("DIFFERS  %d of %s", differing, plural(len(d.Workloads), "workload", "workloads"))
+		line("DIFFERS  %d of %s", differing, show.Plural(len(d.Workloads), "workload", "workloads"))
 	} else {
-		line("UNCHECKED  nothing differs, but %s not be compared as a whole", plural(differing, "policy could", "policies could"))
+		line("UNCHECKED  nothing differs, but %s not be compared as a whole", show.Plural(differing, "policy could", "policies could"))
 	}
 	line("  A %s", nameA)
 	line("  B %s", nameB)

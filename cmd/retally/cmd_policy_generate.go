@@ -12,7 +12,8 @@ import (
 
 	"github.com/retally/retally/imagehash"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/policygen"
 	"github.com/retally/retally/policygen/rules"
 )
@@ -256,8 +257,8 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 		return err
 	}
 	defer closeStore()
-	progress := pipeline.NewProgress("policy generate")
-	images := pipeline.NewPolicyImages(pipeline.PolicyImageSources{
+	progress := run.NewProgress("policy generate")
+	images := policies.NewImages(policies.Sources{
 		Folders: g.images, Pull: g.pull || len(g.images) == 0 || len(g.remote.mirrors) > 0,
 		Remote: opts.Remote, Progress: progress,
 	})
@@ -267,7 +268,7 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 		if store, err := a.openCache(); err != nil {
 			a.talk("retally: without cache: %v", err)
 		} else {
-			in.Cache = pipeline.NewLayerCache(store)
+			in.Cache = policies.NewLayerCache(store)
 		}
 	}
 	// Much of what this makes is dropped at once; a heap of twice what is in use
@@ -330,7 +331,7 @@ type policyImage struct {
 	Source string `json:"source"`
 }
 
-func policyRows(out *policygen.Output, set ruleSet, settings []fileID, used []pipeline.UsedImage) []policyRow {
+func policyRows(out *policygen.Output, set ruleSet, settings []fileID, used []policies.UsedImage) []policyRow {
 	source := map[string]string{}
 	for _, u := range used {
 		source[u.Reference] = u.Source
@@ -416,7 +417,7 @@ func (a *app) printPolicies(rows []policyRow, out *policygen.Output, set ruleSet
 			}
 		}
 	}
-	line("%s, profile %s (%s)", plural(len(rows), "policy", "policies"), out.Profile.Name, out.Profile.Label())
+	line("%s, profile %s (%s)", show.Plural(len(rows), "policy", "policies"), out.Profile.Name, out.Profile.Label())
 	rule := set.Name
 	if set.binding != "" {
 		rule = "retally's own, image_binding " + set.binding
@@ -440,7 +441,7 @@ func (a *app) printPolicies(rows []policyRow, out *policygen.Output, set ruleSet
 			states = append(states, fmt.Sprintf("%d %s", layers[s], s))
 		}
 	}
-	line("images    %s, %d of them without digest; layers: %s", plural(len(out.Images), "image", "images"), unpinned, orWord(strings.Join(states, ", "), "none"))
+	line("images    %s, %d of them without digest; layers: %s", show.Plural(len(out.Images), "image", "images"), unpinned, orWord(strings.Join(states, ", "), "none"))
 	var notes []string
 	for _, u := range out.Images {
 		notes = append(notes, layerNotes(u)...)

@@ -14,8 +14,12 @@ import (
 
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/cache"
-	"github.com/retally/retally/internal/report"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages"
+	"github.com/retally/retally/report"
 )
 
 // runFlags are the flags of verbs that execute the pipeline.
@@ -86,7 +90,7 @@ inputs only; run.json does not.`,
 		},
 	}
 	flags.flags(cmd)
-	cmd.Flags().StringVarP(&file, "file", "f", pipeline.ConfigFile, "configuration file, - for stdin")
+	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")
 	cmd.Flags().StringVar(&out, "out", "retally-out", "folder for manifest.json, report.json and run.json")
 	cmd.Flags().StringVar(&against, "against", "", "published manifest to compare with, in place of the configuration's")
 	return cmd
@@ -111,17 +115,17 @@ func relativeTo(root, path string) (string, error) {
 }
 
 // loadConfig reads retally.yaml. Its names start from its own folder.
-func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Input, root string, err error) {
+func (a *app) loadConfig(file string) (cfg *config.Config, input *pipeline.Input, root string, err error) {
 	if file == "-" {
 		data, err := a.readInput("read", "-", 1<<20)
 		if err != nil {
 			return nil, nil, "", err
 		}
-		cfg, err := pipeline.ParseConfig("stdin", data)
+		cfg, err := run.ParseConfig(stages.Table(), "stdin", data)
 		return cfg, nil, ".", err
 	}
 	root = filepath.Dir(file)
-	data, in, err := pipeline.NewReader(root, nil).ReadFile(context.Background(), filepath.Base(file), 1<<20)
+	data, in, err := run.NewReader(root, nil).ReadFile(context.Background(), filepath.Base(file), 1<<20)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, "", &userError{
@@ -131,19 +135,19 @@ func (a *app) loadConfig(file string) (cfg *pipeline.Config, input *pipeline.Inp
 		}
 		return nil, nil, "", err
 	}
-	cfg, err = pipeline.ParseConfig(file, data)
+	cfg, err = run.ParseConfig(stages.Table(), file, data)
 	return cfg, &in, root, err
 }
 
 // execute runs the pipeline with the program's identity, cache and progress.
-func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject string, input *pipeline.Input, f *runFlags) (*pipeline.Result, error) {
+func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject string, input *pipeline.Input, f *runFlags) (*run.Result, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		return nil, &userError{op: "find", path: root, err: err}
 	}
-	o := pipeline.Options{
+	o := run.Options{
 		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, Tool: tool(), Build: buildIdentity(),
-		Next: f.next, Fresh: f.fresh, Progress: new(pipeline.Progress), Counter: new(pipeline.Counter), ConfigInput: input,
+		Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
 	}
 	if !f.noCache {
 		if store, err := a.openCache(); err != nil {
@@ -153,7 +157,7 @@ func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject s
 		}
 	}
 	stop := a.showProgress(o.Progress)
-	res, err := pipeline.Run(ctx, cfg, o)
+	res, err := run.Run(ctx, stages.Table(), cfg, o)
 	stop()
 	if err != nil {
 		return nil, err
@@ -162,16 +166,9 @@ func (a *app) execute(ctx context.Context, cfg *pipeline.Config, root, subject s
 		a.talk("retally: %s", w)
 	}
 	if n := len(res.Trusted); n > 0 {
-		a.talk("retally: %s not reread: cached by stat (size, times, inode unchanged); --fresh rereads", plural(n, "input was", "inputs were"))
+		a.talk("retally: %s not reread: cached by stat (size, times, inode unchanged); --fresh rereads", show.Plural(n, "input was", "inputs were"))
 	}
 	return res, nil
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }
 
 // circumstances is run.json: what the report leaves out because it is not a
@@ -183,7 +180,7 @@ type circumstances struct {
 }
 
 // writeOut writes what a run made, each file whole.
-func (a *app) writeOut(dir string, res *pipeline.Result) error {
+func (a *app) writeOut(dir string, res *run.Result) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return &userError{op: "make folder", path: dir, err: reason(err)}
 	}

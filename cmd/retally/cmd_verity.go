@@ -8,7 +8,7 @@ import (
 
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/disk"
 )
@@ -75,7 +75,7 @@ func (f *verityFlags) params() (p verity.Params, err error) {
 // counted runs work with progress shown.
 func (a *app) counted(stage string, work func(*verity.Progress) error) error {
 	count := new(verity.Progress)
-	p := pipeline.FollowProgress(stage, func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
+	p := run.FollowProgress(stage, func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
 	stop := a.showProgress(p.Progress)
 	defer func() {
 		stop()

@@ -19,7 +19,9 @@ import (
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 )
 
 // flagHex decodes a flag of bytes in hex.
@@ -117,7 +119,7 @@ func (a *app) evidenceExpected(ctx context.Context, f *evidenceFlags, r *evidenc
 	if r.DockerFiles, err = a.fileDigest(ctx, f, "docker-files", f.dockerFiles); err != nil {
 		return err
 	}
-	if r.AppID, err = pipeline.ParseAppID(f.appID); err != nil {
+	if r.AppID, err = config.ParseAppID(f.appID); err != nil {
 		return &userError{op: "evidence verify", msg: "--app-id: " + err.Error()}
 	}
 	if err := a.evidenceSets(f, r); err != nil {
@@ -147,7 +149,7 @@ func (a *app) evidenceSets(f *evidenceFlags, r *evidence.Request) error {
 		if err != nil {
 			return err
 		}
-		sets, open, err := pipeline.EvidenceMeasuredSets(path, data)
+		sets, open, err := evidencestage.MeasuredSets(path, data)
 		if err != nil {
 			return err
 		}
@@ -164,7 +166,7 @@ func (a *app) evidenceSets(f *evidenceFlags, r *evidence.Request) error {
 	if err != nil {
 		return &userError{op: "evidence verify", err: err}
 	}
-	sets, open, err := pipeline.EvidenceManifestSets(f.manifest, m)
+	sets, open, err := evidencestage.ManifestSets(f.manifest, m)
 	if err != nil {
 		return err
 	}
@@ -189,9 +191,9 @@ func (a *app) evidenceVMConfig(ctx context.Context, f *evidenceFlags, r *evidenc
 			return err
 		}
 	}
-	err = pipeline.AddEvidenceVMConfig(ctx, r, given, hash)
+	err = evidencestage.AddVMConfig(ctx, r, given, hash)
 	switch {
-	case errors.Is(err, pipeline.ErrNoVMConfig):
+	case errors.Is(err, evidencestage.ErrNoVMConfig):
 		return &userError{op: "evidence verify", path: r.Evidence.Name, err: err, hint: "--vm-config FILE names one"}
 	case err != nil:
 		return &userError{op: "evidence verify", err: err}
@@ -249,7 +251,7 @@ func (a *app) fileDigest(ctx context.Context, f *evidenceFlags, flag, path strin
 		in, total = file, info.Size()
 	}
 	var done atomic.Int64
-	p := pipeline.FollowProgress("hash "+filepath.Base(path), done.Load, func() int64 { return cmp.Or(total, done.Load()) })
+	p := run.FollowProgress("hash "+filepath.Base(path), done.Load, func() int64 { return cmp.Or(total, done.Load()) })
 	stop := a.showProgress(p.Progress)
 	h := digest.SHA256.New()
 	n, err := io.Copy(h, &countedReader{ctx, in, &done})

@@ -70,7 +70,7 @@ func verifyEvidence(t *testing.T, stdin []byte, args ...string) (int, *judged) {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	args = append([]string{"evidence", "verify", "-o", "json"}, args...)
-	code := run(context.Background(), args, func(string) string { return "" }, bytes.NewReader(stdin), &out, &errOut)
+	code := execute(context.Background(), args, func(string) string { return "" }, bytes.NewReader(stdin), &out, &errOut)
 	var j judged
 	if err := json.Unmarshal(out.Bytes(), &j); err != nil {
 		t.Fatalf("%q: exit code %d: %v\n%s%s", args, code, err, out.String(), errOut.String())
@@ -703,7 +703,7 @@ func TestEvidenceCaptureInterrupted(t *testing.T) {
 	}))
 	dir := filepath.Join(t.TempDir(), "out")
 	var out, errOut bytes.Buffer
-	code := run(ctx, []string{"evidence", "capture", address, "--out", dir}, func(string) string { return "" }, strings.NewReader(""), &out, &errOut)
+	code := execute(ctx, []string{"evidence", "capture", address, "--out", dir}, func(string) string { return "" }, strings.NewReader(""), &out, &errOut)
 	if _, err := os.Stat(dir); code != exitInterrupted || !os.IsNotExist(err) {
 		t.Errorf("exit code %d, folder %v\n%s%s", code, err, out.String(), errOut.String())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -85,7 +86,7 @@ func describe(err error) (op, path, msg, hint string) {
 	if errors.As(err, &u) {
 		op, path, hint = u.op, u.path, u.hint
 	}
-	var s *pipeline.StageError
+	var s *run.StageError
 	if errors.As(err, &s) {
 		op = s.Stage
 	}

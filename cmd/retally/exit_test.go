@@ -37,7 +37,7 @@ func TestNamesDoNotMakeLines(t *testing.T) {
 		{"disk", path},
 	} {
 		var stdout, stderr bytes.Buffer
-		code := run(context.Background(), args, func(string) string { return "" }, strings.NewReader(""), &stdout, &stderr)
+		code := execute(context.Background(), args, func(string) string { return "" }, strings.NewReader(""), &stdout, &stderr)
 		if code == exitMatch {
 			t.Errorf("%q: exit 0", args[:2])
 		}

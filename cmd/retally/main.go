@@ -15,7 +15,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := supervise(ctx, stop, 2*time.Second, func() int {
-		return run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+		return execute(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	})
 	os.Exit(code)
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/atomicfile"
-	"github.com/retally/retally/internal/report"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/report"
 )
 
 // comparison holds the flags of every verb that ends in a report.
@@ -25,12 +25,12 @@ type comparison struct {
 
 func (c *comparison) flags(cmd *cobra.Command) {
 	outputFlag(cmd, &c.output)
-	cmd.Flags().StringArrayVar(&c.reports, "report", nil, "also write the report, as FORMAT=FILE (html, json, markdown); may be given several times")
+	cmd.Flags().StringArrayVar(&c.reports, "report", nil, "also write the report, as FORMAT=FILE ("+strings.Join(formatNames(), ", ")+"); may be given several times")
 	cmd.Flags().StringArrayVar(&c.allow, "allow-unchecked", nil, "glob of keys that may stay unchecked or rest on copied values; may be given several times")
 	_ = cmd.RegisterFlagCompletionFunc("report", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var out []string
-		for _, f := range report.Formats() {
-			out = append(out, f.Name+"=")
+		for _, name := range formatNames() {
+			out = append(out, name+"=")
 		}
 		return out, cobra.ShellCompDirectiveNoSpace
 	})
@@ -42,17 +42,22 @@ type target struct {
 	path   string
 }
 
+func formatNames() []string {
+	var names []string
+	for _, f := range report.Formats() {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
 // targets checks the flags before any work is done.
 func (c *comparison) targets() ([]target, error) {
-	var known []string
-	for _, f := range report.Formats() {
-		known = append(known, f.Name)
-	}
+	known := formatNames()
 	var out []target
 	for _, r := range c.reports {
 		name, path, ok := strings.Cut(r, "=")
 		if !ok || path == "" {
-			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: want FORMAT=FILE", r), hint: "for instance --report html=report.html"}
+			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: want FORMAT=FILE", r), hint: "for instance --report " + known[0] + "=report" + report.Formats()[0].Ext}
 		}
 		i := slices.Index(known, name)
 		if i < 0 {

@@ -36,7 +36,7 @@ type commandLine struct {
 func (c commandLine) run(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = run(t.Context(), args, func(k string) string { return c.env[k] }, strings.NewReader(c.stdin), &out, &errOut)
+	code = execute(t.Context(), args, func(k string) string { return c.env[k] }, strings.NewReader(c.stdin), &out, &errOut)
 	return code, out.String(), errOut.String()
 }
 
@@ -438,7 +438,7 @@ func TestPolicyHostileYAML(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var out, errOut bytes.Buffer
 			target := filepath.Join(t.TempDir(), "out")
-			code := run(t.Context(), []string{
+			code := execute(t.Context(), []string{
 				"policy", "generate", "-f", "-", "--settings", filepath.Join(dir, "settings", "own"), "--images", filepath.Join(dir, "cases"), "--out", target, "--no-cache",
 			}, func(string) string { return "" }, tt.text, &out, &errOut)
 			if code != 2 || !strings.Contains(errOut.String(), tt.wantErr) || out.Len() > 0 {
@@ -454,7 +454,7 @@ func TestPolicyHostileYAML(t *testing.T) {
 	}
 	// The largest number of documents that is taken is taken.
 	var out, errOut bytes.Buffer
-	code := run(t.Context(), []string{"policy", "generate", "-f", "-", "--settings", filepath.Join(dir, "settings", "own"), "--images", dir, "--no-cache", "-o", "json"},
+	code := execute(t.Context(), []string{"policy", "generate", "-f", "-", "--settings", filepath.Join(dir, "settings", "own"), "--images", dir, "--no-cache", "-o", "json"},
 		func(string) string { return "" }, &yamlStream{line: pod, left: 10_000}, &out, &errOut)
 	if code != 0 || strings.TrimSpace(out.String()) != "[]" {
 		t.Errorf("10,000 documents: exit code %d, %.200q %.200q", code, out.String(), errOut.String())
@@ -546,7 +546,7 @@ func TestPolicyInterrupted(t *testing.T) {
 	}))
 	defer server.Close()
 	var out, errOut bytes.Buffer
-	code := run(ctx, []string{
+	code := execute(ctx, []string{
 		"policy", "generate", "-f", filepath.Join(dir, "cases", "kind-deployment", "input.yaml"), "--settings", filepath.Join(dir, "settings", "own"), "--image-binding", "off",
 		"--mirror", "*=" + strings.TrimPrefix(server.URL, "http://"), "--no-cache",
 	}, func(string) string { return "" }, strings.NewReader(""), &out, &errOut)

@@ -20,9 +20,12 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/retally/retally/fixtures"
-	"github.com/retally/retally/internal/report"
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages"
+	"github.com/retally/retally/report"
 )
 
 // program builds the real binary once per test.
@@ -40,7 +43,7 @@ func program(t *testing.T) string {
 func inProcess(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = run(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	code = execute(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
 	return code, out.String(), errOut.String()
 }
 
@@ -116,18 +119,18 @@ func TestNothingIsReadTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(filepath.Join(dir, pipeline.ConfigFile))
+	data, err := os.ReadFile(filepath.Join(dir, config.FileName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	once := func(fresh bool) (*pipeline.Result, *pipeline.Counter) {
+	once := func(fresh bool) (*run.Result, *run.Counter) {
 		t.Helper()
-		cfg, err := pipeline.ParseConfig(pipeline.ConfigFile, data)
+		cfg, err := run.ParseConfig(stages.Table(), config.FileName, data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		count := new(pipeline.Counter)
-		res, err := pipeline.Run(context.Background(), cfg, pipeline.Options{Root: dir, Cache: store, Counter: count, Fresh: fresh})
+		count := new(run.Counter)
+		res, err := run.Run(context.Background(), stages.Table(), cfg, run.Options{Root: dir, Cache: store, Counter: count, Fresh: fresh})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +140,7 @@ func TestNothingIsReadTwice(t *testing.T) {
 	var size int64
 	listed := 0
 	for _, in := range first.Report.Inputs {
-		if strings.HasPrefix(in.File, pipeline.ProfilePrefix) {
+		if strings.HasPrefix(in.File, config.ProfilePrefix) {
 			continue // part of the program
 		}
 		listed++
@@ -276,7 +279,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		args, out := []string{"demo", "--dir", filepath.Join(base, fmt.Sprintf("d%d", i%7))}, filepath.Join(base, fmt.Sprintf("d%d", i%7), "retally-out")
 		if i%2 == 1 {
 			out = filepath.Join(base, fmt.Sprintf("out%d", i%11))
-			args = []string{"run", "-f", filepath.Join(demo, pipeline.ConfigFile), "--out", out}
+			args = []string{"run", "-f", filepath.Join(demo, config.FileName), "--out", out}
 			if i%4 == 1 {
 				args = append(args, "--fresh")
 			}
@@ -344,7 +347,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			args := []string{"run", "-q", "-f", filepath.Join(demo, pipeline.ConfigFile), "--out", filepath.Join(base, "out")}
+			args := []string{"run", "-q", "-f", filepath.Join(demo, config.FileName), "--out", filepath.Join(base, "out")}
 			if i%2 == 0 {
 				args = append(args, "--fresh")
 			}

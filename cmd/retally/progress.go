@@ -10,7 +10,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 )
 
 // Progress is shown only for work that takes longer than this.
@@ -18,7 +18,7 @@ const progressAfter = 2 * time.Second
 
 // showProgress tells about long work on stderr until the returned function is
 // called: a bar on a terminal, else one line every ten seconds.
-func (a *app) showProgress(p *pipeline.Progress) (stop func()) {
+func (a *app) showProgress(p *run.Progress) (stop func()) {
 	mode := a.progress
 	if mode == "auto" {
 		mode = "plain"
@@ -52,7 +52,7 @@ func (a *app) showProgress(p *pipeline.Progress) (stop func()) {
 }
 
 // tellLines prints a line now and every ten seconds; JSON every second.
-func tellLines(w io.Writer, p *pipeline.Progress, done <-chan struct{}, start time.Time, asJSON bool) {
+func tellLines(w io.Writer, p *run.Progress, done <-chan struct{}, start time.Time, asJSON bool) {
 	every := 10 * time.Second
 	if asJSON {
 		every = time.Second
@@ -84,7 +84,7 @@ func tellLines(w io.Writer, p *pipeline.Progress, done <-chan struct{}, start ti
 	}
 }
 
-func drawBar(w io.Writer, p *pipeline.Progress, done <-chan struct{}) {
+func drawBar(w io.Writer, p *run.Progress, done <-chan struct{}) {
 	bars := mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())
 	bar := bars.AddBar(0,
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return show.Text(p.Stage()) + " " })),

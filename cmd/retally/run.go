@@ -27,8 +27,8 @@ type app struct {
 	quiet, verbose  bool
 }
 
-// run executes one command line and returns the exit code.
-func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+// execute executes one command line and returns the exit code.
+func execute(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.rootCommand()
 	root.SetArgs(args)

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden output in the script
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"retally": func() {
-			os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+			os.Exit(execute(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
 }

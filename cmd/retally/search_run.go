@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/stages/tdx"
 )
 
 // fromRun reports whether a search is for a key of a report: its machine and
@@ -24,7 +25,7 @@ func (a *app) searchFromRun(ctx context.Context, output, key, config, reportFile
 	if err != nil {
 		return err
 	}
-	s, err := pipeline.OpenSearch(ctx, cfg, root, r, pipeline.Key(key))
+	s, err := tdx.OpenSearch(ctx, cfg, root, r, pipeline.Key(key))
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -125,7 +125,7 @@ func (c countedFile) ReadAt(p []byte, at int64) (int, error) {
 
 // counted runs work with the progress of reading shown.
 func (in *inputs) counted(work func() error) error {
-	p := pipeline.FollowProgress(in.op, in.read.Load, in.total.Load)
+	p := run.FollowProgress(in.op, in.read.Load, in.total.Load)
 	stop := in.app.showProgress(p.Progress)
 	defer func() {
 		stop()

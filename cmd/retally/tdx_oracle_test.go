@@ -22,7 +22,7 @@ func retallyJSON(t testing.TB, into any, args ...string) (code int) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	args = append(args, "-o", "json", "--progress", "none")
-	code = run(context.Background(), args, func(string) string { return "" }, strings.NewReader(""), &stdout, &stderr)
+	code = execute(context.Background(), args, func(string) string { return "" }, strings.NewReader(""), &stdout, &stderr)
 	if err := json.Unmarshal(stdout.Bytes(), into); err != nil {
 		t.Fatalf("retally %q: exit %d, %v\n%s%s", args, code, err, stdout.String(), stderr.String())
 	}
@@ -566,7 +566,7 @@ func TestOracleTables(t *testing.T) {
 				t.Fatal(want.Error.Message)
 			}
 			var stdout, stderr bytes.Buffer
-			code = run(context.Background(), append([]string{"tdx", "measure", "--acpi-source", "qemu", "-o", "json"}, args...), env, strings.NewReader(""), &stdout, &stderr)
+			code = execute(context.Background(), append([]string{"tdx", "measure", "--acpi-source", "qemu", "-o", "json"}, args...), env, strings.NewReader(""), &stdout, &stderr)
 			var got struct {
 				measured
 				ACPI string

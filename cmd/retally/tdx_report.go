@@ -9,6 +9,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/trace"
 )
@@ -103,8 +104,8 @@ func (m *tdMachine) addNotes(r *tdxReport, want [5]bool) {
 	tables := r.ACPI != "" && want[1]
 	note(tables && !m.devicesKnown && !m.tablesFromFile, "no devices were given: a machine without any is assumed (--devices, or --acpi FILE)")
 	secretVM := p.RTMR3 == tdxmeasure.RTMR3Raw || p.RTMR3 == tdxmeasure.RTMR3SecretVMKMS
-	note(want[4] && secretVM && !a.Compose.Present(), "no compose file: "+pipeline.EmptyRTMR3)
-	note(want[4] && secretVM && !a.Rootfs.Present(), "no root file system: "+pipeline.EmptyRTMR3)
+	note(want[4] && secretVM && !a.Compose.Present(), "no compose file: "+evidencestage.EmptyRTMR3)
+	note(want[4] && secretVM && !a.Rootfs.Present(), "no root file system: "+evidencestage.EmptyRTMR3)
 	note(want[3] && m.document == nil && m.indirect == nil && !a.Initrd.Present() && !m.config.NoInitrd, "no initrd: RTMR2 measures an empty one")
 	note(want[4] && p.RTMR3 == tdxmeasure.RTMR3Events && len(m.config.Events) == 0, "no events were given (--event, --event-log): RTMR3 is that of a machine that extended nothing")
 	note(m.indirect != nil && want[4], "a boot from disk extends nothing into RTMR3 here")

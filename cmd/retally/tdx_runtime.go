@@ -8,7 +8,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -17,7 +17,7 @@ func (m *tdMachine) setRuntime() error {
 	f, c := &m.f, &m.config
 	var err error
 	if f.appID != "" {
-		if c.AppID, err = pipeline.ParseAppID(f.appID); err != nil {
+		if c.AppID, err = config.ParseAppID(f.appID); err != nil {
 			return m.usage("", "--app-id: %v", err)
 		}
 	}

@@ -198,7 +198,7 @@ func (a *app) printSearch(r *searchResult) {
 		}
 		line("  deviation  %s (%s%s): %s", d.ID, d.Axis, since, d.Note)
 	}
-	line("  tried      %s", plural(r.Tried, "combination", "combinations"))
+	line("  tried      %s", show.Plural(r.Tried, "combination", "combinations"))
 	if !r.Found {
 		line("  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
 	}

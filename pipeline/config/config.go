@@ -1,0 +1,205 @@
+// Package config is retally.yaml as data: what to recount, from which inputs,
+// against what. It decodes strictly and knows the inputs that are built in; what
+// a section means, and its defaults, are its stage's.
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/retally/retally/internal/yamldoc"
+	"github.com/retally/retally/pipeline"
+)
+
+// FileName is the name that `run` and `plan` look for.
+const FileName = "retally.yaml"
+
+// Config is retally.yaml: what to recount, from which inputs, against what.
+// docs/config.md describes every field; `retally plan` prints it with all
+// defaults written out.
+type Config struct {
+	Version int `yaml:"version" json:"version"`
+	// Deployment is the Kubernetes YAML that pins images and disks.
+	Deployment string `yaml:"deployment" json:"deployment,omitempty"`
+	// Models is Privatemode's models.yaml, the published root hashes.
+	Models string `yaml:"models" json:"models,omitempty"`
+	// Images says where the bytes of images are, by the name that the
+	// deployment's reference ends in.
+	Images map[string]Image `yaml:"images" json:"images,omitempty"`
+	// Hashes is a hashes-<host>.json of a rebuild.
+	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
+	// Disks says where the models are whose disks are measured, by their key in
+	// the models file.
+	Disks map[string]Disk `yaml:"disks" json:"disks,omitempty"`
+	// Compose is the compose file of a machine that runs one, such as a
+	// SecretVM; platforms and evidence use it where they name none.
+	Compose string `yaml:"compose" json:"compose,omitempty"`
+	// Policies says how the runtime policies of the deployment are computed.
+	Policies *Policies `yaml:"policies" json:"policies,omitempty"`
+	// Platforms are the machines that registers are computed for, by the
+	// vendor's platform name.
+	Platforms map[string]Platform `yaml:"platforms" json:"platforms,omitempty"`
+	// Registry is a published file of registers by release (SecretVM's tdx.csv).
+	Registry string `yaml:"registry" json:"registry,omitempty"`
+	// Evidence is what machines showed of themselves, by any name.
+	Evidence map[string]Evidence `yaml:"evidence" json:"evidence,omitempty"`
+	// Manifest says how the deployment's manifest comes about.
+	Manifest *Manifest `yaml:"manifest" json:"manifest,omitempty"`
+	// Against is the published file to compare with.
+	Against string `yaml:"against" json:"against,omitempty"`
+	// AllowUnchecked names keys that may stay unchecked or rest on copied
+	// values without changing the exit code.
+	AllowUnchecked []string `yaml:"allow_unchecked" json:"allow_unchecked,omitempty"`
+}
+
+// Image names one source of an image's bytes.
+type Image struct {
+	OCI      string `yaml:"oci,omitempty" json:"oci,omitempty"`           // folder of an OCI layout
+	Archive  string `yaml:"archive,omitempty" json:"archive,omitempty"`   // OCI or docker archive
+	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"` // reference with a digest
+}
+
+// Disk names a model directory and the recipe of its disk.
+type Disk struct {
+	Dir string `yaml:"dir" json:"dir"`
+	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" (the default,
+	// that of the published disks) or "1.9.1+".
+	MKFS string `yaml:"mkfs,omitempty" json:"mkfs,omitempty"`
+	// Exclude lists what the recipe leaves out; where it is not given, what the
+	// models file says of this model. An empty list leaves nothing out.
+	Exclude *[]string `yaml:"exclude,omitempty" json:"exclude,omitempty"`
+	// Normalize takes the modes of a checkout under umask 022 in place of those
+	// that the files have.
+	Normalize bool `yaml:"normalize,omitempty" json:"normalize,omitempty"`
+	// RootOnly leaves out the hash of the whole disk file.
+	RootOnly bool `yaml:"root_only,omitempty" json:"root_only,omitempty"`
+}
+
+// Source returns the one source that is set.
+func (c Image) Source() (string, error) {
+	var set []string
+	for _, s := range []string{c.OCI, c.Archive, c.Registry} {
+		if s != "" {
+			set = append(set, s)
+		}
+	}
+	if len(set) != 1 {
+		return "", fmt.Errorf("want exactly one of oci, archive, registry, found %d", len(set))
+	}
+	return set[0], nil
+}
+
+// Manifest says how manifest.json is made.
+type Manifest struct {
+	Format string `yaml:"format" json:"format"` // "contrast", the default
+	// Base is the manifest as `contrast generate` wrote it; what nothing here
+	// recomputes is taken over from it and labelled as copied.
+	Base string `yaml:"base" json:"base,omitempty"`
+	// Adjust is the plan of the edits after generate.
+	Adjust string `yaml:"adjust" json:"adjust,omitempty"`
+	// Variables set or override the plan's variables.
+	Variables map[string]string `yaml:"variables" json:"variables,omitempty"`
+}
+
+// At makes a fault at a place of the configuration, which a path of fields
+// names, with what mends it.
+type At func(msg, hint string, path ...string) error
+
+// Decode reads retally.yaml strictly. Every error has file, line and column. What a
+// section means, its stage checks: at makes the faults that it finds.
+func Decode(file string, data []byte) (c *Config, at At, err error) {
+	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{Bytes: 1 << 20, Docs: 1})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(docs) == 0 || docs[0] == nil {
+		return nil, nil, &yamldoc.Error{File: file, Line: 1, Column: 1, Msg: "the file is empty", Hint: "retally init writes one"}
+	}
+	c = new(Config)
+	if err := yamldoc.DecodeStrict(file, docs[0], c); err != nil {
+		return nil, nil, err
+	}
+	if err := noControls(file, docs[0], ""); err != nil {
+		return nil, nil, err
+	}
+	at = func(msg, hint string, path ...string) error {
+		n := yamldoc.Path(docs[0], path...)
+		if n == nil {
+			n = docs[0]
+		}
+		e := yamldoc.Errorf(file, n, strings.Join(path, "."), "%s", msg)
+		e.Hint = hint
+		return e
+	}
+	if c.Version != 1 {
+		return nil, nil, at(fmt.Sprintf("configuration version %d is not known", c.Version), "write version: 1", "version")
+	}
+	for i, g := range c.AllowUnchecked {
+		if err := pipeline.ValidGlob(g); err != nil {
+			n := yamldoc.Elems(yamldoc.Get(docs[0], "allow_unchecked"))[i]
+			return nil, nil, yamldoc.Errorf(file, n, fmt.Sprintf("allow_unchecked[%d]", i), "%s", err)
+		}
+	}
+	return c, at, nil
+}
+
+// Empty reports whether there is nothing to recount.
+func (c *Config) Empty() bool {
+	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0
+}
+
+// noControls refuses names with line breaks, tabs and other control characters:
+// no file is meant to be called that, and a report could not show it.
+func noControls(file string, n *yaml.Node, path string) error {
+	for _, p := range yamldoc.Pairs(n) {
+		for _, text := range []*yaml.Node{p.Key, p.Value} {
+			if text.Kind == yaml.ScalarNode && strings.ContainsFunc(text.Value, unicode.IsControl) {
+				return yamldoc.Errorf(file, text, strings.TrimPrefix(path+"."+p.Key.Value, "."), "holds a control character (%q)", text.Value[:min(len(text.Value), 40)])
+			}
+		}
+		if err := noControls(file, p.Value, path+"."+p.Key.Value); err != nil {
+			return err
+		}
+	}
+	for _, e := range yamldoc.Elems(n) {
+		if e.Kind == yaml.ScalarNode && strings.ContainsFunc(e.Value, unicode.IsControl) {
+			return yamldoc.Errorf(file, e, strings.TrimPrefix(path, "."), "holds a control character (%q)", e.Value[:min(len(e.Value), 40)])
+		}
+		if err := noControls(file, e, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Identity is the configuration as part of cache keys.
+func (c *Config) Identity() string {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return "unencodable: " + err.Error()
+	}
+	return string(data)
+}
+
+// Encode writes the configuration as YAML, with whatever defaults were filled in.
+func (c *Config) Encode() ([]byte, error) {
+	var b bytes.Buffer
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(c); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// MachinesOnly reports whether a configuration is about machines and their
+// evidence and names nothing of a deployment, whose absence is then no lack.
+func (c *Config) MachinesOnly() bool {
+	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
+		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
+}

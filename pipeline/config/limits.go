@@ -1,0 +1,11 @@
+package config
+
+// Limits of inputs that are read whole, in bytes.
+const (
+	YAMLLimit     = 16 << 20
+	JSONLimit     = 16 << 20
+	FirmwareLimit = 64 << 20
+	ComposeLimit  = 16 << 20
+	TablesLimit   = 4 << 20
+	MetadataLimit = 1 << 20
+)

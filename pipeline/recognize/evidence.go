@@ -1,0 +1,303 @@
+package recognize
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/internal/yamldoc"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/tdxmeasure"
+)
+
+// What machines show of themselves, and what it is held against.
+const (
+	KindQuote    Kind = "TDX quote"
+	KindGPU      Kind = "GPU evidence"
+	KindCapture  Kind = "captured evidence"
+	KindEventLog Kind = "event log"
+	KindRegistry Kind = "registry of releases"
+	KindCompose  Kind = "compose file"
+	KindFirmware Kind = "TDX firmware"
+	KindMetadata Kind = "image metadata"
+	KindTLSCert  Kind = "certificate"
+)
+
+// composeNames are what SecretVM and Docker call the file.
+var composeNames = []string{"docker-compose.yaml", "docker-compose.yml", "compose.yaml", "compose.yml"}
+
+// Sizes up to which a file is looked at as evidence or firmware. Firmware has
+// 16 MiB at most (the space below 4 GiB that hypervisors give it).
+const (
+	evidenceAtMost = evidence.MaxFile
+	headSize       = 512
+)
+
+// footerGUID ends a firmware file with a GUID table, 48 bytes before its end
+// (OVMF, table footer 96b582de-1fb2-45f7-baea-a366c55a082d).
+const footerGUID = "\xde\x82\xb5\x96\xb2\x1f\xf7\x45\xba\xea\xa3\x66\xc5\x5a\x08\x2d"
+
+// quoteTexts are how a quote begins in hex and base64: version 4 or 5, key type
+// 2, TEE type 0x81.
+var quoteTexts = []string{"0400020081000000", "0500020081000000", "BAACAIEAAAA", "BQACAIEAAAA"}
+
+// mayBeEvidence looks at the first and last bytes of a file that lies in a
+// folder: whether it is worth reading as evidence. Pages and JSON documents are
+// told from what else lies there by their names.
+func mayBeEvidence(name string, head, tail []byte) bool {
+	if isQuoteHeader(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
+		return true
+	}
+	text := strings.TrimLeft(string(bytes.TrimPrefix(head, []byte("\ufeff"))), " \t\r\n")
+	if isRegistryHead(text) {
+		return true
+	}
+	if strings.HasPrefix(text, "<") || strings.HasPrefix(text, "{") || strings.HasPrefix(text, "[") {
+		return slices.Contains([]string{"", ".html", ".htm", ".txt", ".log"}, strings.ToLower(filepath.Ext(name)))
+	}
+	text = strings.TrimPrefix(text, "0x")
+	return slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
+}
+
+// peek reads the ends of a regular file of a size that evidence can have.
+func peek(file string) (head, tail []byte, ok bool) {
+	f, size, err := run.OpenRegular(file, file)
+	if err != nil {
+		return nil, nil, false
+	}
+	defer f.Close()
+	if size == 0 || size > evidenceAtMost {
+		return nil, nil, false
+	}
+	read := func(at int64) []byte {
+		b := make([]byte, min(headSize, size))
+		n, err := f.ReadAt(b, at)
+		if err != nil && err != io.EOF {
+			return nil
+		}
+		return b[:n]
+	}
+	return read(0), read(max(0, size-headSize)), true
+}
+
+// isQuoteHeader recognizes a TDX quote: version 4 or 5, TEE type TDX.
+func isQuoteHeader(b []byte) bool {
+	return len(b) >= 48 && (b[0] == 4 || b[0] == 5) && b[1] == 0 && binary.LittleEndian.Uint32(b[4:]) == 0x81
+}
+
+// isCCEL recognizes a binary event log by its first record (TCG PC Client
+// Platform Firmware Profile, Spec ID Event).
+func isCCEL(b []byte) bool {
+	return len(b) >= 48 && binary.LittleEndian.Uint32(b[4:]) == 3 && string(b[32:48]) == "Spec ID Event03\x00"
+}
+
+func isRegistryHead(text string) bool {
+	if strings.HasPrefix(text, "[") {
+		return strings.Contains(text, `"artifacts_ver"`)
+	}
+	line, _, _ := strings.Cut(text, "\n")
+	return strings.Contains(line, "mrtd") && strings.Contains(line, "rtmr0") && strings.Contains(line, ",")
+}
+
+// isTDVF reports whether a file is firmware with the descriptor that TDX needs.
+func isTDVF(data []byte) bool {
+	_, err := ovmf.ReadTDVF(bytes.NewReader(data), int64(len(data)))
+	return err == nil
+}
+
+// bundleReader reads evidence, such as evidence.Read.
+type bundleReader func(name string, data []byte) (*evidence.Bundle, error)
+
+// recognizeEvidence says what a file is among the things that this file knows.
+func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
+	switch {
+	case len(data) > evidenceAtMost:
+		return KindUnknown
+	case isCCEL(data):
+		return KindEventLog
+	case isTDVF(data):
+		return KindFirmware
+	}
+	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
+	if isRegistryHead(string(text[:min(len(text), headSize)])) {
+		return KindRegistry
+	}
+	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
+	looks := isQuoteHeader(data) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	if !looks {
+		return KindUnknown
+	}
+	b, err := read(file, data)
+	switch {
+	case err != nil:
+		return KindUnknown
+	case b.Quote != nil:
+		return KindQuote
+	}
+	return KindGPU
+}
+
+// recognizeNamed knows what content alone does not show: a compose file is
+// hashed as it is stored, whatever is in it, and a certificate that the user
+// names is meant as the one of the connection.
+func recognizeNamed(name string, data []byte, named bool) Kind {
+	base := filepath.Base(filepath.FromSlash(name))
+	switch {
+	case slices.Contains(composeNames, base) || named && slices.ContainsFunc(composeNames[2:], func(n string) bool { return strings.HasSuffix(base, "."+n) }):
+		return KindCompose
+	case named && bytes.Contains(data, []byte("-----BEGIN CERTIFICATE-----")):
+		return KindTLSCert
+	}
+	return KindUnknown
+}
+
+// nearlyEvidence says what is wrong with a named file that was meant to be one
+// of the things that this file knows; nil if nothing shows that.
+func nearlyEvidence(name string, data []byte) error {
+	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
+	switch {
+	case len(data) >= 48 && string(data[len(data)-48:len(data)-32]) == footerGUID:
+		_, err := ovmf.ReadTDVF(bytes.NewReader(data), int64(len(data)))
+		return &pipeline.InputError{Op: "read firmware", File: name, Err: err, Hint: "only a whole firmware file with a TDX descriptor can be measured"}
+	case len(text) > 0 && text[0] == '<':
+		_, err := evidence.Read(name, data)
+		return err
+	}
+	return nil
+}
+
+// recognizeEvidenceJSON knows the JSON documents of this file.
+func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
+	if v.Kind == jsondoc.Array {
+		if len(v.Elems) > 0 && v.Elems[0].Get("imr") != nil && v.Elems[0].Get("digest") != nil {
+			return KindEventLog
+		}
+		return KindUnknown
+	}
+	if v.Kind != jsondoc.Object {
+		return KindUnknown
+	}
+	if q := v.Get("quote"); q != nil && q.Kind == jsondoc.String && slices.ContainsFunc(quoteTexts, func(p string) bool { return strings.HasPrefix(strings.TrimPrefix(q.Text, "0x"), p) }) {
+		return KindQuote
+	}
+	switch {
+	case v.Get("evidence_list") != nil:
+		return KindGPU
+	case v.Get("docker_compose_file") != nil:
+		return KindCompose
+	case v.Get("kernel") != nil || v.Get("boot_config") != nil:
+		if _, err := tdxmeasure.ParseMetadata("metadata", jsondoc.Style{}.Compact(v)); err == nil {
+			return KindMetadata
+		}
+	}
+	return KindUnknown
+}
+
+// isCompose: services by name and none of what Kubernetes has.
+func isCompose(d *yaml.Node) bool {
+	s := yamldoc.Get(d, "services")
+	return s != nil && s.Kind == yaml.MappingNode && yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "kind") == nil
+}
+
+func isCapture(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, capture.Index))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// configureEvidence turns what was found of machines into their part of the
+// configuration.
+func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
+	for _, kind := range []Kind{KindRegistry, KindCompose} {
+		if names := byKind[kind]; len(names) > 1 {
+			return &pipeline.InputError{
+				Op: "check", File: s.Root, Err: fmt.Errorf("holds %d files that are each a %s: %s", len(names), kind, strings.Join(names[:min(4, len(names))], ", ")),
+				Hint: "name the files that belong together",
+			}
+		}
+	}
+	c := s.Config
+	for kind, to := range map[Kind]*string{KindRegistry: &c.Registry, KindCompose: &c.Compose} {
+		if len(byKind[kind]) == 1 {
+			*to = byKind[kind][0]
+		}
+	}
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+		return &pipeline.InputError{
+			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
+			Hint: "for instance retally check quote.hex " + certs[0],
+		}
+	}
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote])
+	gpus := byKind[KindGPU]
+	for _, name := range quotes {
+		e := config.Evidence{File: name}
+		if len(quotes) == 1 && len(gpus) == 1 {
+			e.GPU, gpus = gpus[0], nil
+		}
+		if certs := byKind[KindTLSCert]; len(certs) == 1 {
+			e.TLSCert = certs[0]
+		}
+		if err := s.addEvidence(name, e); err != nil {
+			return err
+		}
+	}
+	for _, name := range gpus {
+		if err := s.addEvidence(name, config.Evidence{File: name, Profile: string(evidence.NVIDIA)}); err != nil {
+			return err
+		}
+	}
+	for _, name := range byKind[KindMetadata] {
+		entry, err := s.entryName(name)
+		if err != nil {
+			return err
+		}
+		if c.Platforms == nil {
+			c.Platforms = map[string]config.Platform{}
+		}
+		c.Platforms[entry] = config.Platform{TEE: "tdx", Metadata: name}
+	}
+	return nil
+}
+
+// entryName makes the name of an entry from a file's: without folder and
+// extension.
+func (s *Subject) entryName(file string) (string, error) {
+	abs, err := filepath.Abs(s.Reader.Path(file))
+	if err != nil {
+		return "", err
+	}
+	base := filepath.Base(abs)
+	if cut := strings.TrimSuffix(base, filepath.Ext(base)); cut != "" {
+		base = cut
+	}
+	return base, nil
+}
+
+func (s *Subject) addEvidence(file string, e config.Evidence) error {
+	name, err := s.entryName(file)
+	if err != nil {
+		return err
+	}
+	if s.Config.Evidence == nil {
+		s.Config.Evidence = map[string]config.Evidence{}
+	}
+	if _, dup := s.Config.Evidence[name]; dup {
+		return &pipeline.InputError{Op: "check", File: file, Err: fmt.Errorf("two pieces of evidence are called %s", name), Hint: "check them one by one"}
+	}
+	s.Config.Evidence[name] = e
+	return nil
+}

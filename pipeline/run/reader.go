@@ -1,0 +1,288 @@
+package run
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+)
+
+// Counter counts what a run read. It may be polled while the run goes on.
+type Counter struct {
+	FilesRead   atomic.Int64
+	BytesRead   atomic.Int64
+	BytesHashed atomic.Int64
+
+	mu     sync.Mutex
+	parses map[string]int
+}
+
+func (c *Counter) parsed(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parses == nil {
+		c.parses = map[string]int{}
+	}
+	c.parses[name]++
+}
+
+// Parses returns how often each document was parsed, by its name.
+func (c *Counter) Parses() map[string]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.parses)
+}
+
+// Reader opens inputs. The identity of an input is a result of the one time it
+// is read, so that nothing is read that the report does not list, and nothing
+// is read twice: small files stay in memory for the run.
+type Reader struct {
+	root  string
+	count *Counter
+
+	mu   sync.Mutex
+	memo map[string]*readFile
+	sums map[string]Sums
+	// parsed are the documents that were parsed.
+	parsed map[parsedKey]*parsedDocument
+}
+
+type readFile struct {
+	data  []byte
+	input pipeline.Input
+	stamp stamp
+}
+
+// NewReader returns a reader whose relative names start at root.
+func NewReader(root string, count *Counter) *Reader {
+	if count == nil {
+		count = new(Counter)
+	}
+	return &Reader{root: root, count: count, memo: map[string]*readFile{}}
+}
+
+// Path returns where a name leads on this machine.
+func (r *Reader) Path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(r.root, filepath.FromSlash(name))
+}
+
+// ReadFile returns the whole content of a file of at most limit bytes.
+func (r *Reader) ReadFile(ctx context.Context, name string, limit int64) ([]byte, pipeline.Input, error) {
+	f, err := r.read(ctx, name, limit)
+	if err != nil {
+		return nil, pipeline.Input{}, err
+	}
+	return f.data, f.input, nil
+}
+
+func (r *Reader) read(ctx context.Context, name string, limit int64) (*readFile, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.memo[name]; f != nil {
+		return f, nil
+	}
+	f, err := r.readOnce(name, limit)
+	if err != nil {
+		return nil, err
+	}
+	r.memo[name] = f
+	return f, nil
+}
+
+// settle is how old a file's last change must be before its stat identity is
+// trusted: a change within one tick of the clock that stamps files would leave
+// the stamp as it is.
+const settle = 20 * time.Millisecond
+
+func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
+	if strings.HasPrefix(name, config.ProfilePrefix) {
+		return readBuiltIn(name)
+	}
+	// O_NONBLOCK: a fifo in place of a file must not hang the run.
+	f, err := os.OpenFile(r.Path(name), os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
+	}
+	defer f.Close()
+	before, err := f.Stat()
+	if err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
+	}
+	if !before.Mode().IsRegular() {
+		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but %s", kindOf(before.Mode()))}
+	}
+	if before.Size() > limit {
+		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("has %d bytes, the limit for this kind of file is %d", before.Size(), limit)}
+	}
+	if wait := settle - time.Since(before.ModTime()); wait > 0 && wait <= settle {
+		time.Sleep(wait)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
+	}
+	if int64(len(data)) != before.Size() || stampOf(before) != stampOf(after) {
+		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
+	}
+	r.count.FilesRead.Add(1)
+	r.count.BytesRead.Add(int64(len(data)))
+	r.count.BytesHashed.Add(int64(len(data)))
+	return &readFile{
+		data:  data,
+		input: pipeline.Input{File: filepath.ToSlash(name), Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
+		stamp: stampOf(after),
+	}, nil
+}
+
+func kindOf(m os.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a folder"
+	case m&os.ModeNamedPipe != 0:
+		return "a named pipe"
+	case m&os.ModeSocket != 0:
+		return "a socket"
+	case m&os.ModeDevice != 0:
+		return "a device"
+	default:
+		return "something else"
+	}
+}
+
+// readBuiltIn is a file that is part of the program: it changes with it only.
+func readBuiltIn(name string) (*readFile, error) {
+	data, err := config.BuiltIn(name)
+	if err != nil {
+		return nil, err
+	}
+	return &readFile{
+		data:  data,
+		input: pipeline.Input{File: name, Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
+		stamp: stamp{Size: int64(len(data)), Ino: 1},
+	}, nil
+}
+
+// stamp is what a file's stat says of its identity. The zero stamp never
+// matches: where the system does not tell, nothing is cached.
+type stamp struct {
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	Size  int64  `json:"size"`
+	MTime int64  `json:"mtime"` // ns
+	CTime int64  `json:"ctime"` // ns
+	// Tree is a hash over the stamps of all files below a folder.
+	Tree string `json:"tree,omitempty"`
+}
+
+func (r *Reader) stampNow(name string) (stamp, bool) {
+	if strings.HasPrefix(name, config.ProfilePrefix) {
+		// A profile is part of the program, whose identity is in the cache key.
+		f, err := readBuiltIn(name)
+		if err != nil {
+			return stamp{}, false
+		}
+		return f.stamp, true
+	}
+	info, err := os.Stat(r.Path(name))
+	if err != nil {
+		return stamp{}, false
+	}
+	if info.IsDir() {
+		s, err := r.treeStamp(name)
+		return s, err == nil && s != stamp{}
+	}
+	if !info.Mode().IsRegular() {
+		return stamp{}, false
+	}
+	s := stampOf(info)
+	return s, s != stamp{}
+}
+
+// treeFilesAtMost bounds the walk over a folder.
+const treeFilesAtMost = 500_000
+
+// treeStamp folds the names and stamps of everything below a folder into one
+// stamp. Without stamps of its files it is the zero stamp.
+func (r *Reader) treeStamp(name string) (stamp, error) {
+	h := sha256.New()
+	var out stamp
+	files, known := 0, true
+	err := filepath.WalkDir(r.Path(name), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if files++; files > treeFilesAtMost {
+			return fmt.Errorf("holds more than %d files", treeFilesAtMost)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(r.Path(name), path)
+		if err != nil {
+			return err
+		}
+		s := stampOf(info)
+		known = known && s != stamp{}
+		out.Size += info.Size()
+		fmt.Fprintf(h, "%q %v %+v\n", rel, info.Mode(), s)
+		return nil
+	})
+	if err != nil {
+		return stamp{}, pipeline.NewInputError("list", name, err)
+	}
+	if !known {
+		return stamp{}, nil
+	}
+	out.Tree = hex.EncodeToString(h.Sum(nil))
+	return out, nil
+}
+
+// ReadTree records a file or folder that a room reads by itself: read is
+// called once, and what lies there must be the same before and after. It
+// returns the identity that its one reading gave and the bytes it read.
+func (r *Reader) ReadTree(name string, read func(path string) (digest.Digest, int64, error)) (*readFile, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.memo[name]; f != nil {
+		return f, nil
+	}
+	before, _ := r.stampNow(name)
+	id, n, err := read(r.Path(name))
+	if err != nil {
+		return nil, err
+	}
+	after, _ := r.stampNow(name)
+	if before != after {
+		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("changed while it was read"), Hint: "run again when nothing writes to it"}
+	}
+	r.count.FilesRead.Add(1)
+	r.count.BytesRead.Add(n)
+	r.count.BytesHashed.Add(n)
+	f := &readFile{input: pipeline.Input{File: filepath.ToSlash(name), Digest: id, Size: n}, stamp: after}
+	r.memo[name] = f
+	return f, nil
+}

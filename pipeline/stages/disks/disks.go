@@ -1,0 +1,314 @@
+// Package disks is the stage that recounts the disks of models.
+package disks
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/published"
+	"github.com/retally/retally/privatemode"
+	"github.com/retally/retally/verity"
+	"github.com/retally/retally/verity/disk"
+	"github.com/retally/retally/verity/erofs"
+)
+
+// Stage recounts the disks of model directories and joins them with the
+// published models and with the root hashes that the deployment passes to
+// disk-mounters.
+func Stage() run.Stage {
+	return run.Stage{Name: "disks", Version: 3, Fill: fill, Check: check, Run: execute, Plan: plan}
+}
+
+func plan(c *config.Config) []run.PlanLine {
+	var lines []run.PlanLine
+	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
+		lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("disk", name, "root")), From: c.Disks[name].Dir})
+	}
+	switch {
+	case len(lines) == 0 && c.MachinesOnly():
+	case c.Models == "" && len(lines) == 0:
+		lines = append(lines, run.PlanLine{Key: "disk/*/root", Missing: "models.yaml", How: "models: models.yaml, the published root hashes"})
+	case len(lines) == 0:
+		lines = append(lines, run.PlanLine{Key: "disk/*/root", From: c.Models + ", taken over as it is"})
+	}
+	return lines
+}
+
+// stageRun collects what the stage finds.
+type stageRun struct {
+	in     *run.In
+	out    *run.Out
+	models *privatemode.Models
+	// byRoot leads from a published root hash to its key.
+	byRoot   map[digest.Digest]pipeline.Key
+	measured map[pipeline.Key]bool
+}
+
+func execute(ctx context.Context, in *run.In) (*run.Out, error) {
+	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]pipeline.Key{}, measured: map[pipeline.Key]bool{}}
+	if file := in.Config.Models; file != "" {
+		var err error
+		if r.models, err = run.Parsed(ctx, in, file, config.YAMLLimit, privatemode.ParseModels); err != nil {
+			return nil, err
+		}
+		for _, m := range r.models.Entries {
+			r.byRoot[m.RootHash] = modelKey(m)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.Config.Disks)) {
+		if err := r.measure(ctx, name, in.Config.Disks[name]); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range r.models.Entries {
+		if key := modelKey(m); !r.measured[key] {
+			r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{
+				Key: key, Value: pipeline.OfDigest(m.RootHash), Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(in.Config.Models)},
+				Note: fmt.Sprintf("%s at commit %s", m.Source, m.Commit),
+			})
+		}
+	}
+	if in.Config.Deployment != "" {
+		if err := r.deployed(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.out, nil
+}
+
+// deployed holds the disks against what the deployment mounts.
+func (r *stageRun) deployed(ctx context.Context) error {
+	d, err := run.Parsed(ctx, r.in, r.in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+	if err != nil {
+		return err
+	}
+	if r.in.Config.Models == "" {
+		if len(d.Disks()) > 0 && len(r.in.Config.Disks) == 0 {
+			r.in.Lack("models.yaml", "disk/*/root", "add models: models.yaml, the published root hashes of the model disks")
+		}
+		return nil
+	}
+	refs := published.DiskReferences(d, r.byRoot)
+	r.out.References = append(r.out.References, refs...)
+	// A disk that the deployment mounts and no model explains is a finding,
+	// not a gap: models.yaml is the vendor's complete list.
+	r.out.Complete = []string{"disk/**"}
+	disksUnknown(r.out, refs, r.models, r.byRoot)
+	disksUnused(r.out, r.in.Config.Models, d, r.models)
+	joined := 0
+	for _, ref := range refs {
+		if _, ok := r.byRoot[ref.Want.Digest()]; ok {
+			joined++
+		}
+	}
+	r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s: %s, %d of the deployment's %s found among them", r.models.File, show.Plural(len(r.models.Entries), "model", "models"), joined, show.Plural(len(refs), "root hash", "root hashes")))
+	return nil
+}
+
+// measure recounts one disk from its model directory.
+func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) error {
+	profile, err := erofs.ParseProfile(c.MKFS)
+	if err != nil {
+		return err
+	}
+	key := pipeline.NewKey("disk", name, "root")
+	exclude := ""
+	if c.Exclude != nil {
+		exclude = strings.Join(*c.Exclude, ",")
+	}
+	var published *privatemode.Model
+	for i := range r.models.Entries {
+		if m := &r.models.Entries[i]; m.Key == name {
+			published, key = m, modelKey(*m)
+			if c.Exclude == nil {
+				exclude = strings.Join(m.Excluded, ",")
+			}
+		}
+	}
+	var count verity.Progress
+	stop := r.in.Progress.Follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
+	defer stop()
+	var res disk.Result
+	err = r.in.ReadTree(c.Dir, func(path string) (digest.Digest, int64, error) {
+		var err error
+		res, err = disk.Measure(ctx, disk.Options{
+			Dir: path, Exclude: disk.ParseExclude(exclude), Profile: profile, RootOnly: c.RootOnly, Normalize: c.Normalize, Progress: &count,
+		})
+		return res.RootHash.Digest, res.HashOffset, err
+	})
+	if err != nil {
+		return err
+	}
+	r.measured[key] = true
+	add := func(what string, v pipeline.Value) pipeline.Key {
+		k := pipeline.Key(strings.TrimSuffix(string(key), "root") + what)
+		r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{
+			Key: k, Value: v, Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{pipeline.FromFile(c.Dir)}, Note: fmt.Sprintf("EROFS of %s as mkfs.erofs %s writes it, dm-verity tree behind it", c.Dir, profile),
+		})
+		return k
+	}
+	add("root", pipeline.OfDigest(res.RootHash.Digest))
+	add("hash-offset", pipeline.OfNumber(uint64(res.HashOffset)))
+	if !c.RootOnly {
+		add("file", pipeline.OfDigest(res.FileSHA256.Digest))
+	}
+	for _, w := range slices.Concat(res.Warnings, res.Changes) {
+		r.out.Problems = append(r.out.Problems, pipeline.Problem{Level: pipeline.LevelNote, Code: "disk-" + w.Code, Where: pipeline.Where{File: c.Dir}, Msg: w.Message})
+	}
+	if published == nil {
+		return nil
+	}
+	refer := func(what string, v pipeline.Value) {
+		r.out.References = append(r.out.References, pipeline.Reference{
+			Key: pipeline.Key(strings.TrimSuffix(string(key), "root") + what), Relation: pipeline.Equal, Want: v, Where: pipeline.Where{File: r.models.File, Line: published.RootLine}, Words: "published " + what + " of " + name,
+		})
+	}
+	refer("root", pipeline.OfDigest(published.RootHash))
+	refer("hash-offset", pipeline.OfNumber(published.HashOffset))
+	if !c.RootOnly {
+		refer("file", pipeline.OfDigest(published.FileHash))
+	}
+	r.whyDisk(key, c, res, published)
+	return nil
+}
+
+// whyDisk says why a measured disk is not the published one. The other
+// releases of mkfs.erofs were computed in the same pass, so that cause is
+// proved; the rest is what is known to change a root hash silently.
+func (r *stageRun) whyDisk(key pipeline.Key, c config.Disk, res disk.Result, published *privatemode.Model) {
+	if res.RootHash.Digest == published.RootHash {
+		return
+	}
+	where := pipeline.Where{File: r.models.File, Line: published.RootLine}
+	for _, o := range res.Others {
+		if o.RootHash.Digest == published.RootHash {
+			r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{
+				Path: []string{string(key), "superblock"}, Expected: res.RootHash.String(), Actual: o.RootHash.String(), Standing: pipeline.Proved, Hint: "erofs-version", Where: where,
+				Note: fmt.Sprintf("the published disk was made with mkfs.erofs %s, this one as with %s; the same files give it", o.Mkfs, res.Mkfs),
+			})
+			return
+		}
+	}
+	for _, w := range res.Warnings {
+		r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: c.Dir}, Note: w.Message})
+	}
+	note := "the directory has other sizes or names than the published model: the image alone is of another length"
+	if uint64(res.HashOffset) == published.HashOffset {
+		note = "the image has the published length, so names and sizes fit: the content or a mode of some file differs"
+	}
+	r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{Path: []string{string(key), c.Dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
+}
+
+func modelKey(m privatemode.Model) pipeline.Key {
+	return pipeline.NewKey("disk", m.Key+"@"+m.Commit[:min(12, len(m.Commit))], "root")
+}
+
+// disksUnknown looks for the model that an unknown root hash may stand for.
+func disksUnknown(out *run.Out, refs []pipeline.Reference, models *privatemode.Models, byRoot map[digest.Digest]pipeline.Key) {
+	for _, r := range refs {
+		want := r.Want.Digest()
+		if _, ok := byRoot[want]; ok {
+			continue
+		}
+		best, distance := -1, 257
+		for i, m := range models.Entries {
+			if d := hamming(want, m.RootHash); d < distance {
+				best, distance = i, d
+			}
+		}
+		c := pipeline.Cause{
+			Path: []string{string(r.Key), models.File}, Actual: want.String(), Hint: "disk-root-hash", Standing: pipeline.Suspected, Where: r.Where,
+			Note: "no published model has this root hash: another model version, other mkfs tools, or a changed deployment",
+		}
+		// Unrelated hashes differ in about half of their 256 bits; so few
+		// differing bits mean that one was edited into the other.
+		if best >= 0 && distance <= 64 {
+			m := models.Entries[best]
+			c.Path = append(c.Path, m.Key)
+			c.Expected = m.RootHash.String()
+			c.Note = fmt.Sprintf("the root hash of model %s was changed in %s", m.Key, show.Plural(hexDistance(want, m.RootHash), "hex digit", "hex digits"))
+			c.Standing = pipeline.Proved
+		}
+		out.Causes[r.Key] = append(out.Causes[r.Key], c)
+	}
+}
+
+func hamming(a, b digest.Digest) int {
+	if a.Algorithm() != b.Algorithm() {
+		return 257
+	}
+	n := 0
+	x, y := a.Bytes(), b.Bytes()
+	for i := range x {
+		n += bits.OnesCount8(x[i] ^ y[i])
+	}
+	return n
+}
+
+func hexDistance(a, b digest.Digest) int {
+	n := 0
+	x, y := a.Hex(), b.Hex()
+	for i := range x {
+		if x[i] != y[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// disksUnused names the models that no disk-mounter uses.
+func disksUnused(out *run.Out, file string, d *deployment.Deployment, models *privatemode.Models) {
+	used := map[digest.Digest]bool{}
+	for _, p := range d.Disks() {
+		used[p.RootHash] = true
+	}
+	for _, m := range models.Entries {
+		if !used[m.RootHash] {
+			out.Problems = append(out.Problems, pipeline.Problem{
+				Level: pipeline.LevelNote, Code: "model-unused", Where: pipeline.Where{File: file, Line: m.Line},
+				Msg: fmt.Sprintf("model %s is published but no disk of the deployment uses it", m.Key),
+			})
+		}
+	}
+	for _, p := range d.Disks() {
+		if p.CommandOverride && p.Used {
+			out.Problems = append(out.Problems, pipeline.Problem{
+				Level: pipeline.LevelNote, Code: "disk-command-override", Where: pipeline.Where{File: d.File, Line: p.Line},
+				Msg: fmt.Sprintf("%s: container %s overrides its command; its arguments, root hash included, still reach disk-mounter", p.Workload, strings.TrimSpace(p.Container)),
+			})
+		}
+	}
+}
+
+func check(c *config.Config, at config.At) error {
+	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
+		if c.Disks[name].Dir == "" {
+			return at("dir is missing", "for instance {dir: models/"+name+"}", "disks", name)
+		}
+		if m := c.Disks[name].MKFS; m != "" {
+			if _, err := erofs.ParseProfile(m); err != nil {
+				return at(err.Error(), "write mkfs: \"1.9\" for the published disks", "disks", name, "mkfs")
+			}
+		}
+	}
+	return nil
+}
+
+func fill(c *config.Config) {
+	for name, d := range c.Disks {
+		if d.MKFS == "" {
+			d.MKFS = string(erofs.Profile19)
+			c.Disks[name] = d
+		}
+	}
+}

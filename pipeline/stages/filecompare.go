@@ -1,0 +1,316 @@
+package stages
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/deployment"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
+	"github.com/retally/retally/pipeline/run"
+	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
+	"github.com/retally/retally/pipeline/stages/published"
+	"github.com/retally/retally/privatemode"
+)
+
+// File is a file with its content, as compare gets it.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// CompareFiles compares two published files of the same kind without
+// recomputing anything: manifests of any version, hashes files, or reports.
+func CompareFiles(a, b File, tool pipeline.Tool) (*pipeline.Report, error) {
+	ka, kb := recognize.Content(a.Name, a.Data), recognize.Content(b.Name, b.Data)
+	for _, f := range []struct {
+		File
+		kind recognize.Kind
+	}{{a, ka}, {b, kb}} {
+		if !slices.Contains([]recognize.Kind{recognize.KindManifest, recognize.KindHashes, recognize.KindReport}, f.kind) {
+			return nil, &pipeline.InputError{
+				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file or a retally report but %s", orNothing(f.kind)),
+				Hint: "deployments and checkouts are compared with --release",
+			}
+		}
+	}
+	if ka != kb {
+		return nil, &pipeline.InputError{Op: "compare", File: b.Name, Err: fmt.Errorf("is a %s, but %s is a %s", kb, a.Name, ka), Hint: "compare two files of the same kind"}
+	}
+	r := newComparison(a.Name, b.Name, tool)
+	var side func(File) ([]pipeline.Measurement, error)
+	switch ka {
+	case recognize.KindManifest:
+		return r.manifests(a, b)
+	case recognize.KindHashes:
+		side = hashesSide
+	default:
+		side = reportSide
+	}
+	ma, err := side(a)
+	if err != nil {
+		return nil, err
+	}
+	mb, err := side(b)
+	if err != nil {
+		return nil, err
+	}
+	r.ms, r.refs = ma, referencesOf(mb, b.Name)
+	r.rep.Bytes = rawBytes(a.Data, b.Data)
+	return r.finish(a, b), nil
+}
+
+func orNothing(k recognize.Kind) string {
+	if k == recognize.KindUnknown {
+		return "nothing that retally knows"
+	}
+	return "a " + string(k)
+}
+
+// comparison builds the report of a comparison in which nothing is recomputed.
+type comparison struct {
+	rep  *pipeline.Report
+	ms   []pipeline.Measurement
+	refs []pipeline.Reference
+}
+
+func newComparison(a, b string, tool pipeline.Tool) *comparison {
+	shortA, shortB := shortNames(a, b)
+	return &comparison{rep: &pipeline.Report{
+		Schema: pipeline.Schema, Tool: tool, Subject: fmt.Sprintf("%s compared with %s", a, b), GotName: shortA, WantName: shortB,
+		Findings: []pipeline.Finding{}, Inputs: []pipeline.Input{}, Measurements: []pipeline.Measurement{},
+	}}
+}
+
+// shortNames gives the shortest names that tell two files apart.
+func shortNames(a, b string) (string, string) {
+	x, y := path.Base(filepath.ToSlash(a)), path.Base(filepath.ToSlash(b))
+	if x == y {
+		return a, b
+	}
+	// "83c1af" and "216de2" say as much as the names with one same ending.
+	for _, end := range []string{".manifest.json", ".deployment.yaml", ".json", ".yaml", ".yml"} {
+		i, okX := strings.CutSuffix(x, end)
+		j, okY := strings.CutSuffix(y, end)
+		if okX && okY && i != "" && j != "" {
+			return i, j
+		}
+	}
+	return x, y
+}
+
+// finish counts. Both sides are copied by definition, which is said as the
+// provenance and does not make the comparison incomplete.
+func (c *comparison) finish(files ...File) *pipeline.Report {
+	for _, f := range files {
+		c.rep.Inputs = append(c.rep.Inputs, pipeline.Input{File: f.Name, Digest: digest.SHA256.Sum(f.Data), Size: int64(len(f.Data))})
+	}
+	all := []string{"**"}
+	c.rep.Measurements = c.ms
+	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all})
+	for i := range c.rep.Findings {
+		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
+			f.Note = ""
+		}
+	}
+	c.rep.Provenance.Verdict = pipeline.Unchecked
+	c.rep.Provenance.Note = "both sides are taken as they are, nothing was recomputed"
+	c.rep.Coverage = pipeline.Coverage{Kinds: []pipeline.KindCoverage{}}
+	c.rep.Summary = c.sentence()
+	return c.rep
+}
+
+func (c *comparison) sentence() string {
+	m := &c.rep.Meaning
+	bad := m.Loosened + m.Tightened + m.Unexplained
+	switch {
+	case bad == 0 && c.rep.Bytes.Verdict == pipeline.Match:
+		return "The two are identical."
+	case bad == 0 && m.Volatile == 0:
+		return "The two mean the same, but are not byte for byte identical."
+	case bad == 0:
+		return "The two differ only in what is expected to change."
+	}
+	s := show.Plural(bad, "value differs", "values differ")
+	switch {
+	case m.Loosened == bad:
+		s += fmt.Sprintf(": %s accepts more than %s", c.rep.WantName, c.rep.GotName)
+	case m.Loosened > 0:
+		s += fmt.Sprintf("; in %d of them %s accepts more than %s", m.Loosened, c.rep.WantName, c.rep.GotName)
+	}
+	return s + "."
+}
+
+func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
+	ma, err := manifest.Parse(a.Name, a.Data)
+	if err != nil {
+		return nil, err
+	}
+	mb, err := manifest.Parse(b.Name, b.Data)
+	if err != nil {
+		return nil, err
+	}
+	ms, refs := manifeststage.Sides(ma, mb, func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef) {
+		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a.Name)}
+	})
+	c.ms, c.refs = ms, refs
+	c.rep.Bytes = rawBytes(a.Data, b.Data)
+	c.rep.Problems = append(manifeststage.Problems(a.Name, ma, false), manifeststage.Problems(b.Name, mb, false)...)
+	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
+	sb, _, _ := strings.Cut(mb.Shape().String(), ":")
+	if sa != sb {
+		c.rep.Problems = append(c.rep.Problems, pipeline.Problem{Level: pipeline.LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("different versions wrote the two: %s %s, %s %s", sa, c.rep.GotName, sb, c.rep.WantName)})
+	}
+	return c.finish(a, b), nil
+}
+
+func rawBytes(a, b []byte) pipeline.BytesResult {
+	r := pipeline.BytesResult{Verdict: pipeline.Match, Got: pipeline.OfDigest(digest.SHA256.Sum(a)), Want: pipeline.OfDigest(digest.SHA256.Sum(b))}
+	if !bytes.Equal(a, b) {
+		r.Verdict = pipeline.Differs
+		r.CountLines(a, b)
+	}
+	return r
+}
+
+func hashesSide(f File) ([]pipeline.Measurement, error) {
+	hashes, err := privatemode.ParseHashes(f.Name, f.Data)
+	if err != nil {
+		return nil, err
+	}
+	var ms []pipeline.Measurement
+	for _, h := range hashes {
+		ms = append(ms, pipeline.Measurement{Key: pipeline.NewKey("image", h.Name, "manifest"), Value: pipeline.OfDigest(h.Digest), Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(f.Name)}})
+	}
+	return ms, nil
+}
+
+func reportSide(f File) ([]pipeline.Measurement, error) {
+	r, err := pipeline.ReadReport(f.Name, f.Data)
+	if err != nil {
+		return nil, err
+	}
+	return r.Measurements, nil
+}
+
+// referencesOf turns measurements of the other side into references.
+func referencesOf(ms []pipeline.Measurement, file string) []pipeline.Reference {
+	refs := make([]pipeline.Reference, len(ms))
+	for i, m := range ms {
+		refs[i] = pipeline.Reference{Key: m.Key, Relation: pipeline.Equal, Want: m.Value, Where: pipeline.Where{File: file}, Words: m.Note}
+	}
+	return refs
+}
+
+// CompareReleases says what moved between two releases: deployments, folders
+// with a deployment and a models file, or manifests.
+func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pipeline.Report, error) {
+	c := newComparison(a, b, tool)
+	var sides [2][]pipeline.Measurement
+	var manifests [2]*manifest.Manifest
+	for i, p := range []string{a, b} {
+		s, err := recognize.Look(ctx, Table(), []string{p}, nil)
+		if err != nil {
+			return nil, err
+		}
+		if sides[i], manifests[i], err = releaseSide(ctx, s); err != nil {
+			return nil, err
+		}
+		for _, f := range s.Found {
+			if _, in, err := s.Reader.ReadFile(ctx, f.Name, config.YAMLLimit); err == nil {
+				in.File = path.Join(filepath.ToSlash(p), in.File)
+				if in.File == path.Join(filepath.ToSlash(p), path.Base(filepath.ToSlash(p))) {
+					in.File = filepath.ToSlash(p)
+				}
+				c.rep.Inputs = append(c.rep.Inputs, in)
+			}
+		}
+	}
+	refs := referencesOf(sides[1], b)
+	ms := sides[0]
+	if manifests[0] != nil && manifests[1] != nil {
+		mm, mr := manifeststage.Sides(manifests[0], manifests[1], func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef) {
+			return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a)}
+		})
+		ms, refs = append(ms, mm...), append(refs, mr...)
+		c.rep.Bytes = rawBytes(manifests[0].Raw(), manifests[1].Raw())
+	}
+	if len(ms) == 0 && len(refs) == 0 {
+		return nil, &pipeline.InputError{Op: "compare releases", File: a, Err: fmt.Errorf("neither side has a deployment or a manifest")}
+	}
+	c.ms, c.refs = ms, refs
+	return c.finish(), nil
+}
+
+// releaseSide lists what a release pins, under names that do not hold what
+// changes with every release.
+func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurement, *manifest.Manifest, error) {
+	var ms []pipeline.Measurement
+	add := func(k pipeline.Key, v pipeline.Value, note string) {
+		if !slices.ContainsFunc(ms, func(m pipeline.Measurement) bool { return m.Key == k }) {
+			ms = append(ms, pipeline.Measurement{Key: k, Value: v, Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(s.Root)}, Note: note})
+		}
+	}
+	var m *manifest.Manifest
+	if f := s.Config.Against; f != "" {
+		var err error
+		if m, err = run.Parsed(ctx, s.Reader, f, config.JSONLimit, manifest.Parse); err != nil {
+			return nil, nil, err
+		}
+	}
+	models := map[digest.Digest]privatemode.Model{}
+	if f := s.Config.Models; f != "" {
+		list, err := run.Parsed(ctx, s.Reader, f, config.YAMLLimit, privatemode.ParseModels)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range list.Entries {
+			models[e.RootHash] = e
+			add(pipeline.NewKey("disk", e.Key, "commit"), pipeline.OfText(e.Commit), "commit of "+e.Source)
+			add(pipeline.NewKey("disk", e.Key, "root"), pipeline.OfDigest(e.RootHash), "root hash of "+e.Key)
+		}
+	}
+	if f := s.Config.Deployment; f != "" {
+		d, err := run.Parsed(ctx, s.Reader, f, config.YAMLLimit, deployment.Parse)
+		if err != nil {
+			return nil, nil, err
+		}
+		names := published.ImageNames(d.Images())
+		for _, p := range d.Images() {
+			name := cmp.Or(names[p.Ref.Registry+"/"+p.Ref.Repository+"@"+p.Ref.Digest.String()], p.Ref.Name)
+			if p.Pinned {
+				add(pipeline.NewKey("image", name, "manifest"), pipeline.OfDigest(p.Ref.Digest), "digest")
+			}
+			add(pipeline.NewKey("image", name, "tag"), pipeline.OfText(p.Ref.Tag), "tag")
+		}
+		for _, w := range d.Workloads {
+			var containers []string
+			for _, c := range w.Containers {
+				containers = append(containers, c.Name)
+			}
+			add(pipeline.NewKey("workload", w.Kind, w.Name, "containers"), pipeline.OfList(containers), "containers")
+			add(pipeline.NewKey("workload", w.Kind, w.Name, "runtime"), pipeline.OfText(w.RuntimeClass), "runtime class")
+		}
+		for _, p := range d.Disks() {
+			if e, known := models[p.RootHash]; known {
+				add(pipeline.NewKey("workload-disk", published.DiskName(p)), pipeline.OfText(e.Key), "model on the disk")
+			} else if !p.RootHash.IsZero() {
+				add(pipeline.NewKey("workload-disk", published.DiskName(p)), pipeline.OfDigest(p.RootHash), "root hash of the disk")
+			}
+		}
+		for _, r := range published.FileReferences(d) {
+			add(r.Key, r.Want, "hash of a file checked at start")
+		}
+	}
+	return ms, m, nil
+}

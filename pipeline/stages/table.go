@@ -1,0 +1,21 @@
+// Package stages has the one list of stages and, for two files of the same kind,
+// the comparison in which nothing is recomputed.
+package stages
+
+import (
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/deployment"
+	"github.com/retally/retally/pipeline/stages/disks"
+	"github.com/retally/retally/pipeline/stages/evidence"
+	"github.com/retally/retally/pipeline/stages/images"
+	"github.com/retally/retally/pipeline/stages/manifest"
+	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/tdx"
+)
+
+// Table is the one list of stages, in the order of their dependence: the
+// deployment names what the others measure, policies rest on images and launch
+// digests, the manifest on everything.
+func Table() []run.Stage {
+	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
+}

@@ -1,0 +1,69 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+)
+
+// Markdown writes a summary for a pull request or a review.
+func Markdown(w io.Writer, r *pipeline.Report) error {
+	v := NewView(r, Options{})
+	var b strings.Builder
+	fmt.Fprintf(&b, "# retally: %s\n\n%s\n", v.Verdict, show.Markdown(v.Summary))
+	if v.Subject != "" {
+		fmt.Fprintf(&b, "\n%s\n", show.Markdown(v.Subject))
+	}
+	for _, f := range v.Facts {
+		fmt.Fprintf(&b, "\n%s\n", show.Markdown(f))
+	}
+	b.WriteString("\n| result | verdict | |\n|---|---|---|\n")
+	for _, res := range v.Results {
+		fmt.Fprintf(&b, "| %s | **%s** | %s |\n", res.Name, res.Verdict, show.Markdown(res.Words))
+	}
+	for _, g := range v.Groups {
+		fmt.Fprintf(&b, "\n## %s\n\n", show.Markdown(g.Title))
+		if g.Coverage != "" {
+			fmt.Fprintf(&b, "%s\n", show.Markdown(g.Coverage))
+		}
+		if g.Agree > 0 {
+			fmt.Fprintf(&b, "\n- %s\n", show.Plural(g.Agree, "value agrees", "values agree"))
+		}
+		for _, l := range g.Lines {
+			fmt.Fprintf(&b, "- **%s** %s\n", show.Markdown(l.mark()), show.Markdown(l.Text))
+			for _, d := range l.Details {
+				fmt.Fprintf(&b, "  - %s\n", show.Markdown(d))
+			}
+			for _, c := range l.Causes {
+				fmt.Fprintf(&b, "  - %s\n", show.Markdown(CauseWords(c)))
+			}
+		}
+	}
+	if len(v.Problems) > 0 {
+		b.WriteString("\n## Found in the inputs\n\n")
+		for _, p := range v.Problems {
+			fmt.Fprintf(&b, "- %s: %s\n", p.Level, show.Markdown(problemWords(p)))
+		}
+	}
+	if len(v.Lacks) > 0 {
+		b.WriteString("\n## Missing to check more\n\n| missing | for | what to do |\n|---|---|---|\n")
+		for _, l := range v.Lacks {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", show.Markdown(l.What), show.Code(l.For), show.Markdown(l.How))
+		}
+	}
+	if v.Next != "" {
+		fmt.Fprintf(&b, "\nNext: %s\n", show.Code(v.Next))
+	}
+	if len(v.Inputs) > 0 {
+		b.WriteString("\n<details><summary>Inputs</summary>\n\n| file | SHA-256 | bytes |\n|---|---|---|\n")
+		for _, in := range v.Inputs {
+			fmt.Fprintf(&b, "| %s | `%s` | %d |\n", show.Code(in.File), in.Digest.Hex(), in.Size)
+		}
+		b.WriteString("\n</details>\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
