@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -13,6 +14,12 @@ type Case struct {
 	Notes      map[Key]string  // shown with the key's finding where it is unchecked
 	Only       []string        // globs: keep these keys only; none keeps all
 	Allow      []string        // globs: these keys may stay unchecked
+	// NothingRecounted is set where both sides are published files: equal is
+	// then all that can be said, and nothing has to be recounted for it.
+	NothingRecounted bool
+	// TestRootOK is the user's leave to end in a match under a root of trust
+	// that is not the vendor's (Report.TestRoots).
+	TestRootOK bool
 }
 
 // Judge compares the report's measurements, and computes everything of it that
@@ -23,6 +30,7 @@ func (r *Report) Judge(c Case) {
 	slices.SortFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
 	r.Findings, r.Sets = Compare(r.Measurements, c.References, c.CompareOptions)
 	standings := Standings(r.Measurements)
+	r.staleGlobs(&c)
 	if len(c.Only) > 0 {
 		r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool { return !f.Key.MatchAny(c.Only) })
 		r.Measurements = slices.DeleteFunc(r.Measurements, func(m Measurement) bool { return !m.Key.MatchAny(c.Only) })
@@ -40,16 +48,41 @@ func (r *Report) Judge(c Case) {
 		}
 	}
 	explainSwaps(r.Findings)
-	r.finish(standings, c.Allow)
+	r.finish(standings, &c)
 }
+
+// staleGlobs names the globs of --only and --allow-unchecked that fit no key of
+// this report: whoever wrote them thought of something that is not there.
+func (r *Report) staleGlobs(c *Case) {
+	fits := func(glob string) bool {
+		return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Key.Match(glob) })
+	}
+	for _, g := range c.Only {
+		if !fits(g) && !slices.ContainsFunc(r.Measurements, func(m Measurement) bool { return m.Key.Match(g) }) {
+			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: CodeStaleGlob, Msg: fmt.Sprintf("%q, which only is to be compared, fits no key: nothing was compared for it", g), Hint: "retally plan lists the keys"})
+		}
+	}
+	if c.NothingRecounted {
+		return
+	}
+	for _, g := range c.Allow {
+		if !fits(g) {
+			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: CodeStaleGlob, Msg: fmt.Sprintf("%q, which may stay unchecked, fits nothing that was published", g), Hint: "take it away, or mend it"})
+		}
+	}
+}
+
+// CodeStaleGlob is the code of the problem that a glob fits nothing. It leaves
+// the outcome unchecked.
+const CodeStaleGlob = "stale-glob"
 
 // finish computes everything of the report that follows from its findings,
 // measurements and problems, and puts all lists into their one order.
-func (r *Report) finish(standings map[Key]Standing, allow []string) {
+func (r *Report) finish(standings map[Key]Standing, c *Case) {
 	for i := range r.Findings {
 		f := &r.Findings[i]
 		f.Standing = standings[f.Key]
-		f.Allowed = f.Key.MatchAny(allow)
+		f.Allowed = f.Key.MatchAny(c.Allow)
 	}
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(a.Key, b.Key) })
 	slices.SortStableFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
@@ -59,5 +92,5 @@ func (r *Report) finish(standings map[Key]Standing, allow []string) {
 		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
 	})
 	r.count()
-	r.judge()
+	r.judge(c)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/internal/show"
 )
@@ -31,7 +32,10 @@ type Report struct {
 	GotName  string `json:"gotName,omitempty"`
 	WantName string `json:"wantName,omitempty"`
 	// Facts count what the inputs hold: workloads, references, digests.
-	Facts        []string      `json:"facts,omitempty"`
+	Facts []string `json:"facts,omitempty"`
+	// TestRoots are roots of trust that stand in place of the vendors' own:
+	// what rests on them means nothing outside of a test.
+	TestRoots    []string      `json:"testRoots,omitempty"`
 	Outcome      Outcome       `json:"outcome"`
 	Summary      string        `json:"summary"` // one sentence
 	Bytes        BytesResult   `json:"bytes"`
@@ -223,7 +227,7 @@ func (f *Finding) weak() bool {
 }
 
 // judge sets the verdicts and the outcome.
-func (r *Report) judge() {
+func (r *Report) judge(c *Case) {
 	bad, open := r.Bytes.Verdict == Differs, false
 	r.Meaning.Verdict, r.Provenance.Verdict = Match, Match
 	for i := range r.Findings {
@@ -238,11 +242,20 @@ func (r *Report) judge() {
 		}
 	}
 	if len(r.Findings) == 0 {
-		r.Meaning.Verdict, r.Provenance.Verdict = Unchecked, Unchecked
-		open = true
+		r.Provenance.Verdict = Unchecked
 	}
+	if r.Meaning.Verdict == Match && r.Meaning.Equal == 0 {
+		r.Meaning.Verdict = Unchecked // nothing is equal where nothing was compared
+	}
+	// Nothing compared is no match, whatever was allowed.
+	open = open || r.Meaning.Equal == 0 || !c.NothingRecounted && r.Coverage.Recounted == 0
+	open = open || len(r.TestRoots) > 0 && !c.TestRootOK
+	// An input that is missing leaves something unchecked, whether or not
+	// somebody published a value for it.
+	open = open || slices.ContainsFunc(r.Lacks, func(l Lack) bool { return !Key(l.For).MatchAny(c.Allow) })
 	for _, p := range r.Problems {
 		bad = bad || p.Level == LevelError
+		open = open || p.Code == CodeStaleGlob
 	}
 	switch {
 	case bad:
@@ -256,6 +269,9 @@ func (r *Report) judge() {
 		r.Bytes.Verdict = Unchecked
 	}
 	r.Summary = r.sentence()
+	if len(r.TestRoots) > 0 {
+		r.Summary = "TEST ROOT " + strings.Join(r.TestRoots, ", ") + ": " + r.Summary
+	}
 }
 
 // sentence is the first line of every rendering.
@@ -287,6 +303,8 @@ func (r *Report) sentence() string {
 		return "The published file is not byte for byte the expected one."
 	case len(r.Findings) == 0:
 		return "Nothing published was given to compare with."
+	case checked == 0 && r.Outcome == OutcomeUnchecked && open == 0:
+		return "Nothing was recounted: no value that was compared rests on what was checked here."
 	case open > 0:
 		return fmt.Sprintf("Nothing differs, but %s not been checked here.", show.Plural(open, "value has", "values have"))
 	case r.Provenance.Allowed > 0:

@@ -41,7 +41,7 @@ these files alone, and names the next command. Several paths are taken together.
 			}
 			defer s.Close()
 			o := run.Options{
-				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, Tool: tool(),
+				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, TestRootOK: flags.testRootOK, Tool: tool(),
 				Counter: count, Reader: s.Reader, ConfigInput: s.ConfigInput, Problems: s.Problems, Progress: new(run.Progress),
 			}
 			if err := s.Prepare(cmd.Context()); err != nil {

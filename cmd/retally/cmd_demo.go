@@ -58,6 +58,7 @@ found and explained:
 			if err != nil {
 				return err
 			}
+			flags.testRootOK = true // the example brings its own root, and the first line says so
 			flags.next = "retally demo --tamper policy shows a difference; retally check PATH takes something of your own"
 			if tamper != "" {
 				flags.next = "retally demo without --tamper agrees again"

@@ -25,16 +25,18 @@ import (
 // runFlags are the flags of verbs that execute the pipeline.
 type runFlags struct {
 	comparison
-	only    []string
-	fresh   bool
-	noCache bool
-	next    string // command to propose
+	only       []string
+	fresh      bool
+	noCache    bool
+	testRootOK bool
+	next       string // command to propose
 }
 
 func (r *runFlags) flags(cmd *cobra.Command) {
 	r.comparison.flags(cmd)
 	cmd.Flags().StringArrayVar(&r.only, "only", nil, "glob of keys to compare and report; may be given several times")
 	cmd.Flags().BoolVar(&r.fresh, "fresh", false, "reread every input instead of trusting the stat identity of earlier reads")
+	cmd.Flags().BoolVar(&r.testRootOK, "test-root-ok", false, "let a run under a test root (intel_root) end in a match, exit code 0")
 	cmd.Flags().BoolVar(&r.noCache, "no-cache", false, "neither use nor keep results of other runs")
 }
 
@@ -146,7 +148,7 @@ func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject str
 		return nil, &userError{op: "find", path: root, err: err}
 	}
 	o := run.Options{
-		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, Tool: tool(), Build: buildIdentity(),
+		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, TestRootOK: f.testRootOK, Tool: tool(), Build: buildIdentity(),
 		Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
 	}
 	if !f.noCache {

@@ -152,6 +152,8 @@ type Subject struct {
 type Found struct {
 	Name string `json:"name"`
 	Kind Kind   `json:"kind"`
+	// Named is set where the user named the file, not a folder that holds it.
+	Named bool `json:"-"`
 }
 
 // foldersAtMost bounds what a scan of a folder looks at.
@@ -199,15 +201,15 @@ func (s *Subject) look(ctx context.Context, name string) error {
 		return s.lookFile(ctx, name, true)
 	}
 	if isModel(dir) {
-		s.Found = append(s.Found, Found{name, KindModelDir})
+		s.Found = append(s.Found, Found{name, KindModelDir, true})
 		return nil
 	}
 	if isLayout(dir) {
-		s.Found = append(s.Found, Found{name, KindImage})
+		s.Found = append(s.Found, Found{name, KindImage, true})
 		return nil
 	}
 	if isCapture(dir) {
-		s.Found = append(s.Found, Found{name, KindCapture})
+		s.Found = append(s.Found, Found{name, KindCapture, true})
 		return nil
 	}
 	if isWorkspace(dir) {
@@ -233,9 +235,9 @@ func (s *Subject) look(ctx context.Context, name string) error {
 			// Nix and the vendors' scripts leave layouts side by side in one folder.
 			switch below := filepath.Join(dir, e.Name()); {
 			case isLayout(below):
-				s.Found = append(s.Found, Found{path.Join(filepath.ToSlash(name), e.Name()), KindImage})
+				s.Found = append(s.Found, Found{path.Join(filepath.ToSlash(name), e.Name()), KindImage, false})
 			case e.IsDir() && isCapture(below):
-				s.Found = append(s.Found, Found{path.Join(filepath.ToSlash(name), e.Name()), KindCapture})
+				s.Found = append(s.Found, Found{path.Join(filepath.ToSlash(name), e.Name()), KindCapture, false})
 			}
 			continue
 		}
@@ -315,7 +317,7 @@ func isWorkspace(dir string) bool {
 // lies in a folder may be anything.
 func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 	if named && isArchive(s.Reader.Path(name)) {
-		s.Found = append(s.Found, Found{name, KindArchive})
+		s.Found = append(s.Found, Found{name, KindArchive, true})
 		return nil
 	}
 	data, _, err := s.Reader.ReadFile(ctx, name, config.YAMLLimit)
@@ -344,6 +346,16 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 		}
 		return nil
 	}
-	s.Found = append(s.Found, Found{name, kind})
+	if kind == KindConfig && !named {
+		// Whoever is judged could have laid it there: leave, roots and what to
+		// compare with come from the user.
+		s.Problems = append(s.Problems, pipeline.Problem{
+			Level: pipeline.LevelWarning, Code: "config-not-obeyed", Where: pipeline.Where{File: name},
+			Msg:  "looks like a retally.yaml and is not obeyed, because it lies in what is checked",
+			Hint: "if it is yours: retally run -f " + s.Reader.Path(name),
+		})
+		return nil
+	}
+	s.Found = append(s.Found, Found{name, kind, named})
 	return nil
 }

@@ -23,7 +23,13 @@ func (s *Subject) configure(ctx context.Context) error {
 	for _, f := range s.Found {
 		byKind[f.Kind] = append(byKind[f.Kind], f.Name)
 	}
-	if configs := byKind[KindConfig]; len(configs) == 1 {
+	if configs := byKind[KindConfig]; len(configs) > 0 {
+		if len(s.Found) > 1 || s.Checkout != nil || s.Workspace != nil {
+			return &pipeline.InputError{
+				Op: "check", File: configs[0], Err: fmt.Errorf("is a configuration, which says by itself what to recount; the other paths would be ignored"),
+				Hint: "name the configuration alone, and write the other files into it",
+			}
+		}
 		data, in, err := s.Reader.ReadFile(ctx, configs[0], 1<<20)
 		if err != nil {
 			return err

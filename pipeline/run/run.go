@@ -17,16 +17,18 @@ import (
 
 // Options of a run.
 type Options struct {
-	Root     string   // folder that the configuration's names start from
-	Subject  string   // what is recounted, for the report's first line
-	Only     []string // globs: compare and report these keys only
-	Allow    []string // globs of --allow-unchecked
-	Tool     pipeline.Tool
-	Build    string       // identity of this very program, part of cache keys
-	Cache    *cache.Store // nil: no result is reused or kept
-	Fresh    bool         // reread everything; results are still kept
-	Progress *Progress
-	Counter  *Counter
+	Root    string   // folder that the configuration's names start from
+	Subject string   // what is recounted, for the report's first line
+	Only    []string // globs: compare and report these keys only
+	Allow   []string // globs of --allow-unchecked
+	// TestRootOK lets a run under a test root end in a match.
+	TestRootOK bool
+	Tool       pipeline.Tool
+	Build      string       // identity of this very program, part of cache keys
+	Cache      *cache.Store // nil: no result is reused or kept
+	Fresh      bool         // reread everything; results are still kept
+	Progress   *Progress
+	Counter    *Counter
 	// Reader, if set, holds files that were read while recognizing them.
 	Reader *Reader
 	// Problems were found before the run and belong in its report.
@@ -176,7 +178,7 @@ func (r *runner) finish() *Result {
 		Findings: []pipeline.Finding{}, Inputs: []pipeline.Input{}, Measurements: []pipeline.Measurement{},
 		Problems: slices.Clone(r.o.Problems), Lacks: slices.Clone(r.o.Lacks),
 	}
-	c := pipeline.Case{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}, Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow)}
+	c := pipeline.Case{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}, Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow), TestRootOK: r.o.TestRootOK}
 	for _, out := range r.outs {
 		c.References = append(c.References, out.References...)
 		out.absence(&c.CompareOptions)
@@ -187,6 +189,7 @@ func (r *runner) finish() *Result {
 			c.Causes[k] = append(c.Causes[k], cs...)
 		}
 		maps.Copy(c.Notes, out.Notes)
+		rep.TestRoots = append(rep.TestRoots, out.TestRoots...)
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
 		if out.Bytes != nil {
 			rep.Bytes = *out.Bytes
@@ -201,6 +204,8 @@ func (r *runner) finish() *Result {
 	if r.o.ConfigInput != nil {
 		rep.Inputs = append(rep.Inputs, *r.o.ConfigInput)
 	}
+	slices.Sort(rep.TestRoots)
+	rep.TestRoots = slices.Compact(rep.TestRoots)
 	rep.Judge(c)
 	slices.Sort(r.result.Trusted)
 	r.result.Trusted = slices.Compact(r.result.Trusted)

@@ -157,6 +157,7 @@ type Out struct {
 	Artifacts    []Artifact                        `json:"artifacts,omitempty"` // files the run writes
 	Facts        []string                          `json:"facts,omitempty"`     // what was found in the inputs, counted
 	Bytes        *pipeline.BytesResult             `json:"bytes,omitempty"`
+	TestRoots    []string                          `json:"testRoots,omitempty"` // see pipeline.Report
 }
 
 // Artifact is a file that a run produces, such as manifest.json.

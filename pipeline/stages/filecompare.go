@@ -117,7 +117,7 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	}
 	all := []string{"**"}
 	c.rep.Measurements = c.ms
-	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all})
+	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all, NothingRecounted: true})
 	for i := range c.rep.Findings {
 		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
 			f.Note = ""

@@ -102,6 +102,7 @@ func (r *stageRun) judge(ctx context.Context, name string, e config.Evidence) er
 		return err
 	}
 	if e.IntelRoot != "" {
+		r.out.TestRoots = append(r.out.TestRoots, e.IntelRoot)
 		r.out.Problems = append(r.out.Problems, pipeline.Problem{
 			Level: pipeline.LevelWarning, Code: "evidence-test-root", Where: pipeline.Where{File: e.File},
 			Msg:  fmt.Sprintf("evidence %s was judged under the test root %s in place of Intel's: that it is authentic means nothing outside of this test", name, e.IntelRoot),

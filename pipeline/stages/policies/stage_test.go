@@ -89,7 +89,7 @@ func (w workspace) tryRun(o run.Options) (*run.Result, error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o.Root = w.dir
+	o.Root, o.TestRootOK = w.dir, true
 	return run.Run(context.Background(), stages.Table(), cfg, o)
 }
 
