@@ -29,6 +29,7 @@ type Form string
 const (
 	FormRaw      Form = "report"                   // 1184 bytes
 	FormExtended Form = "report with certificates" // 1184 bytes, then a certificate table
+	FormPEM      Form = "report with PEM"          // 1184 bytes, then certificates in PEM
 	FormResponse Form = "answer of /dev/sev-guest" // MSG_REPORT_RSP, zeros up to 4000 bytes
 	FormTSM      Form = "configfs-tsm"             // JSON of provider, outblob, auxblob
 	FormHCL      Form = "HCL report"               // Azure
@@ -122,9 +123,14 @@ func openExtended(name string, data []byte) (*Evidence, error) {
 		return nil, err
 	}
 	e := &Evidence{Form: FormRaw, Report: r}
-	if len(data) > Size {
+	switch rest := data[Size:]; {
+	case len(rest) == 0:
+	case bytes.HasPrefix(rest, []byte("-----BEGIN")):
+		e.Form = FormPEM
+		e.Certificates, err = ParseCertificates(name+": certificates after the report", rest)
+	default:
 		e.Form = FormExtended
-		e.Certificates, err = ParseTable(name+": certificate table", data[Size:])
+		e.Certificates, err = ParseTable(name+": certificate table", rest)
 	}
 	return e, err
 }
