@@ -62,6 +62,7 @@ func (fixedSalt) Read(b []byte) (int, error) {
 type SNPOptions struct {
 	Product snpreport.Product    // default Genoa
 	TCB     snpreport.Components // default 7, 1, 20, 70 (and FMC 1 on Turin)
+	Chip    string               // another chip of the same product and roots
 	CSP     string               // of the VLEK, default "CN=retally.example"
 
 	// To make the certificates wrong in one way.
@@ -108,7 +109,7 @@ func NewSNPPlatform(seed string, from, until time.Time, o SNPOptions) (*SNPPlatf
 		o.CSP = "CN=retally.example"
 	}
 	p := &SNPPlatform{Product: o.Product, TCB: o.TCB, from: from, until: until}
-	chip := sha512.Sum512([]byte("retally fake chip " + seed))
+	chip := sha512.Sum512([]byte("retally fake chip " + seed + o.Chip))
 	p.ChipID = chip[:]
 	if o.Product == snpreport.Turin {
 		p.ChipID = chip[:8]
@@ -124,7 +125,7 @@ func (p *SNPPlatform) issue(seed string, o SNPOptions) error {
 		}
 	}
 	var err error
-	if p.vcekKey, err = Key(elliptic.P384(), "vcek "+seed); err != nil {
+	if p.vcekKey, err = Key(elliptic.P384(), "vcek "+seed+o.Chip); err != nil {
 		return err
 	}
 	if p.vlekKey, err = Key(elliptic.P384(), "vlek "+seed); err != nil {
@@ -165,11 +166,12 @@ func (p *SNPPlatform) issue(seed string, o SNPOptions) error {
 		{&p.VCEK, vcek, &p.ASK, &p.vcekKey.PublicKey, p.askKey},
 		{&p.VLEK, vlek, &p.ASVK, &p.vlekKey.PublicKey, p.asvkKey},
 	} {
-		parent := c.template
+		parent := *c.template
 		if c.parent != nil {
-			parent = *c.parent
+			parent = **c.parent
 		}
-		der, err := x509.CreateCertificate(fixedSalt{}, c.template, parent, c.public, c.signer)
+		parent.PublicKey = &c.signer.PublicKey // OtherARK: the name of one, the key of another
+		der, err := x509.CreateCertificate(fixedSalt{}, c.template, &parent, c.public, c.signer)
 		if err != nil {
 			return err
 		}
