@@ -65,6 +65,10 @@ type SNPOptions struct {
 	Chip    string               // another chip of the same product and roots
 	CSP     string               // of the VLEK, default "CN=retally.example"
 
+	// AMDNames gives the certificates AMD's subjects, which other libraries ask
+	// for; without it they say that they are of no vendor.
+	AMDNames bool
+
 	// To make the certificates wrong in one way.
 	OtherARK     bool                  // the ASK is signed by another key
 	ASKNoCA      bool                  // the ASK is no CA
@@ -138,6 +142,12 @@ func (p *SNPPlatform) issue(seed string, o SNPOptions) error {
 		}
 	}
 	name := func(cn string) pkix.Name {
+		if o.AMDNames {
+			return pkix.Name{
+				CommonName: cn, Organization: []string{"Advanced Micro Devices"}, OrganizationalUnit: []string{"Engineering"},
+				Country: []string{"US"}, Locality: []string{"Santa Clara"}, Province: []string{"CA"},
+			}
+		}
 		return pkix.Name{CommonName: cn, Organization: []string{"retally test, no vendor"}, OrganizationalUnit: []string{seed}}
 	}
 	ca := func(cn string, serial int64, depth int) *x509.Certificate {

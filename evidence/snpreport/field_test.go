@@ -129,6 +129,15 @@ type fieldRow struct {
 	ImageID     string  `json:"image_id"`
 }
 
+func fieldRows(t testing.TB, dir string) []fieldRow {
+	t.Helper()
+	var rows []fieldRow
+	if err := json.Unmarshal(read(t, filepath.Join(dir, "snp/reports.json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
 // check holds a report against its row.
 func (row fieldRow) check(t *testing.T, r *snpreport.Report) {
 	t.Helper()
@@ -155,10 +164,7 @@ func (row fieldRow) check(t *testing.T, r *snpreport.Report) {
 // certificates unchecked, with the one that is missing named.
 func TestField(t *testing.T) {
 	dir := testenv.Vectors(t, "published/field")
-	var rows []fieldRow
-	if err := json.Unmarshal(read(t, filepath.Join(dir, "snp/reports.json")), &rows); err != nil {
-		t.Fatal(err)
-	}
+	rows := fieldRows(t, dir)
 	times, count := fieldTimes(), map[verdict.Verdict]int{}
 	for _, row := range rows {
 		e := open(t, filepath.Join(dir, row.File))
