@@ -1,6 +1,7 @@
 package snpreport_test
 
 import (
+	"crypto/rsa"
 	"strings"
 	"testing"
 	"time"
@@ -95,4 +96,11 @@ func judge(raw []byte, c snpreport.Certificates, o snpreport.Options) (string, s
 		return "reject", j.Reasons[0]
 	}
 	return "accept", ""
+}
+
+// akOf is a virtual TPM's attestation key.
+func akOf(t testing.TB) *rsa.PublicKey {
+	t.Helper()
+	p := platform(t, fake.SNPOptions{})
+	return p.ASVK.PublicKey.(*rsa.PublicKey)
 }
