@@ -75,6 +75,7 @@ type SNPOptions struct {
 	ProductName  string                // in the leaves, default the product
 	LeafTCB      *snpreport.Components // in the leaves, default TCB
 	WrappedHWID  bool                  // the chip's id in an octet string, as newer certificates have it
+	Extra        []int                 // another extension of AMD's in the leaves, below its arc
 	LeafIsCA     bool
 	LeafPKCS1v15 bool // the leaves are signed with the older padding
 }
@@ -228,6 +229,9 @@ func (p *SNPPlatform) leaf(subject pkix.Name, o SNPOptions, vcek bool) *x509.Cer
 		add(integer(0), 3, i)
 	}
 	add(integer(tcb.Microcode), 3, 8)
+	if o.Extra != nil {
+		add(integer(0), o.Extra...)
+	}
 	switch {
 	case !vcek:
 		add(text(o.CSP), 5)

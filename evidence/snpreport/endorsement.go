@@ -26,6 +26,10 @@ type Endorsement struct {
 	HWID        []byte // the chip's id, 64 bytes or 8; VCEK only
 	CSPID       string // the cloud provider; VLEK only
 
+	// Unknown are AMD's extensions that have no meaning here, and a version of
+	// their structure that is not known: one of them could be a part of the TCB.
+	Unknown []string
+
 	spare [4]int // spl_4 to spl_7, zero so far
 }
 
@@ -70,8 +74,11 @@ func ReadEndorsement(c *x509.Certificate) (*Endorsement, error) {
 	if e.ProductName, err = ia5(extension(c, 2)); err != nil {
 		return nil, fmt.Errorf("extension productName: %w", err)
 	}
-	if v, err := integer(extension(c, 1)); err != nil || v > 1 {
-		return nil, fmt.Errorf("extension structVersion: found %d, want 0 or 1 (%v)", v, err)
+	switch v, err := integer(extension(c, 1)); {
+	case err != nil:
+		return nil, fmt.Errorf("extension structVersion: %w", err)
+	case v > 1:
+		e.Unknown = append(e.Unknown, fmt.Sprintf("structVersion %d", v))
 	}
 	for _, f := range []struct {
 		n    int
@@ -99,7 +106,24 @@ func ReadEndorsement(c *x509.Certificate) (*Endorsement, error) {
 			return nil, fmt.Errorf("extension spl_%d: %w", 4+i, err)
 		}
 	}
+	for _, x := range c.Extensions {
+		if arc := amdOID(); len(x.Id) >= len(arc) && x.Id[:len(arc)].Equal(arc) && !knownExtension(x.Id[len(arc):]) {
+			e.Unknown = append(e.Unknown, x.Id.String())
+		}
+	}
 	return e, nil
+}
+
+// knownExtension: structVersion, productName, hwID, cspID, and the nine parts of
+// the TCB.
+func knownExtension(below []int) bool {
+	switch len(below) {
+	case 1:
+		return below[0] == 1 || below[0] == 2 || below[0] == 4 || below[0] == 5
+	case 2:
+		return below[0] == 3 && below[1] >= 1 && below[1] <= 9
+	}
+	return false
 }
 
 // hardwareID takes the chip's id as AMD's service writes it, as bare bytes, and

@@ -136,6 +136,22 @@ func TestOracleSynthetic(t *testing.T) {
 	}
 }
 
+// TestOracleTurin records why go-sev-guest is the oracle of Milan and Genoa only:
+// it reads Turin's TCB by the older layout, so that a good report is refused.
+func TestOracleTurin(t *testing.T) {
+	p := platform(t, fake.SNPOptions{Product: snpreport.Turin, ProductName: "Turin-B0", AMDNames: true})
+	c := snpreport.Certificates{VCEK: p.VCEK, ARK: p.ARK, Signers: []*x509.Certificate{p.ASK}}
+	raw := report(t, p, nil).Marshal()
+	if got, reason := judge(raw, c, options(p)); got != "accept" {
+		t.Errorf("ours: %s", reason)
+	}
+	got := peer(raw, c, now, map[string][]*trust.AMDRootCerts{"Turin": peerRoots(p.Root())})
+	if !strings.HasPrefix(got, "reject") {
+		t.Errorf("go-sev-guest reads Turin now: %s; compare it too", got)
+	}
+	t.Log(got)
+}
+
 // TestProtobuf: an attestation that go-sev-guest writes is read back to the same
 // report, whatever its version.
 func TestProtobuf(t *testing.T) {

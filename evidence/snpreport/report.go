@@ -17,7 +17,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"math/big"
 
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/digest"
@@ -309,11 +308,6 @@ func (r *Report) SignedBytes() []byte {
 	out = le.AppendUint64(out, r.LaunchMitVector)
 	out = le.AppendUint64(out, r.CurrentMitVector)
 	return append(out, make([]byte, signedSize-len(out))...)
-}
-
-// signature gives R and S as numbers.
-func (r *Report) signature() (*big.Int, *big.Int) {
-	return new(big.Int).SetBytes(r.R[:]), new(big.Int).SetBytes(r.S[:])
 }
 
 // chip is the chip's id as certificates and AMD's key service write it: 64

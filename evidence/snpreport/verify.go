@@ -38,7 +38,8 @@ type Result struct {
 
 // Verify checks who signed a report: that it is signed at all and on the
 // guest's request, that its key is of this chip or provider and of this TCB, and
-// that AMD says so. An error means that the options are wrong; whatever is wrong
+// that AMD says so. Whether the guest is protected at all is Report.Protection's
+// to say, and belongs beside every Verify. An error means that the options are wrong; whatever is wrong
 // with the report or its certificates is a failed check, and what cannot be
 // known without a certificate stays unchecked.
 func Verify(r *Report, c Certificates, o Options) (*Result, error) {
@@ -129,6 +130,9 @@ func (r *Report) checkEndorsement(l *verdict.List, result *Result, leaf *x509.Ce
 			l.Pass(chain, fmt.Sprintf("%s, %s, %s, valid at %s", commonName(leaf), commonName(path[1]), commonName(path[2]), stamp(o.At)))
 		}
 		r.checkProduct(l, e, root)
+	}
+	if e.Unknown != nil {
+		l.Open(r.checkName("extensions"), "the certificate says more than is understood here: "+strings.Join(e.Unknown, ", "))
 	}
 	r.checkTCB(l, e, result.Product)
 	r.checkChip(l, e)

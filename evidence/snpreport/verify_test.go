@@ -113,6 +113,9 @@ func TestReasons(t *testing.T) {
 			}
 		}, want: fail, failed: "product vcek-tcb vcek-chip", text: "a report of version 2 cannot state"},
 
+		{name: "a TCB part of the future", machine: fake.SNPOptions{Extra: []int{3, 10}}, want: unchecked, text: "1.3.6.1.4.1.3704.1.3.10"},
+		{name: "Genoa with an FMC", machine: fake.SNPOptions{Extra: []int{3, 9}}, want: fail, failed: "vcek-tcb", text: "FMC"},
+
 		{name: "signature", change: nil, certs: func(t *testing.T, p *fake.SNPPlatform, c *snpreport.Certificates) {
 			c.VCEK = platform(t, fake.SNPOptions{Chip: "3"}).VCEK
 		}, want: fail, failed: "vcek-chip report-signature", text: "signature over the report does not verify"},
