@@ -19,6 +19,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/retally/retally/evidence/hcl"
@@ -29,24 +30,26 @@ import (
 //go:embed snp_test_keys.pem
 var snpKeys []byte
 
-// rsaKey gives one of the four embedded keys.
-func rsaKey(i int) (*rsa.PrivateKey, error) {
-	rest := snpKeys
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return nil, errors.New("fake: there is no such RSA key")
+// rsaKeys reads the four embedded keys, once: checking the primes of one takes
+// longer than all else that a machine is made of.
+var rsaKeys = sync.OnceValues(func() ([]*rsa.PrivateKey, error) {
+	var out []*rsa.PrivateKey
+	for block, rest := pem.Decode(snpKeys); block != nil; block, rest = pem.Decode(rest) {
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, err
 		}
-		if i == 0 {
-			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-			if err != nil {
-				return nil, err
-			}
-			return key.(*rsa.PrivateKey), nil
+		private, ok := key.(*rsa.PrivateKey)
+		if !ok {
+			return nil, errors.New("fake: a key of the file is no RSA key")
 		}
-		i--
+		out = append(out, private)
 	}
-}
+	if len(out) != 4 {
+		return nil, fmt.Errorf("fake: found %d RSA keys, want 4", len(out))
+	}
+	return out, nil
+})
 
 // fixedSalt makes RSA-PSS signatures that are the same every time.
 type fixedSalt struct{}
@@ -123,13 +126,11 @@ func NewSNPPlatform(seed string, from, until time.Time, o SNPOptions) (*SNPPlatf
 }
 
 func (p *SNPPlatform) issue(seed string, o SNPOptions) error {
-	for i, k := range []**rsa.PrivateKey{&p.arkKey, &p.askKey, &p.asvkKey} {
-		var err error
-		if *k, err = rsaKey(i); err != nil {
-			return err
-		}
+	keys, err := rsaKeys()
+	if err != nil {
+		return err
 	}
-	var err error
+	p.arkKey, p.askKey, p.asvkKey = keys[0], keys[1], keys[2]
 	if p.vcekKey, err = Key(elliptic.P384(), "vcek "+seed+o.Chip); err != nil {
 		return err
 	}
@@ -138,9 +139,7 @@ func (p *SNPPlatform) issue(seed string, o SNPOptions) error {
 	}
 	signer := p.arkKey
 	if o.OtherARK {
-		if signer, err = rsaKey(3); err != nil {
-			return err
-		}
+		signer = keys[3]
 	}
 	name := func(cn string) pkix.Name {
 		if o.AMDNames {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 
 	"github.com/retally/retally/evidence/certs"
@@ -259,10 +260,17 @@ func (c *Certificates) addEntry(name, id string, data []byte) error {
 // MaxCRL bounds a revocation list in bytes. AMD's have 1 KiB.
 const MaxCRL = 1 << 20
 
-// ParseCRL reads a revocation list in DER. name is the file in errors.
+// ParseCRL reads a revocation list in DER, as AMD's service gives it, or in PEM.
+// name is the file in errors.
 func ParseCRL(name string, data []byte) (*x509.RevocationList, error) {
 	if len(data) > MaxCRL {
 		return nil, &malformed.Error{Input: name, Field: "revocation list", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxCRL)}
+	}
+	if block, rest := pem.Decode(data); block != nil {
+		if block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
+			return nil, &malformed.Error{Input: name, Field: "revocation list", Found: fmt.Sprintf("a block %q and %d bytes after it", block.Type, len(rest)), Want: `one block "X509 CRL"`}
+		}
+		data = block.Bytes
 	}
 	list, err := x509.ParseRevocationList(data)
 	if err != nil {

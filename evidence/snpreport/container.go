@@ -246,23 +246,39 @@ func (d *document) certificate(c *Certificates, place string, v *jsondoc.Value) 
 	d.err = err
 }
 
-func openJSON(d *document, doc *jsondoc.Value) (*Evidence, error) {
-	if inner := doc.Get("evidence"); inner != nil && inner.Kind == jsondoc.Object && doc.Get("platform") != nil {
-		doc = inner // attestation-rs names the platform around trustee's evidence
+// holders are the members that hold a report, one form each. Azure's older form
+// has it under "report", beside "vcek".
+func holders(doc *jsondoc.Value) []string {
+	var out []string
+	for _, m := range []string{"outblob", "hcl_report", "report", "attestation_report", "enclaveAttestationReport"} {
+		if doc.Get(m) != nil {
+			out = append(out, m)
+		}
 	}
-	switch {
-	case doc.Get("outblob") != nil:
+	return out
+}
+
+func openJSON(d *document, doc *jsondoc.Value) (*Evidence, error) {
+	found := holders(doc)
+	if inner := doc.Get("evidence"); inner != nil && inner.Kind == jsondoc.Object && doc.Get("platform") != nil {
+		// attestation-rs names the platform around trustee's evidence
+		found, doc = append(found, holders(inner)...), inner
+	}
+	if len(found) > 1 { // which of them counts is not for the sender to leave open
+		d.fail("/", "more than one report: "+strings.Join(found, ", "), "one")
+		return nil, d.err
+	}
+	switch strings.Join(found, "") {
+	case "outblob":
 		return openTSM(d, doc)
-	case doc.Get("hcl_report") != nil:
-		return openAzure(d, doc, "hcl_report")
-	case doc.Get("report") != nil && doc.Get("vcek") != nil:
-		return openAzure(d, doc, "report")
-	case doc.Get("attestation_report") != nil:
+	case "hcl_report", "report":
+		return openAzure(d, doc, found[0])
+	case "attestation_report":
 		return openTrustee(d, doc)
-	case doc.Get("enclaveAttestationReport") != nil:
+	case "enclaveAttestationReport":
 		return openTinfoil(d, doc)
 	}
-	d.fail("/", "an object without a report", "outblob (configfs-tsm), hcl_report or report with vcek (Azure), attestation_report (trustee) or enclaveAttestationReport (Tinfoil)")
+	d.fail("/", "an object without a report", "outblob (configfs-tsm), hcl_report or report (Azure), attestation_report (trustee) or enclaveAttestationReport (Tinfoil)")
 	return nil, d.err
 }
 

@@ -285,6 +285,8 @@ func TestOpenRefuses(t *testing.T) {
 		{"response, after the report", "around the report", with(response, 3999, 1)},
 		{"JSON without a report", "an object without a report", []byte(`{"a":1}`)},
 		{"JSON, member twice", "appears twice", []byte(`{"outblob":"","outblob":""}`)},
+		{"JSON, two reports", "more than one report: outblob, hcl_report", []byte(`{"outblob":"AA==","hcl_report":"AA=="}`)},
+		{"JSON, one around the other", "more than one report", []byte(`{"platform":"snp","outblob":"AA==","evidence":{"hcl_report":"AA=="}}`)},
 		{"TSM of TDX", "sev_guest", []byte(`{"provider":"tdx_guest","outblob":"AA=="}`)},
 		{"TSM, no base64", "base64", []byte(`{"outblob":"*"}`)},
 		{"TSM, short", "1 bytes", []byte(`{"outblob":"AA=="}`)},

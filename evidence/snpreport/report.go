@@ -6,6 +6,10 @@
 // Who signed (Verify) and what was signed (Expect) are judged apart: a guest
 // under debug has an authentic report that is worth nothing.
 //
+// A signature (R, S) has a twin (R, n-S) that verifies too, and AMD's firmware
+// makes both kinds: the bytes of a report are no identity, those under the
+// signature are.
+//
 // Sources: AMD, "SEV Secure Nested Paging Firmware ABI Specification" (56860),
 // tables ATTESTATION_REPORT, GUEST_POLICY, PLATFORM_INFO, TCB_VERSION and the
 // signature formats; AMD, "Versioned Chip Endorsement Key (VCEK) Certificate and

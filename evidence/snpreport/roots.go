@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/evidence/certs"
+	"github.com/retally/retally/evidence/malformed"
 )
 
 // AMD's keys, three certificates for each product: the root (ARK), the key that
@@ -43,6 +44,49 @@ func AMDRoot(p Product) (Root, error) {
 		return Root{}, fmt.Errorf("embedded %s: found %d certificates, want 3", name, len(chain))
 	}
 	return Root{p, chain[0], chain[1], chain[2]}, nil
+}
+
+// ParseRoots reads roots other than AMD's from PEM, for tests and
+// demonstrations: for each product ARK, ASK and ASVK, told apart by the names
+// that AMD gives them ("ARK-Genoa", "SEV-Genoa", "SEV-VLEK-Genoa"). name is the
+// file in errors.
+func ParseRoots(name string, text []byte) ([]Root, error) {
+	chain, err := certs.ReadPEM(name, text)
+	if err != nil {
+		return nil, err
+	}
+	var out []Root
+	place := func(p Product) *Root {
+		for i := range out {
+			if out[i].Product == p {
+				return &out[i]
+			}
+		}
+		out = append(out, Root{Product: p})
+		return &out[len(out)-1]
+	}
+	for _, c := range chain {
+		cn := c.Subject.CommonName
+		var dst **x509.Certificate
+		for _, p := range products() {
+			switch cn {
+			case "ARK-" + string(p):
+				dst = &place(p).ARK
+			case "SEV-" + string(p):
+				dst = &place(p).ASK
+			case "SEV-VLEK-" + string(p):
+				dst = &place(p).ASVK
+			}
+		}
+		if dst == nil || *dst != nil {
+			return nil, &malformed.Error{Input: name, Field: "certificate " + cn, Found: "an unknown name, or one that is there twice", Want: "ARK-PRODUCT, SEV-PRODUCT, SEV-VLEK-PRODUCT, each once"}
+		}
+		*dst = c
+	}
+	if err := checkRoots(out); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return out, nil
 }
 
 // products in the order in which they are tried.

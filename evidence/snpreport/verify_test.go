@@ -2,7 +2,9 @@ package snpreport_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/pem"
 	"math/big"
 	"strings"
 	"testing"
@@ -194,6 +196,14 @@ func TestRevocation(t *testing.T) {
 	partial := *good
 	partial.Extensions = append(partial.Extensions[:len(partial.Extensions):len(partial.Extensions)], p.ARK.Extensions[0])
 	partial.Extensions[len(partial.Extensions)-1].Critical = true
+	if l, err := snpreport.ParseCRL("crl.pem", pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: good.Raw})); err != nil || !bytes.Equal(l.Raw, good.Raw) {
+		t.Errorf("PEM: %v", err)
+	}
+	for name, data := range map[string][]byte{"nothing": nil, "a certificate": fake.PEM(p.ARK), "large": make([]byte, 2<<20)} {
+		if _, err := snpreport.ParseCRL("crl", data); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
 	type lists []*x509.RevocationList
 	for _, tt := range []struct {
 		name   string
@@ -274,6 +284,49 @@ func stranger(t *testing.T) *x509.Certificate {
 		t.Fatal(err)
 	}
 	return p.PCK
+}
+
+// TestTwin: the other signature that belongs to every one verifies, as the
+// package says; it is over the same bytes.
+func TestTwin(t *testing.T) {
+	p := platform(t, fake.SNPOptions{})
+	r := report(t, p, nil)
+	s := new(big.Int).SetBytes(r.S[:])
+	s.Sub(elliptic.P384().Params().N, s).FillBytes(r.S[:])
+	if got, reason := judge(r.Marshal(), p.Certificates(), options(p)); got != "accept" {
+		t.Errorf("got %s", reason)
+	}
+	for name, change := range map[string]func(*snpreport.Report){
+		"r = 0": func(r *snpreport.Report) { r.R = [48]byte{} }, "s = 0": func(r *snpreport.Report) { r.S = [48]byte{} },
+		"s = n": func(r *snpreport.Report) { elliptic.P384().Params().N.FillBytes(r.S[:]) },
+		"all ones": func(r *snpreport.Report) {
+			r.R, r.S = [48]byte(bytes.Repeat([]byte{255}, 48)), [48]byte(bytes.Repeat([]byte{255}, 48))
+		},
+	} {
+		r := report(t, p, nil)
+		change(r)
+		if got, _ := judge(r.Marshal(), p.Certificates(), options(p)); got != "reject" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestParseRoots(t *testing.T) {
+	p, q := platform(t, fake.SNPOptions{}), platform(t, fake.SNPOptions{Product: snpreport.Turin})
+	roots, err := snpreport.ParseRoots("roots.pem", fake.PEM(q.ASVK, p.ARK, p.ASK, p.ASVK, q.ASK, q.ARK))
+	if err != nil || len(roots) != 2 {
+		t.Fatal(err)
+	}
+	if got, reason := judge(report(t, q, nil).Marshal(), q.Certificates(), snpreport.Options{At: now, Roots: roots}); got != "accept" {
+		t.Error(reason)
+	}
+	for name, text := range map[string][]byte{
+		"twice": fake.PEM(p.ARK, p.ASK, p.ASVK, p.ARK), "half": fake.PEM(p.ARK, p.ASK), "a leaf": fake.PEM(p.ARK, p.ASK, p.ASVK, p.VCEK), "nothing": nil,
+	} {
+		if _, err := snpreport.ParseRoots("roots.pem", text); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
 }
 
 // TestSerial: AMD gives every VCEK and VLEK the serial number 0; what of the
