@@ -296,3 +296,20 @@ func TestTinfoil(t *testing.T) {
 		t.Errorf("measurement %s", got)
 	}
 }
+
+// TestForeignVCEK: trustee's certificates of other chips, which AMD did not sign
+// (one has the chip's id in an octet string), do not make its report authentic.
+func TestForeignVCEK(t *testing.T) {
+	dir := testenv.Vectors(t, "published/field/trustee/snp")
+	r := open(t, filepath.Join(dir, "test-report.bin")).Report
+	for file, want := range map[string]string{
+		"test-vcek.der":                "",
+		"test-vcek-invalid-legacy.der": "vcek-chain vcek-tcb vcek-chip report-signature",
+		"test-vcek-invalid-new.der":    "vcek-chain vcek-tcb vcek-chip report-signature",
+	} {
+		checks := verify(t, r, scan(t, filepath.Join(dir, file)), snpreport.Options{At: day(t, "2024-06-01")}).Checks
+		if got := failed(checks); got != want {
+			t.Errorf("%s: failed %q, want %q", file, got, want)
+		}
+	}
+}

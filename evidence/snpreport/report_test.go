@@ -67,6 +67,15 @@ func TestReserved(t *testing.T) {
 	} {
 		check(name, report(t, p, change).Marshal(), [2]int{2, 5}, false)
 	}
+	for i := 0x188; i < 0x18b; i++ {
+		reserved[i] = true
+	}
+	check("version 2", report(t, platform(t, fake.SNPOptions{Product: snpreport.Milan}), func(r *snpreport.Report) {
+		r.Version, r.CPUIDFamily, r.CPUIDModel, r.CPUIDStepping = 2, 0, 0, 0
+	}).Marshal(), [2]int{2, 5}, false)
+	for i := 0x188; i < 0x18b; i++ {
+		delete(reserved, i)
+	}
 	check("version 5", report(t, p, func(r *snpreport.Report) { r.Version = 5 }).Marshal(), [2]int{2, 5}, true)
 	check("Turin", report(t, turin, nil).Marshal(), [2]int{4, 6}, true)
 }
