@@ -72,6 +72,26 @@ func trusteeReport(r *snpreport.Report, older bool) map[string]any {
 	return out
 }
 
+// hexadecimal spells the bytes of a report as other serializers do.
+func hexadecimal(v map[string]any) map[string]any {
+	out := map[string]any{}
+	for k, x := range v {
+		switch x := x.(type) {
+		case []int:
+			b := make([]byte, len(x))
+			for i, n := range x {
+				b[i] = byte(n)
+			}
+			out[k] = hex.EncodeToString(b)
+		case map[string]any:
+			out[k] = hexadecimal(x)
+		default:
+			out[k] = x
+		}
+	}
+	return out
+}
+
 func object(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -128,6 +148,7 @@ func containers(t testing.TB, p *fake.SNPPlatform) map[snpreport.Form][][]byte {
 		snpreport.FormTrustee: {
 			object(t, map[string]any{"attestation_report": trusteeReport(r, false), "cert_chain": chain}),
 			object(t, map[string]any{"attestation_report": trusteeReport(r, false), "cert_chain": nil}),
+			object(t, map[string]any{"attestation_report": hexadecimal(trusteeReport(r, false))}),
 			object(t, map[string]any{"platform": "snp", "evidence": map[string]any{"attestation_report": base64.StdEncoding.EncodeToString(raw), "cert_chain": map[string]any{"vcek": base64.StdEncoding.EncodeToString(p.VCEK.Raw), "ark": nil}}}),
 		},
 		snpreport.FormTinfoil: {object(t, map[string]any{
@@ -185,6 +206,7 @@ func TestTrusteeOlder(t *testing.T) {
 		"no byte":     func(m map[string]any) { m["report_data"] = []int{256} },
 		"FMC":         func(m map[string]any) { m["current_tcb"] = map[string]any{"fmc": 1} },
 		"TCB unknown": func(m map[string]any) { m["current_tcb"] = map[string]any{"spl": 1} },
+		"no hex":      func(m map[string]any) { m["family_id"] = strings.Repeat("x", 32) },
 		"no object":   func(m map[string]any) { m["signature"] = 7 },
 		"policy text": func(m map[string]any) { m["policy"] = "3" },
 	} {

@@ -2,6 +2,7 @@ package snpreport
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -163,7 +164,15 @@ func (d *document) number(dst []byte, place string, v *jsondoc.Value) {
 	copy(dst, b[:])
 }
 
+// blob takes bytes of a known size; some serializers write them in hexadecimal,
+// which the size tells from base64.
 func (d *document) blob(dst []byte, place string, v *jsondoc.Value) {
+	if v != nil && v.Kind == jsondoc.String && len(v.Text) == hex.EncodedLen(len(dst)) {
+		if _, err := hex.Decode(dst, []byte(v.Text)); err != nil {
+			d.fail(place, err.Error(), "hexadecimal bytes")
+		}
+		return
+	}
 	b := d.bytes(place, v)
 	if d.err == nil && len(b) != len(dst) {
 		d.fail(place, fmt.Sprintf("%d bytes", len(b)), fmt.Sprint(len(dst)))
