@@ -160,7 +160,7 @@ func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	ms, refs := manifeststage.Sides(ma, mb, func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef) {
+	ms, refs := manifeststage.Sides(ma, mb, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a.Name)}
 	})
 	c.ms, c.refs = ms, refs
@@ -239,7 +239,7 @@ func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pip
 	refs := referencesOf(sides[1], b)
 	ms := sides[0]
 	if manifests[0] != nil && manifests[1] != nil {
-		mm, mr := manifeststage.Sides(manifests[0], manifests[1], func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef) {
+		mm, mr := manifeststage.Sides(manifests[0], manifests[1], func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 			return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a)}
 		})
 		ms, refs = append(ms, mm...), append(refs, mr...)

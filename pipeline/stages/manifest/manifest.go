@@ -94,7 +94,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 // publishedOnly checks a published manifest without the one it was generated
 // from: what follows from the deployment is compared, the rest is unchecked.
 func publishedOnly(ctx context.Context, in *run.In, published *manifest.Manifest, out *run.Out) error {
-	_, refs := Sides(published, published, func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef) { return pipeline.Copied, nil })
+	_, refs := Sides(published, published, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) { return pipeline.Copied, nil })
 	out.References = refs
 	if in.Config.Deployment == "" {
 		return nil
@@ -226,7 +226,7 @@ type built struct {
 	bytes    []byte
 	manifest *manifest.Manifest // as bytes give it
 	inputs   []pipeline.InputRef
-	basis    func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef)
+	basis    BasisOf
 	// policies are the keys of policy hashes that an earlier stage computed,
 	// with the key under which it did.
 	policies map[pipeline.Key]pipeline.Key
@@ -248,6 +248,7 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 	baseData := base.Raw()
 	b := &built{bytes: baseData, inputs: []pipeline.InputRef{pipeline.FromFile(c.Base)}}
 	var plan *manifest.Plan
+	edited := base.Tree()
 	if c.Adjust != "" {
 		if plan, err = run.Parsed(ctx, in, c.Adjust, config.YAMLLimit, manifest.ParsePlan); err != nil {
 			return nil, err
@@ -265,7 +266,7 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 		if err != nil {
 			return nil, err
 		}
-		b.bytes = res.Bytes
+		b.bytes, edited = res.Bytes, res.Tree
 		b.inputs = append(b.inputs, pipeline.FromFile(c.Adjust))
 		for _, s := range res.Steps {
 			if s.Warning != "" {
@@ -282,24 +283,8 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 	if b.manifest, err = manifest.Parse("manifest.json", b.bytes); err != nil {
 		return nil, fmt.Errorf("the manifest as recounted: %w", err)
 	}
-	derived := derivedKeys(base, in)
-	edited := editedKeys(base, b.manifest)
 	b.policies = computedKeys(in, b.manifest)
-	b.basis = func(k pipeline.Key) (pipeline.Basis, []pipeline.InputRef) {
-		from, ok := computed[k]
-		switch {
-		case b.policies[k] != "":
-			return pipeline.Recomputed, []pipeline.InputRef{pipeline.FromKey(b.policies[k])}
-		case edited[k] && plan != nil:
-			return pipeline.Recomputed, []pipeline.InputRef{pipeline.FromFile(c.Adjust)}
-		case ok:
-			return from.Basis, from.Inputs
-		case derived[k]:
-			return pipeline.Recomputed, []pipeline.InputRef{pipeline.FromFile(in.Config.Deployment)}
-		default:
-			return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(c.Base)}
-		}
-	}
+	b.basis = newOrigins(in.Config, base, edited, b.manifest, computed, b.policies).basis
 	return b, nil
 }
 
@@ -378,38 +363,6 @@ func workloadsAgree(ctx context.Context, in *run.In, base *manifest.Manifest, ou
 		problem(inBase[id].Line, fmt.Sprintf("has a policy for %q, which the deployment does not have", id))
 	}
 	return nil
-}
-
-// derivedKeys are the fields that follow from the deployment alone.
-func derivedKeys(base *manifest.Manifest, in *run.In) map[pipeline.Key]bool {
-	keys := map[pipeline.Key]bool{}
-	if in.Config.Deployment == "" {
-		return keys
-	}
-	for _, p := range base.Policies() {
-		if w, ok := manifest.ParseWorkloadID(p.WorkloadSecretID); ok {
-			for _, f := range []string{"SANs", "WorkloadSecretID", "Role", "CommonName"} {
-				keys[pipeline.NewKey("policy", w.Kind, w.Namespace, w.Name, f)] = true
-			}
-		}
-	}
-	return keys
-}
-
-// editedKeys are the fields whose value the adjustments made.
-func editedKeys(base, m *manifest.Manifest) map[pipeline.Key]bool {
-	keys := map[pipeline.Key]bool{}
-	was := map[string]string{}
-	for _, f := range base.Fields() {
-		was[f.Path] = f.Normalized()
-	}
-	j := &joiner{}
-	for _, f := range m.Fields() {
-		if old, ok := was[f.Path]; !ok || old != f.Normalized() {
-			keys[j.key(f.Path, f)] = true
-		}
-	}
-	return keys
 }
 
 // exempt names the fields that cannot be equal by construction: contrast

@@ -20,32 +20,25 @@ type replaced struct {
 	Inputs []pipeline.InputRef
 }
 
-// computedTDX puts the registers that stage tdx computed into the base
-// manifest, where a platform's name fits whatever its case, and says which keys
-// these are. What it replaces keeps its place in the file; nothing else moves.
-func computedTDX(in *run.In, base *manifest.Manifest) (*manifest.Manifest, map[pipeline.Key]replaced, error) {
-	computed := map[string]map[string]pipeline.Measurement{} // platform in lower case, register
-	for _, m := range in.All("tdx/*/*") {
-		parts := m.Key.Parts()
-		platform := strings.ToLower(parts[1])
-		if computed[platform] == nil {
-			computed[platform] = map[string]pipeline.Measurement{}
-		}
-		computed[platform][parts[2]] = m
-	}
+// computedTDX puts the registers that stage tdx computed into the base manifest,
+// and says at which offsets of the result they stand. What it replaces keeps
+// its place in the file; nothing else moves.
+func computedTDX(in *run.In, base *manifest.Manifest) (*manifest.Manifest, map[int]replaced, error) {
+	machines := computedMachines(in)
 	type edit struct {
 		field manifest.Field
 		value digest.Digest
 	}
+	type place struct{ path, pointer string }
 	var edits []edit
 	data := base.Raw()
-	keys := map[pipeline.Key]replaced{}
+	taken := map[place]replaced{}
 	for _, f := range base.Fields() {
 		platform, name, ok := published.TDXField(f.Path)
 		if !ok || f.Value == nil || f.Value.Kind != jsondoc.String {
 			continue
 		}
-		m, ok := computed[strings.ToLower(platform)][name]
+		m, ok := machines.of(platform)[name]
 		if !ok {
 			continue
 		}
@@ -56,19 +49,63 @@ func computedTDX(in *run.In, base *manifest.Manifest) (*manifest.Manifest, map[p
 			}
 			edits = append(edits, edit{f, m.Value.Digest()})
 		}
-		keys[pipeline.NewKey("tdx", platform, name)] = replaced{m.Basis, []pipeline.InputRef{pipeline.FromKey(m.Key)}}
+		taken[place{f.Path, f.Pointer}] = replaced{m.Basis, []pipeline.InputRef{pipeline.FromKey(m.Key)}}
 	}
-	if len(edits) == 0 {
-		return base, keys, nil
+	edited := base
+	if len(edits) > 0 {
+		// From the end, so that earlier places stay where they are.
+		slices.SortFunc(edits, func(a, b edit) int { return b.field.Value.Offset - a.field.Value.Offset })
+		for _, e := range edits {
+			at, old := e.field.Value.Offset, jsondoc.Go.Compact(e.field.Value)
+			data = slices.Concat(data[:at], jsondoc.Go.Compact(jsondoc.NewString(e.value.Hex())), data[at+len(old):])
+		}
+		var err error
+		if edited, err = manifest.Parse(base.File(), data); err != nil {
+			return nil, nil, err
+		}
 	}
-	// From the end, so that earlier places stay where they are.
-	slices.SortFunc(edits, func(a, b edit) int { return b.field.Value.Offset - a.field.Value.Offset })
-	for _, e := range edits {
-		at, old := e.field.Value.Offset, jsondoc.Go.Compact(e.field.Value)
-		data = slices.Concat(data[:at], jsondoc.Go.Compact(jsondoc.NewString(e.value.Hex())), data[at+len(old):])
+	offsets := map[int]replaced{}
+	for _, f := range edited.Fields() {
+		if r, ok := taken[place{f.Path, f.Pointer}]; ok {
+			offsets[f.Value.Offset] = r
+		}
 	}
-	edited, err := manifest.Parse(base.File(), data)
-	return edited, keys, err
+	return edited, offsets, nil
+}
+
+// machines are the registers that stage tdx computed, by platform.
+type machines map[string]map[string]pipeline.Measurement
+
+func computedMachines(in *run.In) machines {
+	ms := machines{}
+	for _, m := range in.All("tdx/*/*") {
+		parts := m.Key.Parts()
+		if ms[parts[1]] == nil {
+			ms[parts[1]] = map[string]pipeline.Measurement{}
+		}
+		ms[parts[1]][parts[2]] = m
+	}
+	return ms
+}
+
+// of finds a platform of the manifest. Vendors write its name with capitals,
+// configurations often do not; names that are alike but for that join only
+// where there is exactly one.
+func (ms machines) of(platform string) map[string]pipeline.Measurement {
+	if own := ms[platform]; own != nil {
+		return own
+	}
+	var found map[string]pipeline.Measurement
+	for name, own := range ms {
+		if !strings.EqualFold(name, platform) {
+			continue
+		}
+		if found != nil {
+			return nil
+		}
+		found = own
+	}
+	return found
 }
 
 // ownMachines leaves out the measurements of a manifest's machines that stage

@@ -31,11 +31,15 @@ func newSide(m *manifest.Manifest) *manifestSide {
 	return s
 }
 
+// BasisOf says how the value of a field of our side is known. A field that our
+// side lacks, and that has a default, comes without a pointer.
+type BasisOf func(manifest.Field) (pipeline.Basis, []pipeline.InputRef)
+
 // Sides joins two manifests by what their fields mean: policies by
 // kind and name, reference values by platform and product. Ours gives
 // measurements with the basis that basis returns for a key, the published one
 // gives references. Keys carry our side's names where the two differ.
-func Sides(ours, published *manifest.Manifest, basis func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef)) ([]pipeline.Measurement, []pipeline.Reference) {
+func Sides(ours, published *manifest.Manifest, basis BasisOf) ([]pipeline.Measurement, []pipeline.Reference) {
 	a, b := newSide(ours), newSide(published)
 	alignPlatforms(a, b)
 	otherNamespace := !slices.Equal(ours.Namespaces(), published.Namespaces())
@@ -131,7 +135,7 @@ func (s *manifestSide) has(entry string) bool {
 type joiner struct {
 	a, b           *manifestSide
 	otherNamespace bool
-	basis          func(pipeline.Key) (pipeline.Basis, []pipeline.InputRef)
+	basis          BasisOf
 	ms             []pipeline.Measurement
 	refs           []pipeline.Reference
 }
@@ -167,7 +171,7 @@ func (j *joiner) join(path string) {
 	}
 	got, want, relation, note := j.values(path, fa, inA, fb, inB)
 	if inA {
-		basis, inputs := j.basis(key)
+		basis, inputs := j.basis(fa)
 		j.ms = append(j.ms, pipeline.Measurement{Key: key, Value: got, Basis: basis, Inputs: inputs})
 	}
 	if inB {
