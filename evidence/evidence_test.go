@@ -16,7 +16,6 @@ import (
 	"html"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -115,7 +114,7 @@ func take(t testing.TB, address string) *evidence.Bundle {
 	if err := c.Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	b, err := evidence.ReadCapture("capture", os.DirFS(dir))
+	b, err := evidence.OpenCapture("capture", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +168,7 @@ func TestManInTheMiddle(t *testing.T) {
 			})
 			request := func(b *evidence.Bundle) evidence.Request {
 				return evidence.Request{
-					Profile: evidence.SecretVM, Evidence: b, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
+					Profile: evidence.SecretVM, Evidence: b, TestRootOK: true, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
 					Registry: ownRegistry(t, ownRow(body)), Compose: &compose, RTMR3: rtmr3(t),
 				}
 			}
@@ -185,12 +184,34 @@ func TestManInTheMiddle(t *testing.T) {
 			if short(through) != "ppf" || through.Verdict() != verdict.Fail || !strings.Contains(reasons(through.Bound), "somebody else's key") {
 				t.Errorf("through a man in the middle: %s\n%s", short(through), reasons(through.Bound))
 			}
-			// The machine's certificate, fetched elsewhere, binds and is named so.
+			// The machine's certificate, fetched elsewhere, does not mend that the
+			// quote came through somebody else's session; nor does the same quote
+			// in a file of its own, wherever it stands.
 			r := request(middle)
 			r.TLSCert = cert
 			elsewhere := verify(t, r)
-			if elsewhere.Bound.Verdict != verdict.Pass || !strings.Contains(elsewhere.Claims.TLS.Source, "from another connection") {
+			if elsewhere.Bound.Verdict != verdict.Fail || !strings.Contains(reasons(elsewhere.Bound), "from another connection than the quote's") || elsewhere.Claims.TLS.Form != "" {
 				t.Errorf("certificate of another connection: %s %+v", short(elsewhere), elsewhere.Claims.TLS)
+			}
+			file := read(t, "quote.html", []byte(page))
+			own := take(t, serve(t, pair, pages))
+			for name, list := range map[string][]*evidence.Bundle{
+				"file last": {middle, file}, "file first": {file, middle}, "a good capture first": {own, middle}, "a good capture last": {middle, own}, "all": {file, own, middle},
+			} {
+				b, err := evidence.Merge(list...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := verify(t, request(b)); short(got) != "ppf" || got.Verdict() != verdict.Fail || got.Claims.TLS.Form != "" {
+					t.Errorf("%s: %s %+v", name, short(got), got.Claims.TLS)
+				}
+			}
+			b, err := evidence.Merge(file, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := verify(t, request(b)); short(got) != "ppp" || got.Claims.CapturedAt == "" {
+				t.Errorf("a good capture and the same quote in a file: %s", short(got))
 			}
 		})
 	}
@@ -247,6 +268,141 @@ func TestExpected(t *testing.T) {
 		if got.Expected.Verdict != tt.want || !strings.Contains(reasons(got.Expected), tt.text) {
 			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Expected.Verdict, tt.want, tt.text, reasons(got.Expected))
 		}
+	}
+}
+
+// TestSender: what came with the evidence can contradict the quote, and never
+// vouches for it, whatever it is and however much of it there is.
+func TestSender(t *testing.T) {
+	p := ownPlatform(t)
+	body := ownBody(t)
+	other := body
+	other.MRTD = sum("other")
+	all := map[evidence.Register]digest.Digest{evidence.MRTD: body.MRTD, evidence.RTMR0: body.RTMR[0], evidence.RTMR1: body.RTMR[1], evidence.RTMR2: body.RTMR[2], evidence.RTMR3: body.RTMR[3]}
+	senders := func(rows ...string) *evidence.Registry {
+		r := ownRegistry(t, rows...)
+		r.Source = evidence.Sender
+		return r
+	}
+	for _, tt := range []struct {
+		name    string
+		edit    func(*evidence.Request)
+		want    verdict.Verdict
+		release string
+		text    string
+	}{
+		{"row and compose", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.ComposeSource = senders(ownRow(body)), &compose, evidence.Sender
+		}, "unchecked", "", "gives the quote's mrtd, rtmr0, rtmr1, rtmr2, rtmr3, but it came with the evidence"},
+		{"row of the sender, compose of the user", func(r *evidence.Request) { r.Registry, r.Compose = senders(ownRow(body)), &compose }, "unchecked", "", "is its sender's word"},
+		{"row of the user, compose of the sender", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.ComposeSource = ownRegistry(t, ownRow(body)), &compose, evidence.Sender
+		}, "unchecked", "small prod v1.0.0", "with the compose file compose.yaml gives the quote's rtmr3, but it came with the evidence"},
+		{"another row", func(r *evidence.Request) { r.Registry = senders(ownRow(other)) }, "fail", "", "no set of values fits as a whole"},
+		{"a set", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}}
+		}, "unchecked", "", "a gives the quote's mrtd"},
+		{"a set beside one of the user's", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}, {Group: "given", Name: "g", Registers: all, Source: evidence.User}}
+		}, "unchecked", "", "given: g fits as a whole"},
+		{"the program's own", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "built in", Name: "b", Registers: all, Source: evidence.Embedded}}
+		}, "pass", "", "b fits as a whole"},
+	} {
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, body)), IntelRoots: roots(p), RTMR3: rtmr3(t)}
+		tt.edit(&r)
+		got := verify(t, r)
+		if got.Expected.Verdict != tt.want || got.Claims.Release != tt.release || !strings.Contains(reasons(got.Expected), tt.text) {
+			t.Errorf("%s: %s, release %q, want %s with %q:\n%s", tt.name, got.Expected.Verdict, got.Claims.Release, tt.want, tt.text, reasons(got.Expected))
+		}
+		for _, s := range r.References() {
+			if len(s.Registers) < 4 || strings.Contains(tt.name, "compose of the sender") && s.Source != evidence.Sender {
+				t.Errorf("%s: reference %+v", tt.name, s)
+			}
+		}
+	}
+}
+
+// TestOnly: what was not asked for does not count; nothing is left out of the
+// result; a root that is no vendor's makes no pass by itself.
+func TestOnly(t *testing.T) {
+	p := ownPlatform(t)
+	stranger, _ := certificate(t, "stranger")
+	for _, tt := range []struct {
+		name  string
+		edit  func(*evidence.Request)
+		short string
+		want  verdict.Verdict
+		asked int
+	}{
+		{"all three", func(*evidence.Request) {}, "puu", "unchecked", 3},
+		{"authentic", func(r *evidence.Request) { r.Only = []string{"authentic"} }, "puu", "pass", 1},
+		{"authentic, a test root", func(r *evidence.Request) { r.Only, r.TestRootOK = []string{"authentic"}, false }, "puu", "unchecked", 1},
+		{"a failure that was not asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"authentic"}, stranger }, "puf", "pass", 1},
+		{"the same, asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"bound", "authentic"}, stranger }, "puf", "fail", 2},
+		{"a failure under a test root", func(r *evidence.Request) { r.TLSCert, r.TestRootOK = stranger, false }, "puf", "fail", 3},
+	} {
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), TestRootOK: true}
+		tt.edit(&r)
+		got := verify(t, r)
+		if short(got) != tt.short || got.Verdict() != tt.want || len(got.Asked) != tt.asked || len(got.TestRoots()) != 1 {
+			t.Errorf("%s: %s, the whole %s, asked for %v, test roots %v", tt.name, short(got), got.Verdict(), got.Asked, got.TestRoots())
+		}
+		if got.Registers[evidence.MRTD] != sum("mrtd") {
+			t.Errorf("%s: registers %v", tt.name, got.Registers)
+		}
+	}
+	// The vendor's root given by hand is the vendor's root.
+	root, err := tdxquote.IntelRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := verify(t, evidence.Request{Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: []*x509.Certificate{root}})
+	if len(got.TestRoots()) != 0 || len(got.Roots) != 1 || !got.Roots[0].BuiltIn {
+		t.Errorf("Intel's root given by hand: %+v", got.Roots)
+	}
+}
+
+// TestContradictions: a capture whose parts do not go together is not bound.
+func TestContradictions(t *testing.T) {
+	p := ownPlatform(t)
+	cert, _ := certificate(t, "machine")
+	other, _ := certificate(t, "other")
+	body := ownBody(t)
+	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	copy(body.ReportData[:], spki[:])
+	page := []byte("<pre>" + hex.EncodeToString(ownQuote(t, p, body)) + "</pre>")
+	for _, tt := range []struct {
+		name   string
+		at     time.Time
+		second *x509.Certificate
+		want   verdict.Verdict
+		text   string
+	}{
+		{"good", now, cert, "pass", ""},
+		{"pages under two keys", now, other, "fail", "pages of connections that ended at different keys: /docker-compose.html over connection 2"},
+		{"before the certificate was made", from.Add(-time.Hour), cert, "fail", "when the certificate of its connection was not made yet"},
+		{"clocks that differ a little", from.Add(-time.Minute), cert, "pass", ""},
+		{"after the time judged", now.Add(time.Hour), cert, "pass", "capture: c was taken at"},
+	} {
+		b, err := evidence.FromCapture("c", &capture.Capture{
+			Target: "vm:29343", At: tt.at,
+			Pages: []capture.Page{
+				{Kind: capture.CPU, Path: "/cpu.html", Status: 200, Body: page, Connection: 1},
+				{Kind: capture.Compose, Path: "/docker-compose.html", Status: 200, Body: []byte("x"), Connection: 2},
+			},
+			Connections: []capture.Connection{{Number: 1, Chain: [][]byte{cert.Raw}}, {Number: 2, Chain: [][]byte{tt.second.Raw}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := verify(t, evidence.Request{Evidence: b, IntelRoots: roots(p)})
+		if got.Bound.Verdict != tt.want || !strings.Contains(reasons(got.Bound), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Bound.Verdict, tt.want, tt.text, reasons(got.Bound))
+		}
+	}
+	if _, err := evidence.FromCapture("c", &capture.Capture{Pages: []capture.Page{{Kind: capture.CPU, Path: "/cpu.html", Body: page, Connection: 3}}}); err == nil {
+		t.Error("a page of a connection that is not listed: no error")
 	}
 }
 
@@ -464,7 +620,12 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
-	for name, list := range map[string][]*evidence.Bundle{"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}}} {
+	for name, list := range map[string][]*evidence.Bundle{
+		"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}},
+		"two logs":        {{Name: "p", Quote: []byte{1}, EventLog: []byte{1}}, {Name: "q", Quote: []byte{1}, EventLog: []byte{2}}},
+		"two vm_configs":  {{Name: "p", VMConfig: []byte{1}}, {Name: "q", VMConfig: []byte{2}}},
+		"two report data": {{Name: "p", ReportData: []byte{1}}, {Name: "q", ReportData: []byte{2}}},
+	} {
 		if got, err := evidence.Merge(list...); err == nil {
 			t.Errorf("%s: %+v", name, got)
 		}
@@ -484,6 +645,7 @@ func TestRequests(t *testing.T) {
 		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
 		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, nvidia`},
 		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
+		"unknown verdict": {evidence.Request{At: now, Evidence: quote, Only: []string{"genuine"}}, `unknown judgement "genuine", known: authentic, expected, bound`},
 		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
 	} {
 		if _, err := evidence.Verify(tt.r); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -522,11 +684,15 @@ func TestJSON(t *testing.T) {
 			}
 		}
 		Asked []string
+		Roots []struct {
+			Vendor  string
+			BuiltIn bool `json:"built_in"`
+		}
 	}
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 1 {
+	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 3 || len(doc.Roots) != 1 || doc.Roots[0].BuiltIn || doc.Roots[0].Vendor != "intel" {
 		t.Errorf("%s", text)
 	}
 	again, err := json.Marshal(got)
