@@ -225,10 +225,12 @@ func (r *Request) roots() ([]Root, error) {
 
 // Verdict is the whole in one word, for an exit code: fail if a judgement that
 // was asked for failed, unchecked if one stayed so, or if a root stands in a
-// vendor's place and the request did not say that this may pass.
+// vendor's place and the request did not say that this may pass. Evidence that
+// is not authentic never passes, whatever was asked for: anybody can have
+// written what the other judgements are about.
 func (r *Result) Verdict() verdict.Verdict {
 	out := verdict.Pass
-	if len(r.TestRoots()) > 0 && !r.testRootOK {
+	if r.Authentic.Verdict != verdict.Pass || len(r.TestRoots()) > 0 && !r.testRootOK {
 		out = verdict.Unchecked
 	}
 	for _, j := range []struct {

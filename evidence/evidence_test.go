@@ -305,6 +305,10 @@ func TestSender(t *testing.T) {
 		{"a set beside one of the user's", func(r *evidence.Request) {
 			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}, {Group: "given", Name: "g", Registers: all, Source: evidence.User}}
 		}, "unchecked", "", "given: g fits as a whole"},
+		{"a set of the user's that the sender's has the name of", func(r *evidence.Request) {
+			wrong := map[evidence.Register]digest.Digest{evidence.MRTD: sum("x"), evidence.RTMR0: body.RTMR[0]}
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}, {Group: "artifacts", Name: "g", Registers: wrong}}
+		}, "fail", "", "the nearest is g: mrtd is"},
 		{"the program's own", func(r *evidence.Request) {
 			r.Sets = []evidence.ReferenceSet{{Group: "built in", Name: "b", Registers: all, Source: evidence.Embedded}}
 		}, "pass", "", "b fits as a whole"},
@@ -316,7 +320,7 @@ func TestSender(t *testing.T) {
 			t.Errorf("%s: %s, release %q, want %s with %q:\n%s", tt.name, got.Expected.Verdict, got.Claims.Release, tt.want, tt.text, reasons(got.Expected))
 		}
 		for _, s := range r.References() {
-			if len(s.Registers) < 4 || strings.Contains(tt.name, "compose of the sender") && s.Source != evidence.Sender {
+			if len(s.Registers) < 2 || strings.Contains(tt.name, "compose of the sender") && s.Source != evidence.Sender {
 				t.Errorf("%s: reference %+v", tt.name, s)
 			}
 		}
@@ -351,6 +355,17 @@ func TestOnly(t *testing.T) {
 		if got.Registers[evidence.MRTD] != sum("mrtd") {
 			t.Errorf("%s: registers %v", tt.name, got.Registers)
 		}
+	}
+	// Registers of a forged quote are what anybody wrote, whatever is asked of them.
+	b := ownBody(t)
+	forged := ownQuote(t, p, b)
+	forged[600] ^= 1
+	r := evidence.Request{
+		Profile: evidence.SecretVM, Evidence: read(t, "q", forged), IntelRoots: roots(p), TestRootOK: true, Only: []string{"expected"},
+		Registry: ownRegistry(t, ownRow(b)), Compose: &compose, RTMR3: rtmr3(t),
+	}
+	if got := verify(t, r); short(got)[:2] != "fp" || got.Verdict() != verdict.Unchecked {
+		t.Errorf("expected of a forged quote: %s, the whole %s", short(got), got.Verdict())
 	}
 	// The vendor's root given by hand is the vendor's root.
 	root, err := tdxquote.IntelRoot()

@@ -50,6 +50,15 @@ type ReferenceSet struct {
 	Source Source
 }
 
+// group is what sets are alternatives in. Whatever the sender calls its sets,
+// they are no alternatives of anybody else's.
+type group struct {
+	name   string
+	sender bool
+}
+
+func (s ReferenceSet) group() group { return group{s.Group, s.Source == Sender} }
+
 func (s ReferenceSet) String() string {
 	if s.Where == "" {
 		return s.Name
@@ -213,10 +222,10 @@ func (r *Request) References() []ReferenceSet {
 func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Result) {
 	got := registersOf(&q.Body)
 	sets := r.sets()
-	var groups []string
+	var groups []group
 	for _, s := range sets {
-		if !slices.Contains(groups, s.Group) {
-			groups = append(groups, s.Group)
+		if g := s.group(); !slices.Contains(groups, g) {
+			groups = append(groups, g)
 		}
 	}
 	if r.Registry != nil && len(r.Registry.Rows) == 0 {
@@ -252,11 +261,11 @@ func (r *Request) composeHint() string {
 	return ""
 }
 
-func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet, got map[Register]digest.Digest, covered, shown map[Register]bool, result *Result) fit {
-	compose := r.composeDigest() // hashed once, whatever the number of sets
+func (r *Request) expectGroup(l *verdict.List, g group, sets []ReferenceSet, got map[Register]digest.Digest, covered, shown map[Register]bool, result *Result) fit {
+	compose, group := r.composeDigest(), g.name // hashed once, whatever the number of sets
 	var fits []fit
 	for _, s := range sets {
-		if s.Group == group {
+		if s.group() == g {
 			fits = append(fits, r.compare(s, got, compose))
 		}
 	}

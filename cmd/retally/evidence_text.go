@@ -176,6 +176,7 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 			{"report_data", q.ReportData},
 			{"mrseam", q.MRSEAM},
 			{"td_attributes", q.TDAttributes},
+			{"xfam", q.XFAM},
 			{"tee_tcb_svn", q.TEETCBSVN},
 			{"fmspc", q.FMSPC},
 		} {

@@ -321,3 +321,27 @@ func TestReadErrors(t *testing.T) {
 		}
 	}
 }
+
+// FuzzIndex: no panic; an index that is read names files of its folder only, one
+// page of a kind, and a connection for each.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"format": "retally-capture/1", "target": "vm:29343", "captured_at": "2026-06-01T12:00:00Z",
+ "pages": [{"kind": "cpu", "path": "/cpu.html", "status": 200, "file": "cpu.html", "digest": "sha256:` + strings.Repeat("0", 64) + `", "connection": 1},
+  {"kind": "gpu", "path": "/gpu", "status": 404, "connection": 1}, {"kind": "gpu", "path": "/gpu.html", "status": 0, "connection": 0, "problem": "x"}],
+ "connections": [{"number": 1, "tls_version": "TLS 1.3", "server_name": "vm", "certificates": "tls-chain-1.pem"}]}`))
+	f.Add([]byte(`{"pages": null}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		files, connections, err := capture.CheckIndex(text)
+		if err != nil {
+			return
+		}
+		if connections > capture.MaxConnections {
+			t.Fatalf("%d connections", connections)
+		}
+		for kind, name := range files {
+			if name != filepath.Base(name) || strings.ContainsAny(name, "/\\\x00") {
+				t.Fatalf("%s is in %q", kind, name)
+			}
+		}
+	})
+}

@@ -137,6 +137,8 @@ func (q *Quote) checkServiceTD(l *verdict.List, a Attributes, allowed []digest.D
 	bound := q.BodyType >= TD15 && !zero(b.MRSERVICETD.Bytes())
 	known := bound && slices.Contains(allowed, b.MRSERVICETD)
 	switch {
+	case a&AttrMigratable == 0 && q.BodyType < TD15:
+		l.Pass(migratable, "the TD cannot be moved to another machine; whether another service TD is bound to it, a quote of this form does not say")
 	case a&AttrMigratable == 0:
 		l.Pass(migratable, "the TD cannot be moved to another machine")
 	case known:
@@ -159,8 +161,6 @@ func (q *Quote) checkServiceTD(l *verdict.List, a Attributes, allowed []digest.D
 		l.Open(service, "the TD reports its service TDs in an extended part (attributes bit 17) that this quote does not have")
 	case q.BodyType >= TD15:
 		l.Pass(service, "no service TD is bound to the TD")
-	default:
-		l.Note(service, "a quote of this form does not say whether a service TD is bound to the TD")
 	}
 	if q.BodyType >= TD15Ex && x.VMID != 0 {
 		l.Note("td-partition", fmt.Sprintf("the report is of partition %d inside of the TD", x.VMID))

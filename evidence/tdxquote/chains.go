@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -30,8 +31,11 @@ func newAuthority(roots []*x509.Certificate, at time.Time) (authority, error) {
 	if err != nil {
 		return authority{}, err
 	}
-	if roots == nil {
+	switch {
+	case roots == nil:
 		roots = []*x509.Certificate{intel}
+	case len(roots) == 0:
+		return authority{}, errors.New("verify quote: an empty list of roots trusts nothing")
 	}
 	return authority{anchors: certs.Anchors{Certificates: roots}, intel: intel, at: at}, nil
 }

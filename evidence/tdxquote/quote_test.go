@@ -159,6 +159,9 @@ func TestNoTime(t *testing.T) {
 	if _, err := tdxquote.Verify(q, tdxquote.Options{}); err == nil {
 		t.Error("a verdict without a time was given")
 	}
+	if _, err := tdxquote.Verify(q, tdxquote.Options{At: now, Roots: []*x509.Certificate{}}); err == nil {
+		t.Error("a verdict under no root was given")
+	}
 }
 
 // TestCollateral judges a platform by its levels.
