@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/capture"
@@ -155,7 +154,7 @@ func (f *evidenceFlags) noEmpty(cmd *cobra.Command) error {
 
 // checkOnly refuses verdicts that do not exist, and flags that say how one would
 // be judged that is not asked for: they would be ignored.
-func (f *evidenceFlags) checkOnly(cmd *cobra.Command) (err error) {
+func (f *evidenceFlags) checkOnly(cmd *cobra.Command) error {
 	if !cmd.Flags().Changed("only") {
 		return nil
 	}
@@ -167,13 +166,14 @@ func (f *evidenceFlags) checkOnly(cmd *cobra.Command) (err error) {
 			return &userError{op: "evidence verify", msg: fmt.Sprintf("--only %s: unknown verdict", name), hint: "known: " + strings.Join(evidence.Judgements(), ", ")}
 		}
 	}
-	cmd.Flags().Visit(func(flag *pflag.Flag) {
-		what, _, ok := strings.Cut(flag.Usage, ": ")
-		if err == nil && ok && slices.Contains(evidence.Judgements(), what) && !slices.Contains(f.only, what) && what != evidence.Authentic {
-			err = &userError{op: "evidence verify", msg: fmt.Sprintf("--%s is for the verdict %s, which --only %s does not ask for", flag.Name, what, strings.Join(f.only, ",")), hint: "leave one of them out"}
+	for _, name := range append(slices.Clone(f.texts), "measured") {
+		flag := cmd.Flags().Lookup(name)
+		what, _, _ := strings.Cut(flag.Usage, ": ")
+		if flag.Changed && (what == evidence.Expected || what == evidence.Bound) && !slices.Contains(f.only, what) {
+			return &userError{op: "evidence verify", msg: fmt.Sprintf("--%s is for the verdict %s, which --only %s does not ask for", name, what, strings.Join(f.only, ",")), hint: "leave one of them out"}
 		}
-	})
-	return err
+	}
+	return nil
 }
 
 // readEvidenceInput reads a small file, or stdin for "-", which only one may be.
