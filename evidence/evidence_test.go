@@ -14,9 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/testenv"
 )
 
 func ownPlatform(t testing.TB) *fake.Platform {
@@ -377,6 +380,94 @@ func TestOnly(t *testing.T) {
 		t.Errorf("Intel's root given by hand: %+v", got.Roots)
 	}
 }
+
+// TestGarbled: no damage to what a verdict rests on turns a bad one into a pass.
+func TestGarbled(t *testing.T) {
+	p := ownPlatform(t)
+	cert, _ := certificate(t, "machine")
+	stranger, _ := certificate(t, "stranger")
+	body := ownBody(t)
+	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	copy(body.ReportData[:], spki[:])
+	quote := ownQuote(t, p, body)
+	outdated, err := p.Collateral(fake.Levels{Status: tdxquote.OutOfDate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := header + ownRow(body) + "\n"
+	wrong := body
+	wrong.RTMR[2] = sum("other")
+	r := rand.New(rand.NewPCG(3, 4))
+	garble := func(b []byte) []byte {
+		b = bytes.Clone(b)
+		for range 1 + r.IntN(3) {
+			switch at := r.IntN(len(b)); r.IntN(4) {
+			case 0:
+				b = b[:at+1]
+			case 1:
+				b = slices.Delete(b, at, min(len(b), at+r.IntN(40)))
+			default:
+				b[at] ^= 1 << r.IntN(8)
+			}
+			if len(b) == 0 {
+				return []byte{0}
+			}
+		}
+		return b
+	}
+	n := 60
+	if testenv.IsLong() {
+		n = 5000
+	}
+	read, garbled := 0, 0
+	for i := range n {
+		for what, edit := range map[string]func(*evidence.Request) error{
+			"collateral that says OutOfDate": func(q *evidence.Request) error { return q.TakeCollateral("c", garble(outdated)) },
+			"collateral, the quote": func(q *evidence.Request) (err error) {
+				if q.Evidence, err = evidence.Read("q", garble(quote)); err != nil {
+					return err
+				}
+				return q.TakeCollateral("c", outdated)
+			},
+			"another release's row": func(q *evidence.Request) (err error) {
+				q.Registry, err = evidence.ParseRegistry("r", garble([]byte(header+ownRow(wrong)+"\n")))
+				return err
+			},
+			"somebody else's certificate": func(q *evidence.Request) (err error) {
+				q.TLSCert, err = evidence.ReadCertificate("c", garble(stranger.Raw))
+				return err
+			},
+		} {
+			registry, err := evidence.ParseRegistry("r", []byte(row))
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := evidence.Request{
+				Profile: evidence.SecretVM, Evidence: readBundle(t, quote), At: now, IntelRoots: roots(p), TestRootOK: true,
+				Registry: registry, Compose: &compose, RTMR3: rtmr3(t), TLSCert: cert,
+			}
+			if i == 0 {
+				if got := verify(t, q); got.Verdict() != verdict.Pass {
+					t.Fatalf("as it is: %s", short(got))
+				}
+			}
+			garbled++
+			if edit(&q) != nil {
+				continue // refused: exit code 2
+			}
+			read++
+			if got := verify(t, q); got.Verdict() == verdict.Pass {
+				t.Errorf("%s, garbled: %s", what, short(got))
+			}
+		}
+	}
+	t.Logf("%d garbled, %d of them read", garbled, read)
+	if read < n {
+		t.Error("hardly any garbled input was read: the test shows nothing")
+	}
+}
+
+func readBundle(t testing.TB, raw []byte) *evidence.Bundle { return read(t, "q", raw) }
 
 // TestContradictions: a capture whose parts do not go together is not bound.
 func TestContradictions(t *testing.T) {

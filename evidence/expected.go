@@ -57,7 +57,7 @@ type group struct {
 	sender bool
 }
 
-func (s ReferenceSet) group() group { return group{s.Group, s.Source == Sender} }
+func (s ReferenceSet) group() group { return group{s.Group, s.Source == Sender || s.Claimed != ""} }
 
 func (s ReferenceSet) String() string {
 	if s.Where == "" {
@@ -194,11 +194,19 @@ func (r *Request) sets() []ReferenceSet {
 
 // References are the sets that a quote's registers are held against, as plain
 // values: RTMR3 is filled in where the request computes it from the compose
-// file, and a set is the sender's word where a part of it is.
+// file, and a set is the sender's word where a part of it is. The order of
+// Request.Sets is kept, then the registry's rows, then what rests on a root file
+// system alone.
 func (r *Request) References() []ReferenceSet {
 	compose := r.composeDigest()
 	sets := r.sets()
 	for i, s := range sets {
+		switch {
+		case s.Claimed != "":
+			sets[i].Source = Sender
+		case s.Source == "":
+			sets[i].Source = User
+		}
 		if _, given := s.Registers[RTMR3]; given {
 			continue
 		}

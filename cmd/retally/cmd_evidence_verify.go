@@ -264,7 +264,11 @@ func (a *app) readOneEvidence(f *evidenceFlags, path string) (*evidence.Bundle, 
 		if !capture.IsCapture(path) {
 			return nil, &userError{op: "read evidence", path: path, msg: "is a folder without " + capture.Index, hint: "name the files, or a folder that retally evidence capture wrote"}
 		}
-		b, err := evidence.OpenCapture(path, path)
+		c, err := capture.Open(path)
+		if err != nil {
+			return nil, &userError{op: "read evidence", path: path, err: err}
+		}
+		b, err := evidence.FromCapture(path, c)
 		if err != nil {
 			return nil, &userError{op: "read evidence", path: path, err: err}
 		}

@@ -130,6 +130,9 @@ func (a *app) printEvidence(v *evidenceView) error {
 		if j.Verdict == verdict.Unchecked && !slices.Contains(v.Asked, j.name) {
 			word += " (not asked for)"
 		}
+		if open := openAttributes(j.Judgement); j.Verdict == verdict.Pass && open != "" {
+			word += ", open: " + open
+		}
 		fmt.Fprintf(&b, "\n%-9s  %s  %s\n", j.name, paint(word, color), j.question)
 		for _, want := range []verdict.Verdict{verdict.Fail, verdict.Unchecked, verdict.Pass} {
 			for _, c := range j.Checks {
@@ -153,6 +156,18 @@ func (a *app) printEvidence(v *evidenceView) error {
 	}
 	_, err := a.stdout.Write([]byte(b.String()))
 	return err
+}
+
+// openAttributes names what the host chose for the machine and nobody judged,
+// which no pass may hide.
+func openAttributes(j verdict.Judgement) string {
+	var out []string
+	for _, c := range j.Checks {
+		if c.Verdict == verdict.Unchecked && strings.HasPrefix(c.Name, "td-") {
+			out = append(out, c.Name)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // printClaims shows what the evidence says: values to note and compare by hand,
