@@ -7,6 +7,9 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
@@ -47,37 +50,84 @@ func Bind(reportData [64]byte, cert *x509.Certificate) TLSBinding {
 	return b
 }
 
-// bindTLS adds the check of the certificate.
-func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) TLSForm {
-	cert, source := r.TLSCert, "certificate given"
-	if cert == nil && len(r.Evidence.TLSChain) > 0 {
-		cert, source = r.Evidence.TLSChain[0], "certificate of the TLS session that the quote came over"
+// end is a certificate that ended a connection, and which one that was.
+type end struct {
+	cert   *x509.Certificate
+	source string
+}
+
+// ends are the certificates that the report data must name: those of the TLS
+// sessions that the quote came over, and the one that the caller gives. None
+// takes the place of another: a quote that came through somebody else's session
+// is not bound by a certificate that was seen elsewhere.
+func (r *Request) ends() []end {
+	var out []end
+	for _, s := range r.Evidence.Sessions {
+		source := "certificate of the TLS session that the quote came over"
+		if len(r.Evidence.Sessions) > 1 {
+			source += " (" + s.Capture + ")"
+		}
+		out = append(out, end{s.Chain[0], source})
 	}
-	if cert == nil {
-		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
-		return ""
+	if r.TLSCert == nil || slices.ContainsFunc(out, func(e end) bool { return e.cert.Equal(r.TLSCert) }) {
+		return out
 	}
-	if r.TLSCert != nil && len(r.Evidence.TLSChain) > 0 && !r.Evidence.TLSChain[0].Equal(r.TLSCert) {
+	source := "certificate given"
+	if len(out) > 0 {
 		source = "certificate given, from another connection than the quote's"
 	}
-	b := Bind(q.Body.ReportData, cert)
-	b.Source = source
-	if b.Form == FormRATLS && r.Profile == SecretVM {
-		b.Form = ""
-	}
-	result.Claims.TLS = &b
-	switch b.Form {
-	case FormSPKI:
-		l.Pass("tls", "report data begins with the SHA-256 of the public key (SubjectPublicKeyInfo) of the "+source)
-	case FormCertificate:
-		l.Pass("tls", "report data begins with the SHA-256 of the whole "+source+" (older form)")
-	case FormRATLS:
-		l.Pass("tls", "report data is dstack's RA-TLS digest of the public key of the "+source)
-	default:
-		l.Fail("tls", fmt.Sprintf("report data begins with %x; of the %s the public key has the SHA-256 %s, the whole the SHA-256 %s: somebody else's key ends this connection", q.Body.ReportData[:32], source, b.SPKI, b.Certificate))
-	}
-	return b.Form
+	return append(out, end{r.TLSCert, source})
 }
+
+// bindTLS adds the checks of the certificates. The claim is the one of the first
+// that does not bind, or else of the first.
+func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) {
+	ends := r.ends()
+	if len(ends) == 0 {
+		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
+		return
+	}
+	for _, e := range ends {
+		b := Bind(q.Body.ReportData, e.cert)
+		b.Source = e.source
+		if b.Form == FormRATLS && r.Profile == SecretVM {
+			b.Form = ""
+		}
+		if result.Claims.TLS == nil || result.Claims.TLS.Form != "" && b.Form == "" {
+			result.Claims.TLS = &b
+		}
+		switch b.Form {
+		case FormSPKI:
+			l.Pass("tls", "report data begins with the SHA-256 of the public key (SubjectPublicKeyInfo) of the "+e.source)
+		case FormCertificate:
+			l.Pass("tls", "report data begins with the SHA-256 of the whole "+e.source+" (older form)")
+		case FormRATLS:
+			l.Pass("tls", "report data is dstack's RA-TLS digest of the public key of the "+e.source)
+		default:
+			l.Fail("tls", fmt.Sprintf("report data begins with %x; of the %s the public key has the SHA-256 %s, the whole the SHA-256 %s: somebody else's key ends this connection", q.Body.ReportData[:32], e.source, b.SPKI, b.Certificate))
+		}
+	}
+}
+
+// checkSessions: the parts of a capture must agree with each other.
+func (r *Request) checkSessions(l *verdict.List) {
+	for _, s := range r.Evidence.Sessions {
+		at := s.At.UTC().Format(time.RFC3339)
+		if len(s.Strangers) > 0 {
+			l.Fail("capture", fmt.Sprintf("%s holds pages of connections that ended at different keys: %s, the quote came over another one", s.Capture, strings.Join(s.Strangers, ", ")))
+		}
+		if from := s.Chain[0].NotBefore; s.At.Before(from.Add(-clockSkew)) {
+			l.Fail("capture", fmt.Sprintf("%s says that it was taken at %s, when the certificate of its connection was not made yet (valid from %s)", s.Capture, at, from.UTC().Format(time.RFC3339)))
+		}
+		if s.At.After(r.At.Add(clockSkew)) {
+			l.Note("capture", fmt.Sprintf("%s was taken at %s, after the time for which it is judged", s.Capture, at))
+		}
+	}
+}
+
+// clockSkew is how far the clocks of a machine and of who captures it may be
+// apart.
+const clockSkew = 10 * time.Minute
 
 // bindSecretVM: the first half names the TLS key, the second one the nonce that
 // the GPU answered, or nothing.
@@ -114,14 +164,14 @@ func (r *Request) bindPlain(l *verdict.List, q *tdxquote.Quote, result *Result) 
 		l.Judge("report-data", bytes.Equal(padded(claimed), data[:]), "the report data beside the quote is the quote's",
 			fmt.Sprintf("the report data beside the quote is %x, the quote's is %x", claimed, data))
 	}
-	if r.TLSCert != nil || len(r.Evidence.TLSChain) > 0 {
+	if r.TLSCert != nil || len(r.Evidence.Sessions) > 0 {
 		r.bindTLS(l, q, result)
 	}
 	if r.Nonce != nil {
 		l.Judge("nonce", bytes.Equal(padded(r.Nonce), data[:]), "report data is the nonce asked for",
 			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
 	}
-	if r.TLSCert == nil && len(r.Evidence.TLSChain) == 0 && r.Nonce == nil {
+	if r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
 		l.Open("report-data", fmt.Sprintf("neither a nonce (--nonce HEX) nor a TLS certificate (--tls-cert FILE) was given; report data is %x", data))
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -45,11 +45,22 @@ type Bundle struct {
 	VMConfig   []byte // JSON
 	ReportData []byte // what the sender says that the quote holds
 
-	// From a capture.
+	// From captures. The time and target are the first one's.
 	CapturedAt   time.Time
 	Target       string
-	TLSChain     []*x509.Certificate // of the connection that the quote came over
-	ShownCompose bool                // the capture holds the compose file that the machine shows
+	Sessions     []Session
+	ShownCompose bool // a capture holds the compose file that the machine shows
+}
+
+// Session is the TLS session that a captured quote came over.
+type Session struct {
+	Capture string // the folder
+	Target  string // host:port
+	At      time.Time
+	Chain   []*x509.Certificate // leaf first
+	// Strangers says which pages of the same capture came over a connection that
+	// ended at another key: "/gpu over connection 2".
+	Strangers []string
 }
 
 // Read recognizes an evidence file by its content: a TDX quote in binary, hex or
@@ -207,13 +218,18 @@ func (b *Bundle) readHTML(page []byte) error {
 	return nil
 }
 
-// ReadCapture reads a folder that package capture wrote. The chain is the one
-// of the TLS session that the quote's page came over.
-func ReadCapture(name string, dir fs.FS) (*Bundle, error) {
-	c, err := capture.Read(dir)
+// OpenCapture reads a folder that package capture wrote. name is the folder in
+// errors. The session is the one that the quote's page came over.
+func OpenCapture(name, dir string) (*Bundle, error) {
+	c, err := capture.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	return FromCapture(name, c)
+}
+
+// FromCapture takes the evidence out of a capture.
+func FromCapture(name string, c *capture.Capture) (*Bundle, error) {
 	page := c.Page(capture.CPU)
 	if page == nil {
 		return nil, unknown(name, "a capture without a CPU page")
@@ -223,13 +239,31 @@ func ReadCapture(name string, dir fs.FS) (*Bundle, error) {
 		return nil, err
 	}
 	b.Name, b.Target, b.CapturedAt = name, c.Target, c.At
+	s := Session{Capture: name, Target: c.Target, At: c.At}
 	for _, der := range c.Chain(page.Connection) {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("%s: TLS chain: %w", name, err)
 		}
-		b.TLSChain = append(b.TLSChain, cert)
+		s.Chain = append(s.Chain, cert)
 	}
+	if len(s.Chain) == 0 {
+		return nil, unknown(name, "a capture without the certificate of the quote's connection")
+	}
+	for _, other := range c.Pages {
+		chain := c.Chain(other.Connection)
+		if other.Body == nil || other.Connection == page.Connection || len(chain) == 0 {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(chain[0])
+		if err != nil {
+			return nil, fmt.Errorf("%s: TLS chain: %w", name, err)
+		}
+		if !bytes.Equal(leaf.RawSubjectPublicKeyInfo, s.Chain[0].RawSubjectPublicKeyInfo) {
+			s.Strangers = append(s.Strangers, fmt.Sprintf("%s over connection %d", other.Path, other.Connection))
+		}
+	}
+	b.Sessions = []Session{s}
 	if gpu := c.Page(capture.GPU); gpu != nil {
 		g, err := Read(name+" "+gpu.Path, gpu.Body)
 		switch {
@@ -237,6 +271,8 @@ func ReadCapture(name string, dir fs.FS) (*Bundle, error) {
 			b.GPUErr = err
 		case g.GPU == nil:
 			b.GPUErr = unknown(name+" "+gpu.Path, "no GPU evidence")
+		case b.GPU != nil && !bytes.Equal(b.GPU, g.GPU):
+			return nil, unknown(name, "a capture with two different GPU evidences")
 		default:
 			b.GPU = g.GPU
 		}
@@ -245,35 +281,52 @@ func ReadCapture(name string, dir fs.FS) (*Bundle, error) {
 	return b, nil
 }
 
-// Merge puts evidence from several files together: a quote and the evidence of
-// the machine's GPUs. Two different quotes do not belong together.
+// Merge puts evidence from several files together: a quote, captures of it, the
+// evidence of the machine's GPUs. Two different ones of a kind do not belong
+// together. The order of the files changes the name only, and everything that
+// any of them says is kept: a capture's certificate above all.
 func Merge(bundles ...*Bundle) (*Bundle, error) {
 	if len(bundles) == 0 {
 		return nil, errors.New("merge evidence: none given")
 	}
-	out := *bundles[0]
-	for _, b := range bundles[1:] {
-		if b.Quote != nil && out.Quote != nil && !bytes.Equal(b.Quote, out.Quote) {
-			return nil, fmt.Errorf("merge evidence: %s and %s hold different quotes", out.Name, b.Name)
+	sorted := slices.Clone(bundles)
+	slices.SortStableFunc(sorted, func(a, b *Bundle) int {
+		switch {
+		case (a.Quote != nil) == (b.Quote != nil):
+			return 0
+		case a.Quote != nil:
+			return -1
 		}
-		if b.GPU != nil && out.GPU != nil && !bytes.Equal(b.GPU, out.GPU) {
-			return nil, fmt.Errorf("merge evidence: %s and %s hold different GPU evidence", out.Name, b.Name)
-		}
-		if out.Quote == nil {
-			gpu, name := out.GPU, out.Name
-			out = *b
-			if out.GPU == nil {
-				out.GPU = gpu
+		return 1
+	})
+	out := &Bundle{}
+	var names []string
+	for _, b := range sorted {
+		for _, part := range []struct {
+			what string
+			to   *[]byte
+			from []byte
+		}{{"quotes", &out.Quote, b.Quote}, {"GPU evidence", &out.GPU, b.GPU}, {"event logs", &out.EventLog, b.EventLog}, {"vm_config", &out.VMConfig, b.VMConfig}, {"report data", &out.ReportData, b.ReportData}} {
+			switch {
+			case part.from == nil:
+			case *part.to == nil:
+				*part.to = part.from
+			case !bytes.Equal(*part.to, part.from):
+				return nil, fmt.Errorf("merge evidence: %s and %s hold different %s", strings.Join(names, ", "), b.Name, part.what)
 			}
-			out.Name = b.Name + ", " + name
-			continue
 		}
-		out.Name += ", " + b.Name
-		if out.GPU == nil {
-			out.GPU = b.GPU
+		names = append(names, b.Name)
+		if out.GPUErr == nil {
+			out.GPUErr = b.GPUErr
 		}
+		if out.CapturedAt.IsZero() {
+			out.CapturedAt, out.Target = b.CapturedAt, b.Target
+		}
+		out.Sessions = append(out.Sessions, b.Sessions...)
+		out.Page, out.ShownCompose = out.Page || b.Page, out.ShownCompose || b.ShownCompose
 	}
-	return &out, nil
+	out.Name = strings.Join(names, ", ")
+	return out, nil
 }
 
 // ReadCertificate reads a TLS certificate file: PEM, of which the first

@@ -16,6 +16,7 @@ func (r *Request) TakeCollateral(name string, data []byte) (err error) {
 		return err
 	}
 	r.AuthenticChecks.Fail("collateral", err.Error())
+	r.collateralBroken = true
 	return nil
 }
 

@@ -75,6 +75,10 @@ func (r *Request) expectDstack(l *verdict.List, q *tdxquote.Quote, result *Resul
 		return
 	}
 	holds := bytes.Equal(compose, want.Bytes())
+	if holds && r.ComposeSource == Sender {
+		l.Open("compose", "the app compose document "+r.composeName()+" is the one in the event log, but it came with the evidence and is its sender's word")
+		return
+	}
 	l.Judge("compose", holds, "the app compose document "+r.composeName()+" is the one in the event log",
 		fmt.Sprintf("the app compose document %s has the SHA-256 %s, the machine runs %x", r.composeName(), want.Hex(), compose))
 	if holds && whole {

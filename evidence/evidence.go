@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/retally/retally/evidence/nvidia"
@@ -25,27 +26,55 @@ const (
 	NVIDIA   Profile = "nvidia"
 )
 
+// Source says whose word a reference is. It decides what a comparison with it is
+// worth: what came with the evidence is what its sender says of itself.
+type Source string
+
+// The sources. The zero Source is User.
+const (
+	User     Source = "user"     // given by whoever asks for the verdict, apart from the evidence
+	Embedded Source = "embedded" // built into the program
+	Sender   Source = "sender"   // came with the evidence: beside it in one folder, or in it
+)
+
+// The judgements by name, in the order in which they rest on each other.
+const (
+	Authentic = "authentic"
+	Expected  = "expected"
+	Bound     = "bound"
+)
+
+// Judgements lists them.
+func Judgements() []string { return []string{Authentic, Expected, Bound} }
+
 // Request is evidence and what the caller expects of it. Everything but
 // Evidence and At is optional; what is missing stays unchecked, with its name.
 type Request struct {
 	Profile  Profile // empty: by the evidence
 	Evidence *Bundle
 	At       time.Time // when certificates and collateral must be valid
+	// Only names the judgements that are asked for; empty: all three. The others
+	// are made all the same and do not count.
+	Only []string
+	// TestRootOK lets a verdict under a root that is not the vendor's be a pass.
+	TestRootOK bool
 
 	// Expected.
 	Registry    *Registry
 	Sets        []ReferenceSet
 	Compose     *File
 	ComposeHash digest.Digest // SHA-256, where the file itself is not at hand
-	DockerFiles digest.Digest // SHA-256 of the archive
-	AppID       []byte        // of a key management service
-	Rootfs      digest.Digest // SHA-256, where no registry gives it
-	RTMR3       RTMR3Func
-	Replay      ReplayFunc
+	// ComposeSource says whose word the compose file is.
+	ComposeSource Source
+	DockerFiles   digest.Digest // SHA-256 of the archive
+	AppID         []byte        // of a key management service
+	Rootfs        digest.Digest // SHA-256, where no registry gives it
+	RTMR3         RTMR3Func
+	Replay        ReplayFunc
 	// Checks of the caller's own making count like the others.
 	ExpectedChecks verdict.List
-	// AskExpected asks for the judgement where the inputs alone do not show it:
-	// sets that the sender claims are looked at in passing otherwise.
+	// AskExpected says that the sets which the sender claims were asked for: they
+	// are looked at in passing otherwise.
 	AskExpected bool
 
 	// Bound.
@@ -56,10 +85,29 @@ type Request struct {
 	Collateral  *tdxquote.Collateral
 	AcceptTCB   []string
 	MRSEAM      []digest.Digest
+	ServiceTD   []digest.Digest     // MRSERVICETD values to accept
 	IntelRoots  []*x509.Certificate // instead of Intel's, for tests and demonstrations
 	NVIDIARoots []digest.Digest     // instead of NVIDIA's
 
 	AuthenticChecks verdict.List // of the caller's own making
+
+	collateralBroken bool
+}
+
+// Root is a root that evidence was judged under.
+type Root struct {
+	Vendor  string        `json:"vendor"` // "intel", "nvidia"
+	Subject string        `json:"subject,omitempty"`
+	SHA256  digest.Digest `json:"sha256"` // of its DER
+	BuiltIn bool          `json:"built_in"`
+}
+
+// String names the root by its subject, where it is known, and its digest.
+func (r Root) String() string {
+	if r.Subject == "" {
+		return r.SHA256.String()
+	}
+	return fmt.Sprintf("%s (%s)", r.SHA256, r.Subject)
 }
 
 // Result is three judgements and what the evidence claims.
@@ -70,11 +118,27 @@ type Result struct {
 	Expected  verdict.Judgement `json:"expected"`
 	Bound     verdict.Judgement `json:"bound"`
 	Claims    Claims            `json:"claims"`
-	// Asked names the judgements that the request gave something to judge by.
-	// "authentic" is always among them.
+	// Asked names the judgements that were asked for, in the order of Judgements.
 	Asked []string `json:"asked"`
+	// Roots are the roots that were trusted, the vendors' own and others.
+	Roots []Root `json:"roots"`
+	// Registers are the quote's, nil if it could not be read. They are as good as
+	// Authentic says.
+	Registers map[Register]digest.Digest `json:"-"`
 
-	judged map[Register]bool // compared with something, whatever came of it
+	judged     map[Register]bool // compared with something, whatever came of it
+	testRootOK bool
+}
+
+// TestRoots names the vendors in whose place another root was trusted.
+func (r *Result) TestRoots() []string {
+	out := []string{}
+	for _, root := range r.Roots {
+		if !root.BuiltIn && !slices.Contains(out, root.Vendor) {
+			out = append(out, root.Vendor)
+		}
+	}
+	return out
 }
 
 // Verify judges evidence. An error means that the request makes no sense;
@@ -89,8 +153,14 @@ func Verify(r Request) (*Result, error) {
 	if r.Profile == "" {
 		r.Profile = r.Evidence.profile()
 	}
-	result := &Result{Profile: r.Profile, At: r.At.UTC(), judged: map[Register]bool{}}
-	result.Asked = r.asked()
+	result := &Result{Profile: r.Profile, At: r.At.UTC(), judged: map[Register]bool{}, testRootOK: r.TestRootOK}
+	var err error
+	if result.Asked, err = r.asked(); err != nil {
+		return nil, err
+	}
+	if result.Roots, err = r.roots(); err != nil {
+		return nil, err
+	}
 	result.Claims.Source = r.Evidence.Name
 	if !r.Evidence.CapturedAt.IsZero() {
 		result.Claims.CapturedAt, result.Claims.Target = r.Evidence.CapturedAt.UTC().Format(time.RFC3339), r.Evidence.Target
@@ -110,27 +180,68 @@ func Verify(r Request) (*Result, error) {
 	return result, r.judge(result)
 }
 
-func (r *Request) asked() []string {
-	out := []string{"authentic"}
-	own := slices.ContainsFunc(r.Sets, func(s ReferenceSet) bool { return s.Claimed == "" })
-	if r.AskExpected || own || r.Registry != nil || !r.composeDigest().IsZero() || !r.Rootfs.IsZero() {
-		out = append(out, "expected")
+func (r *Request) asked() ([]string, error) {
+	var out []string
+	for _, name := range Judgements() {
+		if len(r.Only) == 0 || slices.Contains(r.Only, name) {
+			out = append(out, name)
+		}
 	}
-	if r.TLSCert != nil || r.Nonce != nil || len(r.Evidence.TLSChain) > 0 || r.Evidence.Quote != nil && r.Evidence.GPU != nil {
-		out = append(out, "bound")
+	for _, name := range r.Only {
+		if !slices.Contains(Judgements(), name) {
+			return nil, fmt.Errorf("verify evidence: unknown judgement %q, known: authentic, expected, bound", name)
+		}
 	}
-	return out
+	return out, nil
 }
 
-// Verdict is the whole in one word, for an exit code: fail if any judgement
-// failed, unchecked if one that was asked for stayed so.
+// roots lists what is trusted for the kinds of evidence that there are.
+func (r *Request) roots() ([]Root, error) {
+	var out []Root
+	if r.Evidence.Quote != nil && r.Profile != NVIDIA {
+		builtIn, err := tdxquote.IntelRoot()
+		if err != nil {
+			return nil, err
+		}
+		roots := r.IntelRoots
+		if roots == nil {
+			roots = []*x509.Certificate{builtIn}
+		}
+		for _, c := range roots {
+			out = append(out, Root{"intel", c.Subject.String(), digest.SHA256.Sum(c.Raw), c.Equal(builtIn)})
+		}
+	}
+	if r.Evidence.GPU != nil {
+		roots := r.NVIDIARoots
+		if roots == nil {
+			roots = []digest.Digest{nvidia.Root()}
+		}
+		for _, d := range roots {
+			out = append(out, Root{"nvidia", "", d, d == nvidia.Root()})
+		}
+	}
+	return out, nil
+}
+
+// Verdict is the whole in one word, for an exit code: fail if a judgement that
+// was asked for failed, unchecked if one stayed so, or if a root stands in a
+// vendor's place and the request did not say that this may pass. Evidence that
+// is not authentic never passes, whatever was asked for: anybody can have
+// written what the other judgements are about.
 func (r *Result) Verdict() verdict.Verdict {
 	out := verdict.Pass
-	for name, j := range map[string]verdict.Judgement{"authentic": r.Authentic, "expected": r.Expected, "bound": r.Bound} {
+	if r.Authentic.Verdict != verdict.Pass || len(r.TestRoots()) > 0 && !r.testRootOK {
+		out = verdict.Unchecked
+	}
+	for _, j := range []struct {
+		name string
+		verdict.Judgement
+	}{{Authentic, r.Authentic}, {Expected, r.Expected}, {Bound, r.Bound}} {
 		switch {
+		case !slices.Contains(r.Asked, j.name):
 		case j.Verdict == verdict.Fail:
 			return verdict.Fail
-		case j.Verdict != verdict.Pass && slices.Contains(r.Asked, name):
+		case j.Verdict != verdict.Pass:
 			out = verdict.Unchecked
 		}
 	}
@@ -163,6 +274,11 @@ func (r *Request) judge(result *Result) error {
 	if err != nil {
 		return err
 	}
+	for _, root := range result.Roots {
+		if !root.BuiltIn {
+			authentic.Note("test-root", fmt.Sprintf("NOT %s'S ROOT: the certificate %s is trusted in its place, so nothing here shows real hardware", strings.ToUpper(root.Vendor), root))
+		}
+	}
 	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
 	if result.Authentic.Verdict != verdict.Pass {
 		const why = "the evidence is not authentic, so what follows is what anybody could have written"
@@ -182,6 +298,7 @@ func (r *Request) judge(result *Result) error {
 			r.expectDstack(&expected, q, result)
 		}
 		r.expectRegisters(&expected, q, result)
+		r.checkSessions(&bound)
 		if r.Profile == SecretVM {
 			r.bindSecretVM(&bound, q, gpuNonce, result)
 		} else {
@@ -198,12 +315,15 @@ func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quo
 		l.Fail("quote", err.Error())
 		return nil, nil
 	}
-	v, err := tdxquote.Verify(q, tdxquote.Options{At: r.At, Roots: r.IntelRoots, Collateral: r.Collateral, AcceptTCB: r.AcceptTCB, MRSEAM: r.MRSEAM})
+	v, err := tdxquote.Verify(q, tdxquote.Options{
+		At: r.At, Roots: r.IntelRoots, Collateral: r.Collateral, CollateralBroken: r.collateralBroken, AcceptTCB: r.AcceptTCB, MRSEAM: r.MRSEAM, ServiceTD: r.ServiceTD,
+		LinuxGuest: r.Profile == SecretVM || r.Profile == Dstack, // both start a Linux kernel right after the firmware
+	})
 	if err != nil {
 		return nil, err
 	}
 	*l = append(*l, v.Checks...)
-	result.Claims.Quote = quoteClaims(q, v)
+	result.Claims.Quote, result.Registers = quoteClaims(q, v), registersOf(&q.Body)
 	return q, nil
 }
 

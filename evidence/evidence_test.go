@@ -14,10 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/testenv"
 )
 
 func ownPlatform(t testing.TB) *fake.Platform {
@@ -115,7 +117,7 @@ func take(t testing.TB, address string) *evidence.Bundle {
 	if err := c.Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	b, err := evidence.ReadCapture("capture", os.DirFS(dir))
+	b, err := evidence.OpenCapture("capture", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +171,7 @@ func TestManInTheMiddle(t *testing.T) {
 			})
 			request := func(b *evidence.Bundle) evidence.Request {
 				return evidence.Request{
-					Profile: evidence.SecretVM, Evidence: b, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
+					Profile: evidence.SecretVM, Evidence: b, TestRootOK: true, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
 					Registry: ownRegistry(t, ownRow(body)), Compose: &compose, RTMR3: rtmr3(t),
 				}
 			}
@@ -185,12 +187,34 @@ func TestManInTheMiddle(t *testing.T) {
 			if short(through) != "ppf" || through.Verdict() != verdict.Fail || !strings.Contains(reasons(through.Bound), "somebody else's key") {
 				t.Errorf("through a man in the middle: %s\n%s", short(through), reasons(through.Bound))
 			}
-			// The machine's certificate, fetched elsewhere, binds and is named so.
+			// The machine's certificate, fetched elsewhere, does not mend that the
+			// quote came through somebody else's session; nor does the same quote
+			// in a file of its own, wherever it stands.
 			r := request(middle)
 			r.TLSCert = cert
 			elsewhere := verify(t, r)
-			if elsewhere.Bound.Verdict != verdict.Pass || !strings.Contains(elsewhere.Claims.TLS.Source, "from another connection") {
+			if elsewhere.Bound.Verdict != verdict.Fail || !strings.Contains(reasons(elsewhere.Bound), "from another connection than the quote's") || elsewhere.Claims.TLS.Form != "" {
 				t.Errorf("certificate of another connection: %s %+v", short(elsewhere), elsewhere.Claims.TLS)
+			}
+			file := read(t, "quote.html", []byte(page))
+			own := take(t, serve(t, pair, pages))
+			for name, list := range map[string][]*evidence.Bundle{
+				"file last": {middle, file}, "file first": {file, middle}, "a good capture first": {own, middle}, "a good capture last": {middle, own}, "all": {file, own, middle},
+			} {
+				b, err := evidence.Merge(list...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := verify(t, request(b)); short(got) != "ppf" || got.Verdict() != verdict.Fail || got.Claims.TLS.Form != "" {
+					t.Errorf("%s: %s %+v", name, short(got), got.Claims.TLS)
+				}
+			}
+			b, err := evidence.Merge(file, own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := verify(t, request(b)); short(got) != "ppp" || got.Claims.CapturedAt == "" {
+				t.Errorf("a good capture and the same quote in a file: %s", short(got))
 			}
 		})
 	}
@@ -247,6 +271,244 @@ func TestExpected(t *testing.T) {
 		if got.Expected.Verdict != tt.want || !strings.Contains(reasons(got.Expected), tt.text) {
 			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Expected.Verdict, tt.want, tt.text, reasons(got.Expected))
 		}
+	}
+}
+
+// TestSender: what came with the evidence can contradict the quote, and never
+// vouches for it, whatever it is and however much of it there is.
+func TestSender(t *testing.T) {
+	p := ownPlatform(t)
+	body := ownBody(t)
+	other := body
+	other.MRTD = sum("other")
+	all := map[evidence.Register]digest.Digest{evidence.MRTD: body.MRTD, evidence.RTMR0: body.RTMR[0], evidence.RTMR1: body.RTMR[1], evidence.RTMR2: body.RTMR[2], evidence.RTMR3: body.RTMR[3]}
+	senders := func(rows ...string) *evidence.Registry {
+		r := ownRegistry(t, rows...)
+		r.Source = evidence.Sender
+		return r
+	}
+	for _, tt := range []struct {
+		name    string
+		edit    func(*evidence.Request)
+		want    verdict.Verdict
+		release string
+		text    string
+	}{
+		{"row and compose", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.ComposeSource = senders(ownRow(body)), &compose, evidence.Sender
+		}, "unchecked", "", "gives the quote's mrtd, rtmr0, rtmr1, rtmr2, rtmr3, but it came with the evidence"},
+		{"row of the sender, compose of the user", func(r *evidence.Request) { r.Registry, r.Compose = senders(ownRow(body)), &compose }, "unchecked", "", "is its sender's word"},
+		{"row of the user, compose of the sender", func(r *evidence.Request) {
+			r.Registry, r.Compose, r.ComposeSource = ownRegistry(t, ownRow(body)), &compose, evidence.Sender
+		}, "unchecked", "small prod v1.0.0", "with the compose file compose.yaml gives the quote's rtmr3, but it came with the evidence"},
+		{"another row", func(r *evidence.Request) { r.Registry = senders(ownRow(other)) }, "fail", "", "no set of values fits as a whole"},
+		{"a set", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}}
+		}, "unchecked", "", "a gives the quote's mrtd"},
+		{"a set beside one of the user's", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}, {Group: "given", Name: "g", Registers: all, Source: evidence.User}}
+		}, "unchecked", "", "given: g fits as a whole"},
+		{"a set of the user's that the sender's has the name of", func(r *evidence.Request) {
+			wrong := map[evidence.Register]digest.Digest{evidence.MRTD: sum("x"), evidence.RTMR0: body.RTMR[0]}
+			r.Sets = []evidence.ReferenceSet{{Group: "artifacts", Name: "a", Registers: all, Source: evidence.Sender}, {Group: "artifacts", Name: "g", Registers: wrong}}
+		}, "fail", "", "the nearest is g: mrtd is"},
+		{"the program's own", func(r *evidence.Request) {
+			r.Sets = []evidence.ReferenceSet{{Group: "built in", Name: "b", Registers: all, Source: evidence.Embedded}}
+		}, "pass", "", "b fits as a whole"},
+	} {
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, body)), IntelRoots: roots(p), RTMR3: rtmr3(t)}
+		tt.edit(&r)
+		got := verify(t, r)
+		if got.Expected.Verdict != tt.want || got.Claims.Release != tt.release || !strings.Contains(reasons(got.Expected), tt.text) {
+			t.Errorf("%s: %s, release %q, want %s with %q:\n%s", tt.name, got.Expected.Verdict, got.Claims.Release, tt.want, tt.text, reasons(got.Expected))
+		}
+		for _, s := range r.References() {
+			if len(s.Registers) < 2 || strings.Contains(tt.name, "compose of the sender") && s.Source != evidence.Sender {
+				t.Errorf("%s: reference %+v", tt.name, s)
+			}
+		}
+	}
+}
+
+// TestOnly: what was not asked for does not count; nothing is left out of the
+// result; a root that is no vendor's makes no pass by itself.
+func TestOnly(t *testing.T) {
+	p := ownPlatform(t)
+	stranger, _ := certificate(t, "stranger")
+	for _, tt := range []struct {
+		name  string
+		edit  func(*evidence.Request)
+		short string
+		want  verdict.Verdict
+		asked int
+	}{
+		{"all three", func(*evidence.Request) {}, "puu", "unchecked", 3},
+		{"authentic", func(r *evidence.Request) { r.Only = []string{"authentic"} }, "puu", "pass", 1},
+		{"authentic, a test root", func(r *evidence.Request) { r.Only, r.TestRootOK = []string{"authentic"}, false }, "puu", "unchecked", 1},
+		{"a failure that was not asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"authentic"}, stranger }, "puf", "pass", 1},
+		{"the same, asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"bound", "authentic"}, stranger }, "puf", "fail", 2},
+		{"a failure under a test root", func(r *evidence.Request) { r.TLSCert, r.TestRootOK = stranger, false }, "puf", "fail", 3},
+	} {
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), TestRootOK: true}
+		tt.edit(&r)
+		got := verify(t, r)
+		if short(got) != tt.short || got.Verdict() != tt.want || len(got.Asked) != tt.asked || len(got.TestRoots()) != 1 {
+			t.Errorf("%s: %s, the whole %s, asked for %v, test roots %v", tt.name, short(got), got.Verdict(), got.Asked, got.TestRoots())
+		}
+		if got.Registers[evidence.MRTD] != sum("mrtd") {
+			t.Errorf("%s: registers %v", tt.name, got.Registers)
+		}
+	}
+	// Registers of a forged quote are what anybody wrote, whatever is asked of them.
+	b := ownBody(t)
+	forged := ownQuote(t, p, b)
+	forged[600] ^= 1
+	r := evidence.Request{
+		Profile: evidence.SecretVM, Evidence: read(t, "q", forged), IntelRoots: roots(p), TestRootOK: true, Only: []string{"expected"},
+		Registry: ownRegistry(t, ownRow(b)), Compose: &compose, RTMR3: rtmr3(t),
+	}
+	if got := verify(t, r); short(got)[:2] != "fp" || got.Verdict() != verdict.Unchecked {
+		t.Errorf("expected of a forged quote: %s, the whole %s", short(got), got.Verdict())
+	}
+	// The vendor's root given by hand is the vendor's root.
+	root, err := tdxquote.IntelRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := verify(t, evidence.Request{Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: []*x509.Certificate{root}})
+	if len(got.TestRoots()) != 0 || len(got.Roots) != 1 || !got.Roots[0].BuiltIn {
+		t.Errorf("Intel's root given by hand: %+v", got.Roots)
+	}
+}
+
+// TestGarbled: no damage to what a verdict rests on turns a bad one into a pass.
+func TestGarbled(t *testing.T) {
+	p := ownPlatform(t)
+	cert, _ := certificate(t, "machine")
+	stranger, _ := certificate(t, "stranger")
+	body := ownBody(t)
+	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	copy(body.ReportData[:], spki[:])
+	quote := ownQuote(t, p, body)
+	outdated, err := p.Collateral(fake.Levels{Status: tdxquote.OutOfDate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := header + ownRow(body) + "\n"
+	wrong := body
+	wrong.RTMR[2] = sum("other")
+	r := rand.New(rand.NewPCG(3, 4))
+	garble := func(b []byte) []byte {
+		b = bytes.Clone(b)
+		for range 1 + r.IntN(3) {
+			switch at := r.IntN(len(b)); r.IntN(4) {
+			case 0:
+				b = b[:at+1]
+			case 1:
+				b = slices.Delete(b, at, min(len(b), at+r.IntN(40)))
+			default:
+				b[at] ^= 1 << r.IntN(8)
+			}
+			if len(b) == 0 {
+				return []byte{0}
+			}
+		}
+		return b
+	}
+	n := 60
+	if testenv.IsLong() {
+		n = 5000
+	}
+	read, garbled := 0, 0
+	for i := range n {
+		for what, edit := range map[string]func(*evidence.Request) error{
+			"collateral that says OutOfDate": func(q *evidence.Request) error { return q.TakeCollateral("c", garble(outdated)) },
+			"collateral, the quote": func(q *evidence.Request) (err error) {
+				if q.Evidence, err = evidence.Read("q", garble(quote)); err != nil {
+					return err
+				}
+				return q.TakeCollateral("c", outdated)
+			},
+			"another release's row": func(q *evidence.Request) (err error) {
+				q.Registry, err = evidence.ParseRegistry("r", garble([]byte(header+ownRow(wrong)+"\n")))
+				return err
+			},
+			"somebody else's certificate": func(q *evidence.Request) (err error) {
+				q.TLSCert, err = evidence.ReadCertificate("c", garble(stranger.Raw))
+				return err
+			},
+		} {
+			registry, err := evidence.ParseRegistry("r", []byte(row))
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := evidence.Request{
+				Profile: evidence.SecretVM, Evidence: readBundle(t, quote), At: now, IntelRoots: roots(p), TestRootOK: true,
+				Registry: registry, Compose: &compose, RTMR3: rtmr3(t), TLSCert: cert,
+			}
+			if i == 0 {
+				if got := verify(t, q); got.Verdict() != verdict.Pass {
+					t.Fatalf("as it is: %s", short(got))
+				}
+			}
+			garbled++
+			if edit(&q) != nil {
+				continue // refused: exit code 2
+			}
+			read++
+			if got := verify(t, q); got.Verdict() == verdict.Pass {
+				t.Errorf("%s, garbled: %s", what, short(got))
+			}
+		}
+	}
+	t.Logf("%d garbled, %d of them read", garbled, read)
+	if read < n {
+		t.Error("hardly any garbled input was read: the test shows nothing")
+	}
+}
+
+func readBundle(t testing.TB, raw []byte) *evidence.Bundle { return read(t, "q", raw) }
+
+// TestContradictions: a capture whose parts do not go together is not bound.
+func TestContradictions(t *testing.T) {
+	p := ownPlatform(t)
+	cert, _ := certificate(t, "machine")
+	other, _ := certificate(t, "other")
+	body := ownBody(t)
+	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	copy(body.ReportData[:], spki[:])
+	page := []byte("<pre>" + hex.EncodeToString(ownQuote(t, p, body)) + "</pre>")
+	for _, tt := range []struct {
+		name   string
+		at     time.Time
+		second *x509.Certificate
+		want   verdict.Verdict
+		text   string
+	}{
+		{"good", now, cert, "pass", ""},
+		{"pages under two keys", now, other, "fail", "pages of connections that ended at different keys: /docker-compose.html over connection 2"},
+		{"before the certificate was made", from.Add(-time.Hour), cert, "fail", "when the certificate of its connection was not made yet"},
+		{"clocks that differ a little", from.Add(-time.Minute), cert, "pass", ""},
+		{"after the time judged", now.Add(time.Hour), cert, "pass", "capture: c was taken at"},
+	} {
+		b, err := evidence.FromCapture("c", &capture.Capture{
+			Target: "vm:29343", At: tt.at,
+			Pages: []capture.Page{
+				{Kind: capture.CPU, Path: "/cpu.html", Status: 200, Body: page, Connection: 1},
+				{Kind: capture.Compose, Path: "/docker-compose.html", Status: 200, Body: []byte("x"), Connection: 2},
+			},
+			Connections: []capture.Connection{{Number: 1, Chain: [][]byte{cert.Raw}}, {Number: 2, Chain: [][]byte{tt.second.Raw}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := verify(t, evidence.Request{Evidence: b, IntelRoots: roots(p)})
+		if got.Bound.Verdict != tt.want || !strings.Contains(reasons(got.Bound), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.name, got.Bound.Verdict, tt.want, tt.text, reasons(got.Bound))
+		}
+	}
+	if _, err := evidence.FromCapture("c", &capture.Capture{Pages: []capture.Page{{Kind: capture.CPU, Path: "/cpu.html", Body: page, Connection: 3}}}); err == nil {
+		t.Error("a page of a connection that is not listed: no error")
 	}
 }
 
@@ -464,7 +726,12 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
-	for name, list := range map[string][]*evidence.Bundle{"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}}} {
+	for name, list := range map[string][]*evidence.Bundle{
+		"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}},
+		"two logs":        {{Name: "p", Quote: []byte{1}, EventLog: []byte{1}}, {Name: "q", Quote: []byte{1}, EventLog: []byte{2}}},
+		"two vm_configs":  {{Name: "p", VMConfig: []byte{1}}, {Name: "q", VMConfig: []byte{2}}},
+		"two report data": {{Name: "p", ReportData: []byte{1}}, {Name: "q", ReportData: []byte{2}}},
+	} {
 		if got, err := evidence.Merge(list...); err == nil {
 			t.Errorf("%s: %+v", name, got)
 		}
@@ -484,6 +751,7 @@ func TestRequests(t *testing.T) {
 		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
 		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, nvidia`},
 		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
+		"unknown verdict": {evidence.Request{At: now, Evidence: quote, Only: []string{"genuine"}}, `unknown judgement "genuine", known: authentic, expected, bound`},
 		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
 	} {
 		if _, err := evidence.Verify(tt.r); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -522,11 +790,15 @@ func TestJSON(t *testing.T) {
 			}
 		}
 		Asked []string
+		Roots []struct {
+			Vendor  string
+			BuiltIn bool `json:"built_in"`
+		}
 	}
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 1 {
+	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 3 || len(doc.Roots) != 1 || doc.Roots[0].BuiltIn || doc.Roots[0].Vendor != "intel" {
 		t.Errorf("%s", text)
 	}
 	again, err := json.Marshal(got)

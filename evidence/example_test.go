@@ -39,5 +39,5 @@ func ExampleVerify() {
 	// authentic: pass
 	// expected:  unchecked
 	// bound:     unchecked
-	// asked for: [authentic] so the whole is pass
+	// asked for: [authentic expected bound] so the whole is unchecked
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -44,7 +45,19 @@ type ReferenceSet struct {
 	Registers map[Register]digest.Digest
 	Rootfs    digest.Digest // SHA-256 of the root file system, goes into RTMR3; zero: not known
 	Claimed   string
+	// Source says whose word the set is. One of the sender's can contradict the
+	// quote, and never vouches for it.
+	Source Source
 }
+
+// group is what sets are alternatives in. Whatever the sender calls its sets,
+// they are no alternatives of anybody else's.
+type group struct {
+	name   string
+	sender bool
+}
+
+func (s ReferenceSet) group() group { return group{s.Group, s.Source == Sender || s.Claimed != ""} }
 
 func (s ReferenceSet) String() string {
 	if s.Where == "" {
@@ -167,9 +180,8 @@ func (r *Request) compare(s ReferenceSet, got map[Register]digest.Digest, compos
 	return f
 }
 
-// expectRegisters holds the quote's registers against every group of sets.
-func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Result) {
-	got := registersOf(&q.Body)
+// sets are all that the registers are held against.
+func (r *Request) sets() []ReferenceSet {
 	sets := slices.Clone(r.Sets)
 	if r.Registry != nil {
 		sets = append(sets, r.Registry.Sets()...)
@@ -177,19 +189,60 @@ func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Re
 	if !r.Rootfs.IsZero() {
 		sets = append(sets, ReferenceSet{Group: "compose and rootfs", Name: "the files given", Rootfs: r.Rootfs})
 	}
-	var groups []string
+	return sets
+}
+
+// References are the sets that a quote's registers are held against, as plain
+// values: RTMR3 is filled in where the request computes it from the compose
+// file, and a set is the sender's word where a part of it is. The order of
+// Request.Sets is kept, then the registry's rows, then what rests on a root file
+// system alone.
+func (r *Request) References() []ReferenceSet {
+	compose := r.composeDigest()
+	sets := r.sets()
+	for i, s := range sets {
+		switch {
+		case s.Claimed != "":
+			sets[i].Source = Sender
+		case s.Source == "":
+			sets[i].Source = User
+		}
+		if _, given := s.Registers[RTMR3]; given {
+			continue
+		}
+		want, err := r.rtmr3(s, compose)
+		if err != nil {
+			continue
+		}
+		sets[i].Registers = maps.Clone(s.Registers)
+		if sets[i].Registers == nil {
+			sets[i].Registers = map[Register]digest.Digest{}
+		}
+		sets[i].Registers[RTMR3] = want
+		if r.ComposeSource == Sender {
+			sets[i].Source = Sender
+		}
+	}
+	return sets
+}
+
+// expectRegisters holds the quote's registers against every group of sets.
+func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Result) {
+	got := registersOf(&q.Body)
+	sets := r.sets()
+	var groups []group
 	for _, s := range sets {
-		if !slices.Contains(groups, s.Group) {
-			groups = append(groups, s.Group)
+		if g := s.group(); !slices.Contains(groups, g) {
+			groups = append(groups, g)
 		}
 	}
 	if r.Registry != nil && len(r.Registry.Rows) == 0 {
 		l.Fail(r.Registry.Name, "the registry has no rows")
 	}
-	covered := map[Register]bool{}
+	covered, shown := map[Register]bool{}, map[Register]bool{}
 	var missing error
 	for _, g := range groups {
-		best := r.expectGroup(l, g, sets, got, covered, result)
+		best := r.expectGroup(l, g, sets, got, covered, shown, result)
 		if best.rtmr3 != nil {
 			missing = best.rtmr3
 		}
@@ -199,7 +252,10 @@ func (r *Request) expectRegisters(l *verdict.List, q *tdxquote.Quote, result *Re
 			continue
 		}
 		why := "nothing to compare with: no registry (--registry FILE), artifacts or manifest (--manifest FILE) gives this register"
-		if reg == RTMR3 && missing != nil {
+		switch {
+		case shown[reg]:
+			why = "only what came with the evidence gives this value, which is its sender's word; name a reference of your own"
+		case reg == RTMR3 && missing != nil:
 			why = missing.Error() + r.composeHint()
 		}
 		l.Open(string(reg), fmt.Sprintf("%s in the quote; %s", got[reg].Hex(), why))
@@ -213,11 +269,11 @@ func (r *Request) composeHint() string {
 	return ""
 }
 
-func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet, got map[Register]digest.Digest, covered map[Register]bool, result *Result) fit {
-	compose := r.composeDigest() // hashed once, whatever the number of sets
+func (r *Request) expectGroup(l *verdict.List, g group, sets []ReferenceSet, got map[Register]digest.Digest, covered, shown map[Register]bool, result *Result) fit {
+	compose, group := r.composeDigest(), g.name // hashed once, whatever the number of sets
 	var fits []fit
 	for _, s := range sets {
-		if s.Group == group {
+		if s.group() == g {
 			fits = append(fits, r.compare(s, got, compose))
 		}
 	}
@@ -232,10 +288,10 @@ func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet
 		r.expectClaimed(l, group, best, differing)
 		return best
 	}
-	for _, m := range best.members {
-		result.judged[m.register] = true
-	}
 	if len(differing) > 0 {
+		for _, m := range best.members {
+			result.judged[m.register] = true
+		}
 		r.explain(l, group, best, fits)
 		return best
 	}
@@ -247,17 +303,31 @@ func (r *Request) expectGroup(l *verdict.List, group string, sets []ReferenceSet
 			others++
 		}
 	}
-	var names []string
+	var own, senders []string
 	for _, m := range best.members {
+		if best.set.Source == Sender || m.computed && r.ComposeSource == Sender {
+			shown[m.register] = true
+			senders = append(senders, string(m.register))
+			continue
+		}
 		covered[m.register] = true
-		names = append(names, string(m.register))
+		own = append(own, string(m.register))
 	}
-	text := fmt.Sprintf("%s fits as a whole: %s", best.set, strings.Join(names, ", "))
+	also := ""
 	if others > 1 {
-		text += fmt.Sprintf("; %d others fit as well", others-1)
+		also = fmt.Sprintf("; %d others fit as well", others-1)
 	}
-	l.Pass(group, text)
-	if best.set.Version != "" {
+	if len(own) > 0 {
+		l.Pass(group, fmt.Sprintf("%s fits as a whole: %s%s", best.set, strings.Join(own, ", "), also))
+	}
+	if len(senders) > 0 {
+		what := best.set.String()
+		if best.set.Source != Sender {
+			what += " with the compose file " + r.composeName()
+		}
+		l.Open(group, fmt.Sprintf("%s gives the quote's %s%s, but it came with the evidence and is its sender's word", what, strings.Join(senders, ", "), also))
+	}
+	if best.set.Version != "" && best.set.Source != Sender {
 		result.Claims.Release = best.set.Name
 	}
 	return best

@@ -40,8 +40,9 @@ func (r Row) Name() string { return strings.Join([]string{r.Template, r.VMType, 
 
 // Registry is a parsed registry file.
 type Registry struct {
-	Name string
-	Rows []Row
+	Name   string
+	Rows   []Row
+	Source Source // whose word it is, for its sets
 }
 
 // ParseRegistry reads tdx.csv. Columns are found by the names in the first
@@ -169,7 +170,7 @@ func (r *Registry) Sets() []ReferenceSet {
 	sets := make([]ReferenceSet, 0, len(r.Rows))
 	for _, row := range r.Rows {
 		sets = append(sets, ReferenceSet{
-			Group: r.Name, Name: row.Name(), Where: malformed.Line(row.Line), Version: row.Version, Rootfs: row.Rootfs,
+			Group: r.Name, Name: row.Name(), Where: malformed.Line(row.Line), Version: row.Version, Rootfs: row.Rootfs, Source: r.Source,
 			Registers: map[Register]digest.Digest{MRTD: row.MRTD, RTMR0: row.RTMR[0], RTMR1: row.RTMR[1], RTMR2: row.RTMR[2]},
 		})
 	}

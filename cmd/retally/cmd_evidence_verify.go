@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +32,9 @@ type evidenceFlags struct {
 	collateral, intelRoot, nvidiaRoot string
 	acceptTCB, mrseam                 []string
 
+	only       []string
+	testRootOK bool
+
 	vcek, certs string
 
 	texts []string // flags of text
@@ -42,6 +44,8 @@ type evidenceFlags struct {
 func (f *evidenceFlags) flags(cmd *cobra.Command) {
 	outputFlag(cmd, &f.output)
 	s := cmd.Flags()
+	s.StringSliceVar(&f.only, "only", nil, "verdicts to ask for: authentic, expected, bound; may be a list (default: all three)")
+	s.BoolVar(&f.testRootOK, "test-root-ok", false, "let evidence under a test root pass (--intel-root, --nvidia-root), which shows nothing about real hardware")
 	text := func(to *string, name, usage string) {
 		s.StringVar(to, name, "", usage)
 		f.texts = append(f.texts, name)
@@ -68,8 +72,8 @@ func (f *evidenceFlags) flags(cmd *cobra.Command) {
 	text(&f.collateral, "collateral", "authentic: file with Intel's TCB info, QE identity and revocation lists; without it the TCB level stays unchecked")
 	s.StringSliceVar(&f.acceptTCB, "accept-tcb", nil, "authentic: TCB statuses to accept beside UpToDate; may be a list")
 	s.StringSliceVar(&f.mrseam, "mrseam", nil, "authentic: MRSEAM in hex of a TDX module to accept; may be a list (default: any that Intel signed)")
-	text(&f.intelRoot, "intel-root", "authentic: certificate to trust in place of Intel's, for tests only; every result says so")
-	text(&f.nvidiaRoot, "nvidia-root", "authentic: certificate to trust in place of NVIDIA's, for tests only; every result says so")
+	text(&f.intelRoot, "intel-root", "authentic: certificate to trust in place of Intel's, for tests only; no pass without --test-root-ok")
+	text(&f.nvidiaRoot, "nvidia-root", "authentic: certificate to trust in place of NVIDIA's, for tests only; no pass without --test-root-ok")
 
 	text(&f.vcek, "vcek", "certificate of an AMD processor")
 	text(&f.certs, "certs", "further certificates of an AMD processor")
@@ -96,12 +100,15 @@ func (a *app) evidenceVerifyCommand() *cobra.Command {
 FILE is a TDX quote (binary, hex or base64), a saved cpu.html or gpu.html, GPU
 evidence or dstack's quote in JSON; DIR is a folder of "retally evidence
 capture". Several are taken together: a quote and the evidence of its GPUs.
-Authentic is always judged, the others as far as something is given to judge by.
-The exit code is 0 if every verdict asked for passes, 1 if one fails, 3 if one
-that was asked for stays unchecked.`,
+All three are asked for unless --only names fewer. The exit code is 0 if every
+verdict asked for passes, 1 if one fails, 3 if one stays unchecked: a genuine
+quote of unknown code is no pass.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.noEmpty(cmd); err != nil {
+				return err
+			}
+			if err := f.checkOnly(cmd); err != nil {
 				return err
 			}
 			r, now, err := a.evidenceRequest(cmd.Context(), &f, args)
@@ -145,6 +152,30 @@ func (f *evidenceFlags) noEmpty(cmd *cobra.Command) error {
 	return nil
 }
 
+// checkOnly refuses verdicts that do not exist, and flags that say how one would
+// be judged that is not asked for: they would be ignored.
+func (f *evidenceFlags) checkOnly(cmd *cobra.Command) error {
+	if !cmd.Flags().Changed("only") {
+		return nil
+	}
+	if len(f.only) == 0 {
+		return &userError{op: "evidence verify", msg: "--only: the value is empty", hint: "leave the flag out to ask for all three verdicts"}
+	}
+	for _, name := range f.only {
+		if !slices.Contains(evidence.Judgements(), name) {
+			return &userError{op: "evidence verify", msg: fmt.Sprintf("--only %s: unknown verdict", name), hint: "known: " + strings.Join(evidence.Judgements(), ", ")}
+		}
+	}
+	for _, name := range append(slices.Clone(f.texts), "measured") {
+		flag := cmd.Flags().Lookup(name)
+		what, _, _ := strings.Cut(flag.Usage, ": ")
+		if flag.Changed && (what == evidence.Expected || what == evidence.Bound) && !slices.Contains(f.only, what) {
+			return &userError{op: "evidence verify", msg: fmt.Sprintf("--%s is for the verdict %s, which --only %s does not ask for", name, what, strings.Join(f.only, ",")), hint: "leave one of them out"}
+		}
+	}
+	return nil
+}
+
 // readEvidenceInput reads a small file, or stdin for "-", which only one may be.
 func (a *app) readEvidenceInput(f *evidenceFlags, what, path string, limit int64) ([]byte, error) {
 	if path == "-" {
@@ -162,7 +193,7 @@ func (a *app) evidenceRequest(ctx context.Context, f *evidenceFlags, args []stri
 	if err := f.checkProfile(); err != nil {
 		return nil, false, err
 	}
-	r = &evidence.Request{Profile: evidence.Profile(f.profile), RTMR3: evidencestage.RTMR3, Replay: evidencestage.Replay, AcceptTCB: f.acceptTCB}
+	r = &evidence.Request{Profile: evidence.Profile(f.profile), Only: f.only, TestRootOK: f.testRootOK, RTMR3: evidencestage.RTMR3, Replay: evidencestage.Replay, AcceptTCB: f.acceptTCB}
 	if f.at == "" {
 		r.At, now = time.Now().UTC().Truncate(time.Second), true
 	} else if r.At, err = time.Parse(time.RFC3339, f.at); err != nil {
@@ -230,15 +261,14 @@ func (a *app) readEvidence(f *evidenceFlags, args []string) (*evidence.Bundle, e
 
 func (a *app) readOneEvidence(f *evidenceFlags, path string) (*evidence.Bundle, error) {
 	if info, err := os.Stat(path); path != "-" && err == nil && info.IsDir() {
-		if _, err := os.Stat(filepath.Join(path, capture.Index)); err != nil {
+		if !capture.IsCapture(path) {
 			return nil, &userError{op: "read evidence", path: path, msg: "is a folder without " + capture.Index, hint: "name the files, or a folder that retally evidence capture wrote"}
 		}
-		root, err := os.OpenRoot(path)
+		c, err := capture.Open(path)
 		if err != nil {
-			return nil, &userError{op: "read evidence", path: path, err: reason(err)}
+			return nil, &userError{op: "read evidence", path: path, err: err}
 		}
-		defer root.Close()
-		b, err := evidence.ReadCapture(path, root.FS())
+		b, err := evidence.FromCapture(path, c)
 		if err != nil {
 			return nil, &userError{op: "read evidence", path: path, err: err}
 		}

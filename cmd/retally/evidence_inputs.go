@@ -16,7 +16,6 @@ import (
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/tdxquote"
-	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline/config"
@@ -61,14 +60,12 @@ func (a *app) evidenceAuthentic(_ context.Context, f *evidenceFlags, r *evidence
 		}
 		return evidence.ReadCertificate(path, data)
 	}
-	var checks verdict.List
 	if f.intelRoot != "" {
 		cert, err := root("intel-root", f.intelRoot)
 		if err != nil {
 			return err
 		}
 		r.IntelRoots = []*x509.Certificate{cert}
-		checks.Note("test-root", fmt.Sprintf("NOT INTEL'S ROOT: %s (%s) is trusted in its place, so nothing here shows a real machine", f.intelRoot, cert.Subject))
 	}
 	if f.nvidiaRoot != "" {
 		cert, err := root("nvidia-root", f.nvidiaRoot)
@@ -76,7 +73,6 @@ func (a *app) evidenceAuthentic(_ context.Context, f *evidenceFlags, r *evidence
 			return err
 		}
 		r.NVIDIARoots = []digest.Digest{digest.SHA256.Sum(cert.Raw)}
-		checks.Note("test-root", fmt.Sprintf("NOT NVIDIA'S ROOT: %s (%s) is trusted in its place, so nothing here shows a real GPU", f.nvidiaRoot, cert.Subject))
 	}
 	if f.collateral != "" {
 		data, err := a.readEvidenceInput(f, "--collateral", f.collateral, tdxquote.MaxCollateral)
@@ -87,7 +83,6 @@ func (a *app) evidenceAuthentic(_ context.Context, f *evidenceFlags, r *evidence
 			return &userError{op: "evidence verify", path: f.collateral, err: err}
 		}
 	}
-	r.AuthenticChecks = append(r.AuthenticChecks, checks...)
 	return nil
 }
 

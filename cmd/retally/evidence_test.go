@@ -131,8 +131,9 @@ func TestEvidenceRealMachine(t *testing.T) {
 		code int
 		text string
 	}{
-		{"the guide", []string{"--registry", registry, "--docker-compose", compose}, "ppu", 0, "small prod v0.0.25 (line 8) fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
-		{"the compose file's digest", []string{"--registry", registry, "--docker-compose", digest.SHA256.Sum(readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.compose.yaml")).String()}, "ppu", 0, "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
+		{"the guide without the connection", []string{"--registry", registry, "--docker-compose", compose}, "ppu", 3, "tls: no TLS certificate given"},
+		{"the guide", []string{"--registry", registry, "--docker-compose", compose, "--only", "authentic,expected"}, "ppu", 0, "small prod v0.0.25 (line 8) fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
+		{"the compose file's digest", []string{"--registry", registry, "--docker-compose", digest.SHA256.Sum(readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.compose.yaml")).String(), "--only", "authentic,expected"}, "ppu", 0, "fits as a whole: mrtd, rtmr0, rtmr1, rtmr2, rtmr3"},
 		{"a changed compose byte", []string{"--registry", registry, "--docker-compose", changed}, "pfu", 1, "compose: rtmr3 is 542733230d9c7556"},
 		{"another certificate", []string{"--registry", registry, "--docker-compose", compose, "--tls-cert", cert}, "ppf", 1, "somebody else's key ends this connection"},
 		{"mixed rows", []string{"--registry", mixed, "--docker-compose", compose}, "pfu", 1, "no set of values fits as a whole"},
@@ -142,7 +143,9 @@ func TestEvidenceRealMachine(t *testing.T) {
 		{"rootfs and compose alone", []string{"--rootfs", "sha256:" + strings.TrimSpace(fields[7]), "--docker-compose", compose}, "puu", 3, "the files given fits as a whole: rtmr3"},
 		{"another rootfs", []string{"--rootfs", cert, "--docker-compose", compose}, "pfu", 1, "compose: rtmr3 is 542733230d9c7556"},
 		{"module not allowed", []string{"--mrseam", strings.Repeat("00", 48)}, "fuu", 1, "mr-seam"},
-		{"nothing but the quote", nil, "puu", 0, "quote-signature"},
+		{"nothing but the quote", nil, "puu", 3, "quote-signature"},
+		{"nothing but the quote, and no more asked for", []string{"--only", "authentic"}, "puu", 0, "quote-signature"},
+		{"expected only, of which nothing is known", []string{"--only", "expected"}, "puu", 3, "nothing to compare with"},
 	} {
 		code, got := verifyEvidence(t, nil, append([]string{quote, "--at", evidenceAt}, tt.args...)...)
 		if got.short() != tt.want || code != tt.code || !strings.Contains(got.all(), tt.text) {
@@ -152,7 +155,7 @@ func TestEvidenceRealMachine(t *testing.T) {
 	if _, got := verifyEvidence(t, nil, quote, "--at", evidenceAt, "--registry", registry, "--docker-compose", changed); !strings.Contains(strings.Join(got.Expected.Reasons, ""), changed) {
 		t.Errorf("the compose file is not named: %q", got.Expected.Reasons)
 	}
-	if _, got := verifyEvidence(t, readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.quote.hex"), "-", "--registry", registry, "--docker-compose", compose); got.Verdict != "pass" || !got.AtNow || got.Claims.Release != "small prod v0.0.25" {
+	if _, got := verifyEvidence(t, readVector(t, "published/tdx/quotes/secretvm-small-v0.0.25.quote.hex"), "-", "--only", "authentic,expected", "--registry", registry, "--docker-compose", compose); got.Verdict != "pass" || !got.AtNow || got.Claims.Release != "small prod v0.0.25" {
 		t.Errorf("from stdin, now: %+v", got)
 	}
 }
@@ -336,7 +339,7 @@ func TestEvidenceMutants(t *testing.T) {
 		if got := digest.SHA256.Sum(raw).Hex(); got != m.SHA256 {
 			t.Fatalf("%s: mutant is %s, want %s", m.ID, got, m.SHA256)
 		}
-		code, got := verifyEvidence(t, raw, "-", "--at", m.Now+"T00:00:00Z")
+		code, got := verifyEvidence(t, raw, "-", "--only", "authentic", "--at", m.Now+"T00:00:00Z")
 		expectMutant(t, m.ID, m.Want, code, got)
 		count["tdx "+m.Want]++
 	}
@@ -380,7 +383,7 @@ func TestEvidenceMutants(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		code, got := verifyEvidence(t, raw, "-", "--collateral", writeFile(t, "collateral.json", collateral), "--at", time.Unix(m.Now, 0).UTC().Format(time.RFC3339))
+		code, got := verifyEvidence(t, raw, "-", "--only", "authentic", "--collateral", writeFile(t, "collateral.json", collateral), "--at", time.Unix(m.Now, 0).UTC().Format(time.RFC3339))
 		expectMutant(t, m.ID, m.Want, code, got)
 		count["dcap "+m.Want]++
 	}
@@ -403,14 +406,14 @@ func TestEvidenceMutants(t *testing.T) {
 		if err := json.Unmarshal(readVector(t, "published/quotes/gpu/gpu_attest.json"), &gpu); err != nil {
 			t.Fatal(err)
 		}
-		args := []string{"-", "--at", evidenceAt}
+		args := []string{"-", "--at", evidenceAt, "--only", "authentic"}
 		switch op := m.Op; {
 		case op.Flip != nil:
 			gpu.Evidence[0].Evidence[op.Flip[0]] ^= 1 << op.Flip[1]
 		case op.Set != nil:
 			gpu.Evidence[0].Certificate[op.Set[0]] = byte(op.Set[1])
 		case op.Nonce != "":
-			args = append(args, "--nonce", op.Nonce)
+			args = append(args, "--only", "bound", "--nonce", op.Nonce)
 		}
 		data, err := json.Marshal(gpu)
 		if err != nil {
@@ -562,8 +565,8 @@ func ownCertificate(t *testing.T, name string) (*x509.Certificate, tls.Certifica
 // evidence, and what it is held against, into a folder; its attestation pages
 // are served at the address that the variable then holds.
 func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: machine DIR [VARIABLE]")
+	if neg || len(args) < 1 || len(args) > 3 || len(args) == 3 && args[2] != "middle" {
+		ts.Fatalf("usage: machine DIR [VARIABLE [middle]]")
 	}
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o755))
@@ -572,8 +575,13 @@ func machineCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 1 {
 		return
 	}
+	cert := m.cert
+	if len(args) == 3 { // somebody else, who passes the pages on
+		_, cert, err = makeCertificate("middle")
+		ts.Check(err)
+	}
 	s := httptest.NewUnstartedServer(m.pages())
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{m.cert}}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	s.StartTLS()
 	ts.Defer(s.Close)
 	ts.Setenv(args[1], s.Listener.Addr().String())
@@ -717,8 +725,8 @@ func TestEvidenceText(t *testing.T) {
 	if code, out, errOut := inProcess(t, nil, "evidence", "capture", address, "--out", dir); code != 0 || strings.Contains(out, "\x1b") {
 		t.Fatalf("exit code %d\n%q%s", code, out, errOut)
 	}
-	code, out, errOut := inProcess(t, nil, "evidence", "verify", dir, "--intel-root", m.path("root.pem"), "--registry", m.path("tdx.csv"), "--docker-compose", m.path("docker-compose.yaml"))
-	for _, want := range []string{"PASS  secretvm evidence", `\x1b[31mture`, "TEST ROOT in place of INTEL's", "authentic  pass", "expected   pass", "bound      pass", "captured at ", "(now; --at makes the result repeatable)"} {
+	code, out, errOut := inProcess(t, nil, "evidence", "verify", dir, "--intel-root", m.path("root.pem"), "--test-root-ok", "--registry", m.path("tdx.csv"), "--docker-compose", m.path("docker-compose.yaml"))
+	for _, want := range []string{"TEST ROOT  PASS  secretvm evidence", `\x1b[31mture`, "TEST ROOT in place of INTEL's", "authentic  pass", "expected   pass", "bound      pass", "captured at ", "(now; --at makes the result repeatable)"} {
 		if code != 0 || !strings.Contains(out, want) {
 			t.Errorf("exit code %d, no %q in\n%s%s", code, want, out, errOut)
 		}

@@ -22,16 +22,13 @@ type evidenceView struct {
 	// line. What is authentic then is so by nobody's word.
 	TestRoots []string `json:"test_roots"`
 	Next      string   `json:"next,omitempty"`
+
+	testRootOK bool
 }
 
 func newEvidenceView(result *evidence.Result, r *evidence.Request, now bool) *evidenceView {
-	v := &evidenceView{Result: result, Verdict: result.Verdict(), AtNow: now, TestRoots: []string{}}
-	if r.IntelRoots != nil {
-		v.TestRoots = append(v.TestRoots, "intel")
-	}
-	if r.NVIDIARoots != nil {
-		v.TestRoots = append(v.TestRoots, "nvidia")
-	}
+	v := &evidenceView{Result: result, Verdict: result.Verdict(), AtNow: now, TestRoots: result.TestRoots()}
+	v.testRootOK = r.TestRootOK
 	v.Next = nextEvidence(result, r)
 	return v
 }
@@ -39,9 +36,11 @@ func newEvidenceView(result *evidence.Result, r *evidence.Request, now bool) *ev
 // nextEvidence proposes what would turn an open judgement into a verdict.
 func nextEvidence(result *evidence.Result, r *evidence.Request) string {
 	var add []string
+	expected, bound := slices.Contains(result.Asked, evidence.Expected), slices.Contains(result.Asked, evidence.Bound)
 	switch {
 	case result.Verdict() == verdict.Fail || result.Profile == evidence.NVIDIA:
 		return ""
+	case !expected:
 	case result.Profile == evidence.SecretVM:
 		if r.Registry == nil && len(r.Sets) == 0 {
 			add = append(add, "--registry tdx.csv")
@@ -63,7 +62,7 @@ func nextEvidence(result *evidence.Result, r *evidence.Request) string {
 	case result.Expected.Verdict == verdict.Unchecked:
 		add = append(add, "--measured FILE")
 	}
-	if result.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.TLSChain) == 0 && r.Nonce == nil {
+	if bound && result.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
 		add = append(add, "--tls-cert cert.pem")
 	}
 	if len(add) == 0 {
@@ -93,11 +92,15 @@ func (a *app) printEvidence(v *evidenceView) error {
 		return "\x1b[1;" + color + "m" + s + "\x1b[0m"
 	}
 	_, color := evidencePalette(v.Verdict)
+	first := strings.ToUpper(string(v.Verdict))
+	if len(v.TestRoots) > 0 {
+		first, color = "TEST ROOT  "+first, "31"
+	}
 	at := v.At.UTC().Format(time.RFC3339)
 	if v.AtNow {
 		at += " (now; --at makes the result repeatable)"
 	}
-	fmt.Fprintf(&b, "%s  %s\n", paint(strings.ToUpper(string(v.Verdict)), color), show.Text(fmt.Sprintf("%s evidence %s", v.Profile, v.Claims.Source)))
+	fmt.Fprintf(&b, "%s  %s\n", paint(first, color), show.Text(fmt.Sprintf("%s evidence %s", v.Profile, v.Claims.Source)))
 	open := slices.DeleteFunc([]string{"authentic", "expected", "bound"}, func(j string) bool { return slices.Contains(v.Asked, j) })
 	text := "  judged at " + at + ": " + strings.Join(v.Asked, ", ")
 	if len(open) > 0 {
@@ -108,7 +111,11 @@ func (a *app) printEvidence(v *evidenceView) error {
 		fmt.Fprintf(&b, "  captured at %s from %s\n", show.Text(v.Claims.CapturedAt), show.Text(v.Claims.Target))
 	}
 	for _, t := range v.TestRoots {
-		fmt.Fprintf(&b, "  %s\n", paint("TEST ROOT in place of "+strings.ToUpper(t)+"'s: this shows nothing about real hardware", "31"))
+		text := "TEST ROOT in place of " + strings.ToUpper(t) + "'s: this shows nothing about real hardware"
+		if !v.testRootOK {
+			text += " (--test-root-ok lets it pass)"
+		}
+		fmt.Fprintf(&b, "  %s\n", paint(text, "31"))
 	}
 	for _, j := range []struct {
 		name, question string
@@ -122,6 +129,9 @@ func (a *app) printEvidence(v *evidenceView) error {
 		word := string(j.Verdict)
 		if j.Verdict == verdict.Unchecked && !slices.Contains(v.Asked, j.name) {
 			word += " (not asked for)"
+		}
+		if open := openAttributes(j.Judgement); j.Verdict == verdict.Pass && open != "" {
+			word += ", open: " + open
 		}
 		fmt.Fprintf(&b, "\n%-9s  %s  %s\n", j.name, paint(word, color), j.question)
 		for _, want := range []verdict.Verdict{verdict.Fail, verdict.Unchecked, verdict.Pass} {
@@ -148,6 +158,18 @@ func (a *app) printEvidence(v *evidenceView) error {
 	return err
 }
 
+// openAttributes names what the host chose for the machine and nobody judged,
+// which no pass may hide.
+func openAttributes(j verdict.Judgement) string {
+	var out []string
+	for _, c := range j.Checks {
+		if c.Verdict == verdict.Unchecked && strings.HasPrefix(c.Name, "td-") {
+			out = append(out, c.Name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
 // printClaims shows what the evidence says: values to note and compare by hand,
 // as the vendors' guides ask for.
 func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
@@ -169,6 +191,7 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 			{"report_data", q.ReportData},
 			{"mrseam", q.MRSEAM},
 			{"td_attributes", q.TDAttributes},
+			{"xfam", q.XFAM},
 			{"tee_tcb_svn", q.TEETCBSVN},
 			{"fmspc", q.FMSPC},
 		} {

@@ -100,6 +100,7 @@ type Capture struct {
 	At          time.Time
 	Pages       []Page
 	Connections []Connection
+	Files       []File // what Open read, in that order; nil of one that was fetched
 }
 
 // Page returns the page of a kind, nil if it is not offered.

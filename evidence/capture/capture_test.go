@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -22,6 +21,7 @@ import (
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/certs"
 	"github.com/retally/retally/evidence/fake"
+	"github.com/retally/retally/internal/digest"
 )
 
 var clock = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
@@ -99,10 +99,14 @@ func TestFetch(t *testing.T) {
 			if err := c.Write(dir); err != nil {
 				t.Fatal(err)
 			}
-			again, err := capture.Read(os.DirFS(dir))
+			again, err := capture.Open(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if id, n := again.Identity(); id.IsZero() || n == 0 || len(again.Files) != 1+len(tt.want)+1 || !capture.IsCapture(dir) {
+				t.Errorf("read %v, identity %s of %d bytes", again.Files, id, n)
+			}
+			again.Files = nil
 			if d := cmp.Diff(c, again); d != "" {
 				t.Errorf("written and read (-want +got):\n%s", d)
 			}
@@ -209,46 +213,135 @@ func TestReadErrors(t *testing.T) {
 	if err := c.Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	files := func() fstest.MapFS {
-		out := fstest.MapFS{}
-		for _, name := range []string{capture.Index, "cpu.html", "tls-chain-1.pem"} {
-			data, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
-				t.Fatal(err)
-			}
-			out[name] = &fstest.MapFile{Data: data}
-		}
-		return out
+	outside := filepath.Join(t.TempDir(), "cpu.html")
+	if err := os.WriteFile(outside, []byte("quote"), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	index := func(old, new string) func(fstest.MapFS) {
-		return func(m fstest.MapFS) {
-			edited := strings.Replace(string(m[capture.Index].Data), old, new, 1)
-			if edited == string(m[capture.Index].Data) {
-				t.Fatalf("%s is not in the index", old)
-			}
-			m[capture.Index].Data = []byte(edited)
+	type folder string
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
+	write := func(name, text string) func(folder) {
+		return func(f folder) { must(os.WriteFile(filepath.Join(string(f), name), []byte(text), 0o644)) }
+	}
+	remove := func(name string) func(folder) {
+		return func(f folder) { must(os.Remove(filepath.Join(string(f), name))) }
+	}
+	both := func(edits ...func(folder)) func(folder) {
+		return func(f folder) {
+			for _, e := range edits {
+				e(f)
+			}
+		}
+	}
+	link := func(to, name string) func(folder) {
+		return both(remove(name), func(f folder) { must(os.Symlink(to, filepath.Join(string(f), name))) })
+	}
+	index := func(pairs ...string) func(folder) {
+		return func(f folder) {
+			path := filepath.Join(string(f), capture.Index)
+			data, err := os.ReadFile(path)
+			must(err)
+			text := string(data)
+			for i := 0; i < len(pairs); i += 2 {
+				edited := strings.Replace(text, pairs[i], pairs[i+1], 1)
+				if edited == text {
+					t.Fatalf("%s is not in the index:\n%s", pairs[i], text)
+				}
+				text = edited
+			}
+			must(os.WriteFile(path, []byte(text), 0o644))
+		}
+	}
+	chain, err := os.ReadFile(filepath.Join(dir, "tls-chain-1.pem"))
+	must(err)
+	const connection = `"connections": [`
+	second := func(number string) func(folder) {
+		return both(write("tls-chain-2.pem", string(chain)), index(connection, connection+`{"number": `+number+`, "tls_version": "TLS 1.3", "server_name": "127.0.0.1", "certificates": "tls-chain-2.pem"},`))
+	}
+	sum := digest.SHA256.Sum([]byte("quote")).String()
+	cpu := `"kind": "cpu",`
+	page := func(members string) func(folder) { return index(`"pages": [`, `"pages": [{`+members+`},`) }
 	for name, tt := range map[string]struct {
-		edit func(fstest.MapFS)
+		edit func(folder)
 		want string
 	}{
-		"good":              {func(fstest.MapFS) {}, ""},
-		"page changed":      {func(m fstest.MapFS) { m["cpu.html"].Data = []byte("other") }, "read capture.json: /pages/0: found cpu.html is sha256:"},
-		"page gone":         {func(m fstest.MapFS) { delete(m, "cpu.html") }, "cpu.html"},
-		"no index":          {func(m fstest.MapFS) { delete(m, capture.Index) }, "capture.json"},
-		"index no JSON":     {func(m fstest.MapFS) { m[capture.Index].Data = []byte("{") }, "read capture.json: found"},
-		"other format":      {index("retally-capture/1", "retally-capture/2"), `/format: found "retally-capture/2"`},
-		"file outside":      {index(`"cpu.html",`, `"../cpu.html",`), "want a file in the capture's folder"},
-		"folder for a file": {func(m fstest.MapFS) { delete(m, "cpu.html"); m["cpu.html/x"] = &fstest.MapFile{} }, "is no regular file"},
-		"chain":             {func(m fstest.MapFS) { m["tls-chain-1.pem"].Data = []byte("x") }, "read tls-chain-1.pem: offset 0"},
-		"chain too long":    {func(m fstest.MapFS) { m["tls-chain-1.pem"].Data = make([]byte, certs.MaxChainBytes+1) }, "more than 65536 bytes"},
+		"good":                      {func(folder) {}, ""},
+		"a file that is not listed": {write("notes.txt", "mine"), ""},
+		"page changed":              {write("cpu.html", "other"), "read capture.json: /pages/0: found cpu.html is sha256:"},
+		"page gone":                 {remove("cpu.html"), "cpu.html"},
+		"no index":                  {remove(capture.Index), "capture.json"},
+		"index no JSON":             {write(capture.Index, "{"), "read capture.json: found"},
+		"index no object":           {write(capture.Index, "[]"), "read capture.json: found a value of type array"},
+		"other format":              {index("retally-capture/1", "retally-capture/2"), `/format: found "retally-capture/2"`},
+		"file outside":              {index(`"cpu.html",`, `"../cpu.html",`), "want \"cpu.html\", a file in the capture's folder"},
+		"absolute file":             {index(`"cpu.html",`, `"`+filepath.ToSlash(outside)+`",`), "a file in the capture's folder"},
+		"index for a page":          {index(`"cpu.html",`, `"capture.json",`), "a file in the capture's folder"},
+		"chain outside":             {index(`"tls-chain-1.pem"`, `"../tls-chain-1.pem"`), "a file in the capture's folder"},
+		"folder for a file":         {both(remove("cpu.html"), func(f folder) { must(os.Mkdir(filepath.Join(string(f), "cpu.html"), 0o755)) }), "is no regular file"},
+		"page is a link out":        {link(outside, "cpu.html"), "cpu.html is a link"},
+		"page is a link within":     {both(write("other.html", "quote"), link("other.html", "cpu.html")), "cpu.html is a link"},
+		"chain is a link out":       {link(outside, "tls-chain-1.pem"), "tls-chain-1.pem is a link"},
+		"index is a link":           {both(write("other.json", "{}"), link("other.json", capture.Index)), "capture.json is a link"},
+		"chain":                     {write("tls-chain-1.pem", "x"), "read tls-chain-1.pem: offset 0"},
+		"chain empty":               {write("tls-chain-1.pem", ""), "no certificate"},
+		"chain too long":            {write("tls-chain-1.pem", strings.Repeat("x", certs.MaxChainBytes+1)), "more than 65536 bytes"},
+		"unknown member":            {index(cpu, cpu+`"key": 1,`), "/pages/0/key: found an unknown member"},
+		"member in capitals":        {index(cpu, cpu+`"Connection": 2,`), "/pages/0/Connection: found an unknown member"},
+		"member twice":              {index(cpu, cpu+cpu), "appears twice"},
+		"no pages":                  {index(`"pages"`, `"sites"`), "/sites: found an unknown member"},
+		"unknown kind":              {index(`"kind": "cpu"`, `"kind": "tpm"`), `/pages/0/kind: found "tpm"`},
+		"status without a page":     {index(`"status": 200`, `"status": 404`), "/pages/0: found status 404"},
+		"page without a digest":     {index(sum, ""), "/pages/0: found"},
+		"status of nothing":         {index(`"status": 200`, `"status": 7`), "/pages/0/status: found 7"},
+		"problem and page":          {index(`"status": 200`, `"problem": "x", "status": 200`), "a page with a problem and an answer"},
+		"connection 0":              {index(`"connection": 1`, `"connection": 0`), "/pages/0/connection: found 0, want one of the 1 connections"},
+		"connection 2 of 1":         {index(`"connection": 1`, `"connection": 2`), "/pages/0/connection: found 2"},
+		"connection -1":             {index(`"connection": 1`, `"connection": -1`), "/pages/0/connection: found -1"},
+		"connections reordered":     {second("2"), "/connections/0/number: found 2, want 1"},
+		"a number twice":            {second("1"), "/connections/0/certificates: found"},
+		"another server's name":     {index(`"server_name": "127.0.0.1"`, `"server_name": "other.example"`), `/server_name: found "other.example", want "127.0.0.1"`},
+		"another target":            {index(`"target": "127.0.0.1`, `"target": "127.0.0.2`), "/server_name: found"},
+		"no target":                 {index(`"target": "127.0.0.1`, `"target": "https://127.0.0.1`), "/target: found"},
+		"unknown TLS":               {index("TLS 1.3", "TLS 1.0"), "/tls_version: found"},
+		"no time":                   {index(`"captured_at": "2026-06-01T12:00:00Z"`, `"captured_at": "0001-01-01T00:00:00Z"`), "/captured_at: found no time"},
+		"two quotes":                {both(write("cpu.txt", "quote"), page(`"kind": "cpu", "path": "/cpu", "status": 200, "file": "cpu.txt", "digest": "`+sum+`", "connection": 1`)), "a second page of kind"},
+		"a path twice":              {page(`"kind": "gpu", "path": "/cpu.html", "status": 404, "connection": 1`), "want a path, each once"},
+		"relative path":             {page(`"kind": "gpu", "path": "gpu", "status": 404, "connection": 1`), "want a path, each once"},
 	} {
-		m := files()
-		tt.edit(m)
-		_, err := capture.Read(m)
+		copied := filepath.Join(t.TempDir(), "copy")
+		must(os.CopyFS(copied, os.DirFS(dir)))
+		tt.edit(folder(copied))
+		_, err := capture.Open(copied)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: got %v, want %q", name, err, tt.want)
 		}
 	}
+}
+
+// FuzzIndex: no panic; an index that is read names files of its folder only, one
+// page of a kind, and a connection for each.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"format": "retally-capture/1", "target": "vm:29343", "captured_at": "2026-06-01T12:00:00Z",
+ "pages": [{"kind": "cpu", "path": "/cpu.html", "status": 200, "file": "cpu.html", "digest": "sha256:` + strings.Repeat("0", 64) + `", "connection": 1},
+  {"kind": "gpu", "path": "/gpu", "status": 404, "connection": 1}, {"kind": "gpu", "path": "/gpu.html", "status": 0, "connection": 0, "problem": "x"}],
+ "connections": [{"number": 1, "tls_version": "TLS 1.3", "server_name": "vm", "certificates": "tls-chain-1.pem"}]}`))
+	f.Add([]byte(`{"pages": null}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		files, connections, err := capture.CheckIndex(text)
+		if err != nil {
+			return
+		}
+		if connections > capture.MaxConnections {
+			t.Fatalf("%d connections", connections)
+		}
+		for kind, name := range files {
+			if name != filepath.Base(name) || strings.ContainsAny(name, "/\\\x00") {
+				t.Fatalf("%s is in %q", kind, name)
+			}
+		}
+	})
 }

@@ -10,11 +10,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/retally/retally/evidence/certs"
-	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/digest"
 )
 
@@ -77,7 +78,7 @@ func (c *Capture) Write(dir string) error {
 		x.Pages = append(x.Pages, e)
 	}
 	for _, s := range c.Connections {
-		e := indexConnection{s.Number, s.Version, s.ServerName, fmt.Sprintf("tls-chain-%d.pem", s.Number)}
+		e := indexConnection{s.Number, s.Version, s.ServerName, chainFile(s.Number)}
 		var text []byte
 		for _, der := range s.Chain {
 			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
@@ -108,6 +109,8 @@ func pageFile(p string) string {
 	return name
 }
 
+func chainFile(connection int) string { return fmt.Sprintf("tls-chain-%d.pem", connection) }
+
 func writeNew(dir, name string, data []byte) (err error) {
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -124,43 +127,46 @@ func writeNew(dir, name string, data []byte) (err error) {
 	return nil
 }
 
-// Read reads a folder that Write made. A file that is not what the index says
-// is an error.
-func Read(dir fs.FS) (*Capture, error) {
-	text, err := readFile(dir, Index, maxIndex)
+// File is a file that was read for a capture.
+type File struct {
+	Name   string
+	Size   int64
+	SHA256 digest.Digest
+}
+
+// Open reads the folder that Write made. It is the only reader: a file that is
+// a link or a pipe, or that is not what the index says, is an error, and so are
+// parts that contradict each other. Nothing outside of the folder is read.
+func Open(dir string) (*Capture, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %w", err)
+	}
+	defer root.Close()
+	r := &reader{root: root}
+	text, err := r.file(Index, maxIndex)
 	if err != nil {
 		return nil, err
 	}
-	fail := func(place, found, want string) error {
-		return &malformed.Error{Input: Index, Place: place, Found: found, Want: want}
-	}
-	var x index
-	if err := json.Unmarshal(text, &x); err != nil {
-		return nil, fail("", err.Error(), "the index of a capture")
-	}
-	switch {
-	case x.Format != format:
-		return nil, fail("/format", fmt.Sprintf("%q", x.Format), fmt.Sprintf("%q", format))
-	case len(x.Pages) > MaxPages:
-		return nil, fail("/pages", fmt.Sprintf("%d pages", len(x.Pages)), fmt.Sprintf("at most %d", MaxPages))
-	case len(x.Connections) > MaxConnections:
-		return nil, fail("/connections", fmt.Sprintf("%d connections", len(x.Connections)), fmt.Sprintf("at most %d", MaxConnections))
+	x, err := parseIndex(text)
+	if err != nil {
+		return nil, err
 	}
 	c := &Capture{Target: x.Target, At: x.At}
 	for i, e := range x.Pages {
 		p := Page{Kind: e.Kind, Path: e.Path, Status: e.Status, ContentType: e.ContentType, Connection: e.Connection, Problem: e.Problem}
 		if e.File != "" {
-			if p.Body, err = readFile(dir, e.File, MaxPage); err != nil {
+			if p.Body, err = r.file(e.File, MaxPage); err != nil {
 				return nil, err
 			}
 			if got := digest.SHA256.Sum(p.Body); got != e.SHA256 {
-				return nil, fail(fmt.Sprintf("/pages/%d", i), e.File+" is "+got.String(), e.SHA256.String())
+				return nil, indexError(fmt.Sprintf("/pages/%d", i), e.File+" is "+got.String(), e.SHA256.String())
 			}
 		}
 		c.Pages = append(c.Pages, p)
 	}
 	for _, e := range x.Connections {
-		text, err := readFile(dir, e.File, certs.MaxChainBytes)
+		text, err := r.file(e.File, certs.MaxChainBytes)
 		if err != nil {
 			return nil, err
 		}
@@ -170,7 +176,28 @@ func Read(dir fs.FS) (*Capture, error) {
 		}
 		c.Connections = append(c.Connections, Connection{e.Number, e.Version, e.ServerName, ders(chain)})
 	}
+	c.Files = r.read
 	return c, nil
+}
+
+// IsCapture reports whether a folder has the index of one. It says nothing about
+// whether Open can read it.
+func IsCapture(dir string) bool {
+	info, err := os.Lstat(filepath.Join(dir, Index))
+	return err == nil && !info.IsDir()
+}
+
+// Identity is the SHA-256 over the names and digests of the files that were
+// read, in the form that sha256sum prints, and their size together.
+func (c *Capture) Identity() (digest.Digest, int64) {
+	files := slices.Clone(c.Files)
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	h, n := digest.SHA256.New(), int64(0)
+	for _, f := range files {
+		fmt.Fprintf(h, "%s  %s\n", f.SHA256.Hex(), f.Name)
+		n += f.Size
+	}
+	return digest.FromHash(digest.SHA256, h), n
 }
 
 func ders(chain []*x509.Certificate) [][]byte {
@@ -181,23 +208,35 @@ func ders(chain []*x509.Certificate) [][]byte {
 	return out
 }
 
-// readFile reads a file of the folder itself, never of another one.
-func readFile(dir fs.FS, name string, limit int64) ([]byte, error) {
+// reader reads the files of one folder and keeps account of them.
+type reader struct {
+	root *os.Root
+	read []File
+}
+
+// file reads a file of the folder itself. A link is none, wherever it leads to:
+// Write makes no links, and what one leads to can change between two readers.
+func (r *reader) file(name string, limit int64) ([]byte, error) {
 	if path.Base(name) != name || !fs.ValidPath(name) {
-		return nil, &malformed.Error{Input: Index, Field: "file name", Found: fmt.Sprintf("%q", name), Want: "a file in the capture's folder"}
+		return nil, indexError("", fmt.Sprintf("the file %q", name), "a file in the capture's folder")
 	}
-	info, err := fs.Stat(dir, name) // before opening: a pipe would block
-	if err != nil {
+	info, err := r.root.Lstat(name) // before opening: a pipe would block
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("read capture: %w", err)
-	}
-	if !info.Mode().IsRegular() {
+	case info.Mode()&fs.ModeSymlink != 0:
+		return nil, fmt.Errorf("read capture: %s is a link, want the file itself", name)
+	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("read capture: %s is no regular file", name)
 	}
-	f, err := dir.Open(name)
+	f, err := r.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read capture: %w", err)
 	}
 	defer f.Close()
+	if opened, err := f.Stat(); err != nil || !os.SameFile(info, opened) {
+		return nil, fmt.Errorf("read capture: %s was replaced while it was read", name)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("read capture: %s: %w", name, err)
@@ -205,5 +244,6 @@ func readFile(dir fs.FS, name string, limit int64) ([]byte, error) {
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("read capture: %s: more than %d bytes", name, limit)
 	}
+	r.read = append(r.read, File{name, int64(len(data)), digest.SHA256.Sum(data)})
 	return data, nil
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"fmt"
 	"math/big"
@@ -120,42 +121,84 @@ type Rules struct {
 	At        time.Time
 	Curve     elliptic.Curve          // of every key
 	Signature x509.SignatureAlgorithm // of every certificate
+	// Depth is how many certificates the way has, both ends counted and the
+	// anchor among them where the chain leaves it out; 0: any number from 2 on.
+	Depth int
+	// CA says that the first certificate signs certificates and revocation
+	// lists. Otherwise it must be none that could.
+	CA bool
 }
 
 // Verify follows a chain, leaf first, to an anchor: every certificate is valid
 // at the time, is signed by the next one, which is a CA that may sign, and the
 // last one is an anchor or signed by one. The order is the chain's own; nothing
-// is searched or left out (RFC 5280 section 6, without policies and names,
-// which these chains do not use).
-func Verify(chain []*x509.Certificate, anchors Anchors, rules Rules) error {
-	if len(chain) == 0 {
-		return &Error{Reason: "the chain is empty"}
+// is searched or left out, no certificate is there twice, and only the anchor
+// may name itself as its issuer (RFC 5280 section 6, without policies and names,
+// which these chains do not use). It returns the way with the anchor as its end.
+func Verify(chain []*x509.Certificate, anchors Anchors, rules Rules) ([]*x509.Certificate, error) {
+	path, err := toAnchor(chain, anchors)
+	if err != nil {
+		return nil, err
 	}
-	path := slices.Clone(chain)
-	last := path[len(path)-1]
-	if !anchors.Has(last) {
-		if bytes.Equal(last.RawSubject, last.RawIssuer) {
-			return &Error{len(path) - 1, last.Subject.String(), "is a root that is not trusted, its SHA-256 is " + digest.SHA256.Sum(last.Raw).Hex()}
-		}
-		i := slices.IndexFunc(anchors.Certificates, func(a *x509.Certificate) bool { return bytes.Equal(a.RawSubject, last.RawIssuer) })
-		if i < 0 {
-			return &Error{len(path) - 1, last.Subject.String(), "its issuer " + last.Issuer.String() + " is no trusted root"}
-		}
-		path = append(path, anchors.Certificates[i])
+	if err := shape(path, rules); err != nil {
+		return nil, err
 	}
 	for i, c := range path {
 		if reason := defect(c, i, rules); reason != "" {
-			return &Error{i, c.Subject.String(), reason}
+			return nil, &Error{i, c.Subject.String(), reason}
 		}
 	}
 	for i, c := range path[:len(path)-1] {
 		parent := path[i+1]
 		if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
-			return &Error{i, c.Subject.String(), "its issuer is " + c.Issuer.String() + ", the next certificate is " + parent.Subject.String()}
+			return nil, &Error{i, c.Subject.String(), "its issuer is " + c.Issuer.String() + ", the next certificate is " + parent.Subject.String()}
 		}
 		if err := c.CheckSignatureFrom(parent); err != nil {
-			return &Error{i, c.Subject.String(), "its signature does not verify with the next certificate's key: " + err.Error()}
+			return nil, &Error{i, c.Subject.String(), "its signature does not verify with the next certificate's key: " + err.Error()}
 		}
+	}
+	return path, nil
+}
+
+// toAnchor completes a chain by its anchor.
+func toAnchor(chain []*x509.Certificate, anchors Anchors) ([]*x509.Certificate, error) {
+	if len(chain) == 0 {
+		return nil, &Error{Reason: "the chain is empty"}
+	}
+	path := slices.Clone(chain)
+	last := path[len(path)-1]
+	if !anchors.Has(last) {
+		if bytes.Equal(last.RawSubject, last.RawIssuer) {
+			return nil, &Error{len(path) - 1, last.Subject.String(), "is a root that is not trusted, its SHA-256 is " + digest.SHA256.Sum(last.Raw).Hex()}
+		}
+		i := slices.IndexFunc(anchors.Certificates, func(a *x509.Certificate) bool { return bytes.Equal(a.RawSubject, last.RawIssuer) })
+		if i < 0 {
+			return nil, &Error{len(path) - 1, last.Subject.String(), "its issuer " + last.Issuer.String() + " is no trusted root"}
+		}
+		path = append(path, anchors.Certificates[i])
+	}
+	return path, nil
+}
+
+// shape refuses loops and ways of another length. A root that stands in a chain
+// twice, or alone, would vouch for itself.
+func shape(path []*x509.Certificate, rules Rules) error {
+	end := len(path) - 1
+	if end == 0 {
+		return &Error{0, path[0].Subject.String(), "is the root itself, which signs certificates and nothing else"}
+	}
+	for i, c := range path {
+		if j := slices.IndexFunc(path[:i], c.Equal); j >= 0 {
+			return &Error{i, c.Subject.String(), fmt.Sprintf("is certificate %d again", j+1)}
+		}
+	}
+	for i, c := range path[:end] {
+		if bytes.Equal(c.RawSubject, c.RawIssuer) {
+			return &Error{i, c.Subject.String(), "names itself as its issuer, but is not the root at the end of the chain"}
+		}
+	}
+	if rules.Depth != 0 && len(path) != rules.Depth {
+		return &Error{0, path[0].Subject.String(), fmt.Sprintf("is %d certificates away from the root, want %d", end, rules.Depth-1)}
 	}
 	return nil
 }
@@ -168,24 +211,45 @@ func defect(c *x509.Certificate, i int, rules Rules) string {
 		return "is valid from " + stamp(c.NotBefore) + ", the time asked for is " + stamp(rules.At)
 	case rules.At.After(c.NotAfter):
 		return "was valid until " + stamp(c.NotAfter) + ", the time asked for is " + stamp(rules.At)
-	case len(c.UnhandledCriticalExtensions) > 0:
-		return "has the unknown critical extension " + c.UnhandledCriticalExtensions[0].String()
 	case c.SignatureAlgorithm != rules.Signature:
 		return "is signed with " + c.SignatureAlgorithm.String() + ", want " + rules.Signature.String()
 	}
 	if key, ok := c.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != rules.Curve {
 		return "has no ECDSA key on " + rules.Curve.Params().Name
 	}
-	if i == 0 {
+	if id := unprocessed(c); id != "" {
+		return "has the critical extension " + id + ", which is not processed here"
+	}
+	if i == 0 && !rules.CA {
+		switch {
+		case c.IsCA || c.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
+			return "is a CA, which signs certificates and nothing else"
+		case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+			return "may not sign (key usage)"
+		}
 		return ""
 	}
+	below := max(0, i-1) // the first certificate of a way is never counted
 	switch {
 	case !c.BasicConstraintsValid || !c.IsCA:
 		return "is no CA, but signs"
 	case c.KeyUsage&x509.KeyUsageCertSign == 0:
 		return "may not sign certificates (key usage)"
-	case (c.MaxPathLen > 0 || c.MaxPathLenZero) && i-1 > c.MaxPathLen:
-		return fmt.Sprintf("may have %d CA certificates below it, has %d", c.MaxPathLen, i-1)
+	case (c.MaxPathLen > 0 || c.MaxPathLenZero) && below > c.MaxPathLen:
+		return fmt.Sprintf("may have %d CA certificates below it, has %d", c.MaxPathLen, below)
+	}
+	return ""
+}
+
+// unprocessed names a critical extension whose meaning does not go into the
+// verdict: RFC 5280 section 4.2 wants the certificate refused then. Key usage and
+// basic constraints do go in; the standard library's list of what it has not
+// handled says nothing, because its own path building is not used.
+func unprocessed(c *x509.Certificate) string {
+	for _, e := range c.Extensions {
+		if e.Critical && !e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 15}) && !e.Id.Equal(asn1.ObjectIdentifier{2, 5, 29, 19}) {
+			return e.Id.String()
+		}
 	}
 	return ""
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"strings"
 	"testing"
@@ -60,6 +62,12 @@ func TestVerify(t *testing.T) {
 	noCA := issue(t, fake.Certificate{Name: "no ca", Serial: 5}, key(t, "ca"), c.root, key(t, "root"))
 	below := issue(t, fake.Certificate{Name: "below", Serial: 6}, key(t, "leaf"), noCA, key(t, "ca"))
 	old := issue(t, fake.Certificate{Name: "ca", CA: true, Serial: 7, Until: from.Add(time.Hour)}, key(t, "ca"), c.root, key(t, "root"))
+	loop := issue(t, fake.Certificate{Name: "root", CA: true, Serial: 8}, key(t, "ca"), c.root, key(t, "root"))
+	rootName := issue(t, fake.Certificate{Name: "root", Serial: 9}, key(t, "leaf"), c.root, key(t, "root"))
+	critical := issue(t, fake.Certificate{Name: "leaf", Serial: 10, Extensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}}, key(t, "leaf"), c.ca, key(t, "ca"))
+	constrained := issue(t, fake.Certificate{Name: "ca", CA: true, Serial: 11, Extensions: []pkix.Extension{{
+		Id: asn1.ObjectIdentifier{2, 5, 29, 30}, Critical: true, Value: []byte{0x30, 0x0b, 0xa0, 0x09, 0x30, 0x07, 0x82, 0x05, 'a', '.', 'b', 'c', 'd'},
+	}}}, key(t, "ca"), c.root, key(t, "root"))
 	full := certs.Anchors{Certificates: []*x509.Certificate{c.root}}
 	pinned := certs.Anchors{SHA256: []digest.Digest{digest.SHA256.Sum(c.root.Raw)}}
 	type list = []*x509.Certificate
@@ -75,11 +83,21 @@ func TestVerify(t *testing.T) {
 		{"without root", list{c.leaf, c.ca}, full, now, elliptic.P256(), ""},
 		{"pinned root", list{c.leaf, c.ca, c.root}, pinned, now, elliptic.P256(), ""},
 		{"pinned root is not in the chain", list{c.leaf, c.ca}, pinned, now, elliptic.P256(), "is no trusted root"},
-		{"root alone", list{c.root}, full, now, elliptic.P256(), ""},
+		{"root alone", list{c.root}, full, now, elliptic.P256(), "is the root itself"},
+		{"root twice alone", list{c.root, c.root}, full, now, elliptic.P256(), "is certificate 1 again"},
+		{"root twice", list{c.leaf, c.ca, c.root, c.root}, full, now, elliptic.P256(), "is certificate 3 again"},
+		{"root first", list{c.root, c.leaf, c.ca}, full, now, elliptic.P256(), "is certificate 1 again"},
+		{"CA twice", list{c.leaf, c.ca, c.ca, c.root}, full, now, elliptic.P256(), "is certificate 2 again"},
+		{"leaf twice", list{c.leaf, c.leaf, c.ca, c.root}, full, now, elliptic.P256(), "is certificate 1 again"},
+		{"self-issued CA between", list{c.leaf, loop, c.root}, full, now, elliptic.P256(), "names itself as its issuer"},
+		{"self-signed leaf of the root's name", list{rootName, c.root}, full, now, elliptic.P256(), "names itself as its issuer"},
+		{"leaf is a CA", list{c.ca, c.root}, full, now, elliptic.P256(), "is a CA, which signs certificates and nothing else"},
+		{"critical extension", list{critical, c.ca, c.root}, full, now, elliptic.P256(), "critical extension 1.2.3.4"},
+		{"name constraints", list{c.leaf, constrained, c.root}, full, now, elliptic.P256(), "critical extension 2.5.29.30"},
 		{"empty", nil, full, now, elliptic.P256(), "empty"},
 		{"other root of the same name", list{c.leaf, c.ca, other}, full, now, elliptic.P256(), "root that is not trusted"},
 		{"signed by the other root of the same name", list{issue(t, fake.Certificate{Name: "x", Serial: 9}, key(t, "leaf"), other, key(t, "other"))}, full, now, elliptic.P256(), "does not verify"},
-		{"order", list{c.ca, c.leaf, c.root}, full, now, elliptic.P256(), "is no CA, but signs"},
+		{"order", list{c.ca, c.leaf, c.root}, full, now, elliptic.P256(), "is a CA, which signs"},
 		{"gap", list{c.leaf, c.root}, full, now, elliptic.P256(), "its issuer is CN=ca"},
 		{"no CA signs", list{below, noCA, c.root}, full, now, elliptic.P256(), "is no CA, but signs"},
 		{"early", list{c.leaf, c.ca, c.root}, full, from.Add(-time.Second), elliptic.P256(), "is valid from 2026-01-01"},
@@ -88,12 +106,44 @@ func TestVerify(t *testing.T) {
 		{"other curve", list{c.leaf, c.ca, c.root}, full, now, elliptic.P384(), "no ECDSA key on P-384"},
 		{"no anchors", list{c.leaf, c.ca, c.root}, certs.Anchors{}, now, elliptic.P256(), "not trusted"},
 	} {
-		err := certs.Verify(tt.chain, tt.anchors, certs.Rules{At: tt.at, Curve: tt.curve, Signature: x509.ECDSAWithSHA256})
+		_, err := certs.Verify(tt.chain, tt.anchors, certs.Rules{At: tt.at, Curve: tt.curve, Signature: x509.ECDSAWithSHA256})
 		var typed *certs.Error
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", tt.name, err)
 		case tt.want != "" && (!errors.As(err, &typed) || !strings.Contains(err.Error(), tt.want)):
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// TestShape: how long a way is and what stands at its beginning depends on what
+// the certificate is used for.
+func TestShape(t *testing.T) {
+	c := newChain(t)
+	anchors := certs.Anchors{Certificates: []*x509.Certificate{c.root}}
+	short := issue(t, fake.Certificate{Name: "leaf", Serial: 12}, key(t, "leaf"), c.root, key(t, "root"))
+	type list = []*x509.Certificate
+	for _, tt := range []struct {
+		name  string
+		chain list
+		depth int
+		ca    bool
+		want  string
+	}{
+		{"three", list{c.leaf, c.ca, c.root}, 3, false, ""},
+		{"three, the root left out", list{c.leaf, c.ca}, 3, false, ""},
+		{"three, but two wanted", list{c.leaf, c.ca, c.root}, 2, false, "is 2 certificates away from the root, want 1"},
+		{"two, but three wanted", list{short, c.root}, 3, false, "is 1 certificates away from the root, want 2"},
+		{"two", list{short}, 2, false, ""},
+		{"a CA", list{c.ca, c.root}, 2, true, ""},
+		{"a leaf for a CA", list{short, c.root}, 2, true, "is no CA, but signs"},
+	} {
+		path, err := certs.Verify(tt.chain, anchors, certs.Rules{At: now, Curve: elliptic.P256(), Signature: x509.ECDSAWithSHA256, Depth: tt.depth, CA: tt.ca})
+		switch {
+		case tt.want == "" && (err != nil || len(path) != tt.depth || !path[len(path)-1].Equal(c.root)):
+			t.Errorf("%s: %d certificates, %v", tt.name, len(path), err)
+		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
 	}
@@ -150,7 +200,7 @@ func FuzzCertificates(f *testing.F) {
 		if err != nil || len(again) != len(chain) {
 			t.Fatalf("written back: %d of %d certificates, %v", len(again), len(chain), err)
 		}
-		if certs.Verify(chain, certs.Anchors{Certificates: []*x509.Certificate{c.root}}, certs.Rules{At: now, Curve: elliptic.P256(), Signature: x509.ECDSAWithSHA256}) != nil {
+		if _, err := certs.Verify(chain, certs.Anchors{Certificates: []*x509.Certificate{c.root}}, certs.Rules{At: now, Curve: elliptic.P256(), Signature: x509.ECDSAWithSHA256}); err != nil {
 			return
 		}
 		for _, got := range chain {

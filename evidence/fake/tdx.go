@@ -184,6 +184,19 @@ type Options struct {
 	BodyType  tdxquote.BodyType // default TD 1.0
 	ForeignQE bool              // the quoting enclave is not Intel's
 	Trailing  int               // zero bytes after the signature data
+	// AsGiven leaves TD attributes and XFAM as they are. Otherwise ones that are
+	// zero get the values of an ordinary Linux machine.
+	AsGiven bool
+}
+
+// fill gives what the caller left out a value that real machines have.
+func fill(body *tdxquote.Body) {
+	if body.TDAttributes == [8]byte{} {
+		body.TDAttributes = [8]byte{3: 0x10} // SEPT_VE_DISABLE
+	}
+	if body.XFAM == [8]byte{} {
+		body.XFAM = [8]byte{0xe7, 0x02, 0x06}
+	}
 }
 
 // Quote signs a TD report as the platform's quoting enclave would.
@@ -193,6 +206,9 @@ func (p *Platform) Quote(body tdxquote.Body, o Options) ([]byte, error) {
 	}
 	if o.BodyType == 0 {
 		o.BodyType = tdxquote.TD10
+	}
+	if !o.AsGiven {
+		fill(&body)
 	}
 	for _, d := range []*digest.Digest{&body.MRSEAM, &body.MRSIGNERSEAM, &body.MRTD, &body.RTMR[0], &body.RTMR[1], &body.RTMR[2], &body.RTMR[3], &body.MRSERVICETD} {
 		if d.IsZero() { // a register that the caller left out is 48 zero bytes

@@ -340,12 +340,14 @@ func (x *Exchange) VBIOS() string {
 	return fmt.Sprintf("%02X.%02X.%02X.%02X.%02X", v[3], v[2], v[1], v[0], v[4])
 }
 
-// rootPin is the SHA-256 of "NVIDIA Device Identity CA", valid from 2021-11-05,
-// the root of every GPU's device certificate.
-func rootPin() certs.Anchors {
+// Root is the SHA-256 of "NVIDIA Device Identity CA", valid from 2021-11-05, the
+// root of every GPU's device certificate.
+func Root() digest.Digest {
 	d, err := digest.Parse("sha256:102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48")
 	if err != nil {
 		panic("nvidia: constant root: " + err.Error()) // a constant of this file
 	}
-	return certs.Anchors{SHA256: []digest.Digest{d}}
+	return d
 }
+
+func rootPin() certs.Anchors { return certs.Anchors{SHA256: []digest.Digest{Root()}} }

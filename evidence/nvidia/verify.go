@@ -75,7 +75,7 @@ func (d *Device) verify(l *verdict.List, name string, anchors certs.Anchors, at 
 		return nil
 	}
 	leaf := chain[0]
-	if err := certs.Verify(chain, anchors, certs.Rules{At: at, Curve: elliptic.P384(), Signature: x509.ECDSAWithSHA384}); err != nil {
+	if _, err := certs.Verify(chain, anchors, certs.Rules{At: at, Curve: elliptic.P384(), Signature: x509.ECDSAWithSHA384}); err != nil {
 		l.Fail(name+"-chain", err.Error())
 	} else {
 		l.Pass(name+"-chain", fmt.Sprintf("%d certificates from %q to the root %q", len(chain), leaf.Subject.CommonName, chain[len(chain)-1].Subject.CommonName))

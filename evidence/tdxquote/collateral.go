@@ -1,11 +1,14 @@
 package tdxquote
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"strings"
 	"time"
@@ -49,6 +52,12 @@ func ParseCollateral(name string, data []byte) (*Collateral, error) {
 	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxCollateral, Depth: 16, Values: 10000})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if doc.Get("tcbInfo") != nil || doc.Get("enclaveIdentity") != nil {
+		return nil, &malformed.Error{
+			Input: name, Found: "one reply of Intel's certification service", Want: "one object with tcb_info and qe_identity (the documents), " +
+				"tcb_info_signature and qe_identity_signature (hex), tcb_info_issuer_chain, qe_identity_issuer_chain and pck_crl_issuer_chain (PEM, from the replies' headers), root_ca_crl and pck_crl (hex, base64 or PEM)",
+		}
 	}
 	r := &collateralReader{name: name, doc: doc}
 	c := &Collateral{
@@ -101,6 +110,15 @@ func (r *collateralReader) text(member string) string {
 	return ""
 }
 
+// document reads a signed document as a string, or as the object itself: its
+// signature is over the compact form, in the order of the members.
+func (r *collateralReader) document(member string) string {
+	if v := r.doc.Get(member); v != nil && v.Kind == jsondoc.Object {
+		return string(jsondoc.Style{}.Compact(v))
+	}
+	return r.text(member)
+}
+
 func (r *collateralReader) hex(member string) []byte {
 	text := r.text(member)
 	if r.err != nil {
@@ -125,8 +143,21 @@ func (r *collateralReader) chain(member string) []*x509.Certificate {
 	return chain
 }
 
+// crl reads a revocation list in hexadecimal DER, and in the two other forms in
+// which the services and libraries hand it out: base64 and PEM.
 func (r *collateralReader) crl(member string) *x509.RevocationList {
-	der := r.hex(member)
+	text := r.text(member)
+	if r.err != nil {
+		return nil
+	}
+	var der []byte
+	if block, rest := pem.Decode([]byte(text)); block != nil && block.Type == "X509 CRL" && len(bytes.TrimSpace(rest)) == 0 {
+		der = block.Bytes
+	} else if raw, err := base64.StdEncoding.Strict().DecodeString(strings.Join(strings.Fields(text), "")); err == nil && len(raw) > 0 && raw[0] == 0x30 {
+		der = raw // hexadecimal DER begins with "30", which is 0xdf 0x4d in base64
+	} else {
+		der = r.hex(member)
+	}
 	if r.err != nil {
 		return nil
 	}
@@ -138,7 +169,7 @@ func (r *collateralReader) crl(member string) *x509.RevocationList {
 }
 
 func (r *collateralReader) signed(member string) Signed {
-	s := Signed{Document: r.text(member), Signature: r.hex(member + "_signature"), Issuer: r.chain(member + "_issuer_chain")}
+	s := Signed{Document: r.document(member), Signature: r.hex(member + "_signature"), Issuer: r.chain(member + "_issuer_chain")}
 	if r.err == nil && len(s.Signature) != signatureSize {
 		r.fail(member+"_signature", fmt.Sprintf("%d bytes", len(s.Signature)), "64 bytes")
 	}
@@ -146,10 +177,10 @@ func (r *collateralReader) signed(member string) Signed {
 }
 
 // check adds the checks that collateral allows.
-func (c *Collateral) check(l *verdict.List, q *Quote, r *Result, anchors certs.Anchors, rules certs.Rules, accept []string) {
+func (c *Collateral) check(l *verdict.List, q *Quote, r *Result, a authority, accept []string) {
 	before := len(*l)
-	c.checkSignatures(l, anchors, rules)
-	c.checkRevocation(l, r, anchors, rules)
+	c.checkSignatures(l, a)
+	c.checkRevocation(l, r, a)
 	if c.PCKChain != nil && (r.Chain == nil || !c.PCKChain[0].Equal(r.Chain[0])) {
 		l.Fail("collateral-pck", "the collateral is for another PCK certificate than the quote's")
 	}
@@ -170,28 +201,31 @@ func (c *Collateral) check(l *verdict.List, q *Quote, r *Result, anchors certs.A
 	}
 	r.TCB = tcb
 	accepted := tcb.Status == UpToDate
-	for _, a := range accept {
-		accepted = accepted || tcb.Status == a && a != Revoked
+	for _, status := range accept {
+		accepted = accepted || tcb.Status == status && status != Revoked
 	}
 	text := "TCB status " + tcb.Status + ", level of " + tcb.Date
 	if len(tcb.Advisories) > 0 {
 		text += ", advisories " + strings.Join(tcb.Advisories, ", ")
 	}
+	if len(tcb.Short) > 0 {
+		text += "; short of the newest level: " + strings.Join(tcb.Short, ", ")
+	}
 	l.Judge("tcb", accepted, text, text+": not accepted")
 }
 
-func (c *Collateral) checkSignatures(l *verdict.List, anchors certs.Anchors, rules certs.Rules) {
+func (c *Collateral) checkSignatures(l *verdict.List, a authority) {
 	check := func(name string, s Signed, issued, next time.Time) {
 		key, ok := s.Issuer[0].PublicKey.(*ecdsa.PublicKey)
 		sum := sha256.Sum256([]byte(s.Document))
-		err := certs.Verify(s.Issuer, anchors, rules)
+		_, err := a.tcbSigner(s.Issuer)
 		switch {
 		case err != nil:
 			l.Fail(name, "its signer: "+err.Error())
 		case !ok || key.Curve != elliptic.P256() || !certs.VerifyRaw(key, sum[:], s.Signature):
 			l.Fail(name, "the signature over the document does not verify")
 		default:
-			judgePeriod(l, name, issued, next, rules.At)
+			judgePeriod(l, name, issued, next, a.at)
 		}
 	}
 	check("tcb-info", c.TCBInfo, c.tcbInfo.issued, c.tcbInfo.next)
@@ -211,19 +245,21 @@ func judgePeriod(l *verdict.List, name string, from, until, at time.Time) {
 }
 
 // checkRevocation: both lists are signed and current, and revoke neither a CA
-// nor the PCK.
-func (c *Collateral) checkRevocation(l *verdict.List, r *Result, anchors certs.Anchors, rules certs.Rules) {
-	root := anchors.Certificates[0]
-	for _, a := range anchors.Certificates {
-		if string(a.RawSubject) == string(c.RootCRL.RawIssuer) {
-			root = a
-		}
+// nor the PCK. The list of PCKs is that of the very CA that issued the PCK:
+// another CA of the same name has not revoked what this one did.
+func (c *Collateral) checkRevocation(l *verdict.List, r *Result, a authority) {
+	root := a.anchors.Certificates[0]
+	if r.path != nil {
+		root = r.path[len(r.path)-1]
 	}
-	checkCRL(l, "root-crl", c.RootCRL, root, rules)
-	if err := certs.Verify(c.PCKCRLIssuer, anchors, rules); err != nil {
+	checkCRL(l, "root-crl", c.RootCRL, root, a.at)
+	switch path, err := a.pckCA(c.PCKCRLIssuer); {
+	case err != nil:
 		l.Fail("pck-crl", "its signer: "+err.Error())
-	} else {
-		checkCRL(l, "pck-crl", c.PCKCRL, c.PCKCRLIssuer[0], rules)
+	case r.path != nil && !bytes.Equal(path[0].RawSubjectPublicKeyInfo, r.path[1].RawSubjectPublicKeyInfo):
+		l.Fail("pck-crl", "its signer has another key than "+r.path[1].Subject.String()+", which issued the PCK")
+	default:
+		checkCRL(l, "pck-crl", c.PCKCRL, path[0], a.at)
 	}
 	for _, chain := range [][]*x509.Certificate{r.Chain, c.TCBInfo.Issuer, c.QEIdentity.Issuer, c.PCKCRLIssuer} {
 		for _, cert := range chain {
@@ -244,7 +280,7 @@ func (c *Collateral) checkRevocation(l *verdict.List, r *Result, anchors certs.A
 	}
 }
 
-func checkCRL(l *verdict.List, name string, list *x509.RevocationList, issuer *x509.Certificate, rules certs.Rules) {
+func checkCRL(l *verdict.List, name string, list *x509.RevocationList, issuer *x509.Certificate, at time.Time) {
 	if string(list.RawIssuer) != string(issuer.RawSubject) {
 		l.Fail(name, "is of "+list.Issuer.String()+", want "+issuer.Subject.String())
 		return
@@ -253,7 +289,13 @@ func checkCRL(l *verdict.List, name string, list *x509.RevocationList, issuer *x
 		l.Fail(name, "its signature does not verify: "+err.Error())
 		return
 	}
-	judgePeriod(l, name, list.ThisUpdate, list.NextUpdate, rules.At)
+	for _, e := range list.Extensions {
+		if e.Critical {
+			l.Fail(name, "has the critical extension "+e.Id.String()+", which may limit what it lists")
+			return
+		}
+	}
+	judgePeriod(l, name, list.ThisUpdate, list.NextUpdate, at)
 }
 
 func revoked(list *x509.RevocationList, cert *x509.Certificate) bool {

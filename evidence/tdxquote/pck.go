@@ -67,8 +67,14 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 	}
 	p := &PCK{SGXType: -1}
 	var tcb, pceid, fmspc bool
+	seen := map[string]bool{}
 	for _, e := range entries {
 		var err error
+		if id := e.ID.String(); seen[id] {
+			return nil, fmt.Errorf("SGX extension: entry %s is there twice", id)
+		} else {
+			seen[id] = true
+		}
 		switch {
 		case e.ID.Equal(sgxOID(1)):
 			p.PPID, err = octets(e.Value, 16)

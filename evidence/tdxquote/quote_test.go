@@ -52,7 +52,7 @@ func body() tdxquote.Body {
 	for i := range b.RTMR {
 		b.RTMR[i] = digest.SHA384.Sum([]byte{byte(i)})
 	}
-	b.TDAttributes = [8]byte{0, 0, 0, 0x10}
+	b.TDAttributes, b.XFAM = [8]byte{0, 0, 0, 0x10}, [8]byte{0xe7, 0x02, 0x06}
 	copy(b.ReportData[:], bytes.Repeat([]byte("rd"), 32))
 	b.MRCONFIGID[0], b.MROWNER[1], b.MROWNERCONFIG[2] = 1, 2, 3
 	b.TEETCBSVN2 = [16]byte{13, 1, 3}
@@ -158,6 +158,9 @@ func TestNoTime(t *testing.T) {
 	}
 	if _, err := tdxquote.Verify(q, tdxquote.Options{}); err == nil {
 		t.Error("a verdict without a time was given")
+	}
+	if _, err := tdxquote.Verify(q, tdxquote.Options{At: now, Roots: []*x509.Certificate{}}); err == nil {
+		t.Error("a verdict under no root was given")
 	}
 }
 

@@ -32,14 +32,23 @@ type TCB struct {
 	Module     string   `json:"module,omitempty"`
 	QE         string   `json:"qe"`
 	Evaluation uint64   `json:"tcb_evaluation_data_number"`
+	// Short names the security versions that the newest levels ask for and that
+	// the platform does not have.
+	Short []string `json:"short,omitempty"`
 }
 
 type tcbLevel struct {
 	status, date string
 	advisories   []string
-	sgx, tdx     [16]uint64
+	sgx, tdx     [16]component
 	pcesvn       uint64
 	isvsvn       uint64
+}
+
+// component is one security version that a level asks for.
+type component struct {
+	svn  uint64
+	kind string // what it is of, in Intel's words; "" where the document does not say
 }
 
 type moduleIdentity struct {
@@ -99,6 +108,14 @@ func (n node) text() string {
 		return ""
 	}
 	return n.Text
+}
+
+// optional is a member's text, "" where there is none.
+func (n node) optional(key string) string {
+	if n.Get(key) == nil {
+		return ""
+	}
+	return n.get(key).text()
 }
 
 func (n node) number(limit uint64) uint64 {
@@ -216,14 +233,14 @@ func readLevel(n node, platform bool) tcbLevel {
 	return l
 }
 
-func readComponents(n node, dst *[16]uint64) {
+func readComponents(n node, dst *[16]component) {
 	components := n.each()
 	if len(components) != len(dst) {
 		n.fail(fmt.Sprintf("%d components", len(components)), "16")
 		return
 	}
 	for i, c := range components {
-		dst[i] = c.get("svn").number(255)
+		dst[i] = component{svn: c.get("svn").number(255), kind: c.optional("type")}
 	}
 }
 
@@ -272,13 +289,14 @@ func (c *Collateral) judge(q *Quote, pck *PCK) (*TCB, error) {
 		return nil, fmt.Errorf("no TCB level matches: the platform has the SVNs %v, PCESVN %d, TDX %v", pck.SVN, pck.PCESVN, svn)
 	}
 	level := t.levels[i]
-	out := &TCB{Platform: level.status, Date: level.date, Advisories: level.advisories, Status: level.status, Evaluation: t.evaluation}
+	out := &TCB{Platform: level.status, Date: level.date, Advisories: level.advisories, Status: level.status, Evaluation: t.evaluation, Short: t.levels[0].short(pck, svn, first)}
 	module, err := t.judgeModule(q)
 	if err != nil {
 		return nil, err
 	}
 	if module != nil {
 		out.Module = module.status
+		out.Short = append(out.Short, t.moduleShort(q)...)
 		out.merge(module)
 	}
 	qe, err := c.qeIdentity.judge(&q.QEReport)
@@ -286,13 +304,14 @@ func (c *Collateral) judge(q *Quote, pck *PCK) (*TCB, error) {
 		return nil, err
 	}
 	out.QE = qe.status
+	out.Short = append(out.Short, shortOf("the quoting enclave", uint64(q.QEReport.SVN), c.qeIdentity.levels)...)
 	out.merge(qe)
 	return out, nil
 }
 
 func (l tcbLevel) reached(pck *PCK, svn [16]byte, first int) bool {
 	for i, want := range l.sgx {
-		if int64(pck.SVN[i]) < int64(want) {
+		if int64(pck.SVN[i]) < int64(want.svn) {
 			return false
 		}
 	}
@@ -300,11 +319,44 @@ func (l tcbLevel) reached(pck *PCK, svn [16]byte, first int) bool {
 		return false
 	}
 	for i := first; i < len(svn); i++ {
-		if uint64(svn[i]) < l.tdx[i] {
+		if uint64(svn[i]) < l.tdx[i].svn {
 			return false
 		}
 	}
 	return true
+}
+
+// short names what a platform lacks for a level.
+func (l tcbLevel) short(pck *PCK, svn [16]byte, first int) []string {
+	var out []string
+	lack := func(group string, i int, c component, have int64) {
+		if have >= int64(c.svn) {
+			return
+		}
+		what := fmt.Sprintf("%s component %d", group, i+1)
+		if c.kind != "" {
+			what += " (" + c.kind + ")"
+		}
+		out = append(out, fmt.Sprintf("%s has %d, asked for is %d", what, have, c.svn))
+	}
+	for i, want := range l.sgx {
+		lack("SGX", i, want, int64(pck.SVN[i]))
+	}
+	if int64(pck.PCESVN) < int64(l.pcesvn) {
+		out = append(out, fmt.Sprintf("PCE has %d, asked for is %d", pck.PCESVN, l.pcesvn))
+	}
+	for i := first; i < len(svn); i++ {
+		lack("TDX", i, l.tdx[i], int64(svn[i]))
+	}
+	return out
+}
+
+// shortOf names what an enclave or module lacks for the newest of its levels.
+func shortOf(what string, have uint64, levels []tcbLevel) []string {
+	if len(levels) == 0 || have >= levels[0].isvsvn {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s has %d, asked for is %d", what, have, levels[0].isvsvn)}
 }
 
 // judgeModule compares the TDX module with its identity. Module version 0 has
@@ -337,19 +389,36 @@ func (t *tcbInfo) judgeModule(q *Quote) (*tcbLevel, error) {
 	return &m.levels[i], nil
 }
 
-func (e *qeIdentity) judge(r *EnclaveReport) (*tcbLevel, error) {
+func (t *tcbInfo) moduleShort(q *Quote) []string {
+	for _, m := range t.modules {
+		if strings.EqualFold(m.id, fmt.Sprintf("TDX_%02d", q.Body.TEETCBSVN[1])) {
+			return shortOf("the TDX module", uint64(q.Body.TEETCBSVN[0]), m.levels)
+		}
+	}
+	return nil
+}
+
+// is reports how an enclave differs from the one that is described.
+func (e *qeIdentity) is(r *EnclaveReport) error {
 	misc := []byte{byte(r.MiscSelect), byte(r.MiscSelect >> 8), byte(r.MiscSelect >> 16), byte(r.MiscSelect >> 24)}
 	// The document writes it as a number; it is zero in every identity so far.
 	slices.Reverse(misc)
 	switch {
 	case !slices.Equal(e.mrsigner, r.MRSIGNER.Bytes()):
-		return nil, fmt.Errorf("the quoting enclave's MRSIGNER is %s, the QE identity wants %x", r.MRSIGNER.Hex(), e.mrsigner)
+		return fmt.Errorf("the quoting enclave's MRSIGNER is %s, the QE identity wants %x", r.MRSIGNER.Hex(), e.mrsigner)
 	case e.product != uint64(r.ProductID):
-		return nil, fmt.Errorf("the quoting enclave's product is %d, the QE identity wants %d", r.ProductID, e.product)
+		return fmt.Errorf("the quoting enclave's product is %d, the QE identity wants %d", r.ProductID, e.product)
 	case !masked(misc, e.misc, e.miscM):
-		return nil, fmt.Errorf("the quoting enclave's MISCSELECT is %x, the QE identity wants %x", misc, e.misc)
+		return fmt.Errorf("the quoting enclave's MISCSELECT is %x, the QE identity wants %x", misc, e.misc)
 	case !masked(r.Attributes[:], e.attributes, e.attributeM):
-		return nil, fmt.Errorf("the quoting enclave's attributes are %x, the QE identity wants %x under the mask %x", r.Attributes, e.attributes, e.attributeM)
+		return fmt.Errorf("the quoting enclave's attributes are %x, the QE identity wants %x under the mask %x", r.Attributes, e.attributes, e.attributeM)
+	}
+	return nil
+}
+
+func (e *qeIdentity) judge(r *EnclaveReport) (*tcbLevel, error) {
+	if err := e.is(r); err != nil {
+		return nil, err
 	}
 	i := slices.IndexFunc(e.levels, func(l tcbLevel) bool { return uint64(r.SVN) >= l.isvsvn })
 	if i < 0 {

@@ -3,16 +3,19 @@ package tdxquote_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/retally/retally/evidence/certs"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
@@ -291,4 +294,62 @@ func TestFields(t *testing.T) {
 		t.Errorf("only %d values compared", compared)
 	}
 	t.Logf("%d values of %d quotes compared", compared, len(dcap))
+}
+
+// TestReports judges inputs of the kind that people report trouble with:
+// collateral in other layouts, versions that are short, roots that are not
+// Intel's production one.
+func TestReports(t *testing.T) {
+	dir := testenv.Vectors(t, "published/reports")
+	at := time.Date(2026, 8, 14, 10, 45, 38, 0, time.UTC)
+	judgeWith := func(folder, collateral string, o tdxquote.Options) (string, string, *tdxquote.Result) {
+		t.Helper()
+		if collateral != "" {
+			c, err := tdxquote.ParseCollateral(collateral, read(t, filepath.Join(dir, folder, collateral)))
+			if err != nil {
+				return "unreadable", err.Error(), nil
+			}
+			o.Collateral = c
+		}
+		q, err := tdxquote.Parse(read(t, filepath.Join(dir, folder, "quote.bin")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := tdxquote.Verify(q, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := verdict.Fold(r.Checks)
+		return string(j.Verdict), strings.Join(j.Reasons, "\n"), r
+	}
+	root := func(folder string) []*x509.Certificate {
+		chain, err := certs.ReadPEM("root", read(t, filepath.Join(dir, folder, "root.pem")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return chain[:1]
+	}
+	for _, tt := range []struct {
+		folder, collateral string
+		o                  tdxquote.Options
+		want, text         string
+	}{
+		{"b38-tcb-out-of-date-what-is-short", "coll.json", tdxquote.Options{At: at}, "fail", "short of the newest level: "},
+		{"b40a-collateral-crl-base64", "coll.json", tdxquote.Options{At: at}, "pass", "revocation: neither"},
+		{"b40c-collateral-objects", "coll.json", tdxquote.Options{At: at}, "pass", "tcb-info: signed"},
+		{"b41-collateral-pcs-files", "tcb.json", tdxquote.Options{At: at}, "unreadable", "want one object with tcb_info and qe_identity"},
+		{"b43-td-migratable", "coll.json", tdxquote.Options{At: now, Roots: root("b43-td-migratable")}, "unchecked", "td-migratable: the TD can be moved"},
+		{"b45-td-sept-ve", "", tdxquote.Options{At: time.Date(2026, 2, 19, 10, 58, 51, 0, time.UTC)}, "pass", "td-sept-ve: SEPT_VE_DISABLE is not set"},
+		{"b46-pre-production-root", "", tdxquote.Options{At: now}, "fail", "pre-production (sandbox) root"},
+		{"b47-test-root-other-qe", "coll.json", tdxquote.Options{At: time.Date(2023, 6, 30, 0, 0, 0, 0, time.UTC), Roots: root("b47-test-root-other-qe")}, "pass", "that the collateral names under the test root"},
+		{"b47-test-root-other-qe", "", tdxquote.Options{At: time.Date(2023, 6, 30, 0, 0, 0, 0, time.UTC), Roots: root("b47-test-root-other-qe")}, "fail", "qe-identity: the report is of signer"},
+	} {
+		got, reasons, r := judgeWith(tt.folder, tt.collateral, tt.o)
+		if got != tt.want || !strings.Contains(reasons, tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.folder, got, tt.want, tt.text, reasons)
+		}
+		if r != nil && r.TCB != nil {
+			t.Logf("%s: %s, short %q", tt.folder, r.TCB.Status, r.TCB.Short)
+		}
+	}
 }

@@ -24,15 +24,23 @@ type Options struct {
 	// must be valid. Required: a verdict without a stated time is not
 	// reproducible.
 	At time.Time
-	// Roots replaces the embedded Intel root, for tests and demonstrations.
+	// Roots replaces the embedded Intel root, for tests and demonstrations. Under
+	// such a root the quoting enclave may be the one that signed collateral names.
 	Roots []*x509.Certificate
 	// Collateral gives the TCB status. Without it the status is not checked.
 	Collateral *Collateral
+	// CollateralBroken says that collateral was given and could not be read.
+	CollateralBroken bool
 	// AcceptTCB are the TCB statuses that pass beside UpToDate.
 	AcceptTCB []string
 	// MRSEAM lists the TDX modules that are allowed; empty: any that Intel
 	// signed.
 	MRSEAM []digest.Digest
+	// ServiceTD lists the MRSERVICETD values that are allowed; empty: none.
+	ServiceTD []digest.Digest
+	// LinuxGuest says that the TD runs a plain Linux kernel, which does not start
+	// without SEPT_VE_DISABLE.
+	LinuxGuest bool
 }
 
 // Result is what verification found. Checks are in the order in which the
@@ -42,6 +50,8 @@ type Result struct {
 	Chain  []*x509.Certificate // nil if it could not be read
 	PCK    *PCK                // nil if it could not be read
 	TCB    *TCB                // nil without collateral, or if it could not be judged
+
+	path []*x509.Certificate // Chain with the root as its end, nil if it does not lead there
 }
 
 // Verify checks a quote's signatures and the properties without which they mean
@@ -51,27 +61,25 @@ func Verify(q *Quote, o Options) (*Result, error) {
 	if o.At.IsZero() {
 		return nil, errors.New("verify quote: no time given")
 	}
-	roots := o.Roots
-	if roots == nil {
-		root, err := IntelRoot()
-		if err != nil {
-			return nil, err
-		}
-		roots = []*x509.Certificate{root}
+	a, err := newAuthority(o.Roots, o.At)
+	if err != nil {
+		return nil, err
 	}
-	rules := certs.Rules{At: o.At, Curve: elliptic.P256(), Signature: x509.ECDSAWithSHA256}
-	anchors := certs.Anchors{Certificates: roots}
 	r := &Result{}
 	l := (*verdict.List)(&r.Checks)
 	q.checkBodySignature(l)
-	q.checkQE(l)
-	q.checkChain(l, r, anchors, rules)
-	q.checkTD(l, o.MRSEAM)
-	if o.Collateral == nil {
+	q.checkQE(l, o, a)
+	q.checkChain(l, r, a)
+	q.checkAttributes(l, o)
+	q.checkModule(l, o.MRSEAM)
+	switch {
+	case o.Collateral != nil:
+		o.Collateral.check(l, q, r, a, o.AcceptTCB)
+	case o.CollateralBroken:
+		l.Open("tcb", "not judged, because the collateral cannot be read")
+	default:
 		l.Note("tcb", "no collateral given (--collateral FILE), so neither the TCB status nor revocation is known")
-		return r, nil
 	}
-	o.Collateral.check(l, q, r, anchors, rules, o.AcceptTCB)
 	return r, nil
 }
 
@@ -91,7 +99,7 @@ func (q *Quote) checkBodySignature(l *verdict.List) {
 
 // checkQE: the quoting enclave vouches for the attestation key, and it is
 // Intel's.
-func (q *Quote) checkQE(l *verdict.List) {
+func (q *Quote) checkQE(l *verdict.List, o Options, a authority) {
 	l.Judge("qe-vendor", hex.EncodeToString(q.Header.QEVendorID[:]) == "939a7233f79c4ca9940a0db3957f0607",
 		"the header names Intel's quoting enclave",
 		"the header names the QE vendor "+hex.EncodeToString(q.Header.QEVendorID[:])+", want Intel's 939a7233f79c4ca9940a0db3957f0607")
@@ -103,26 +111,42 @@ func (q *Quote) checkQE(l *verdict.List) {
 	l.Judge("qe-binding", q.QEReport.ReportData == want,
 		"the quoting enclave's report binds the attestation key",
 		"the quoting enclave's report is for another attestation key or other authentication data")
+	q.checkQEIdentity(l, o, a)
+}
+
+// checkQEIdentity: the quoting enclave is Intel's. Under another root its
+// identity is what that root's collateral says, which is signed like any other.
+func (q *Quote) checkQEIdentity(l *verdict.List, o Options, a authority) {
+	const name = "qe-identity"
 	signer, product := intelQE()
 	got := q.QEReport
-	l.Judge("qe-identity", got.MRSIGNER == signer && got.ProductID == product && got.Attributes[0]&2 == 0,
+	debug := got.Attributes[0] & 2
+	if o.Collateral != nil && !slices.ContainsFunc(a.anchors.Certificates, a.intel.Equal) {
+		id := o.Collateral.qeIdentity
+		l.Judge(name, id.is(&got) == nil && debug == 0,
+			fmt.Sprintf("the quoting enclave that the collateral names under the test root, security version %d", got.SVN),
+			fmt.Sprintf("the report is of signer %s, product %d, debug bit %d: the collateral under the test root names signer %x, product %d", got.MRSIGNER.Hex(), got.ProductID, debug>>1, id.mrsigner, id.product))
+		return
+	}
+	l.Judge(name, got.MRSIGNER == signer && got.ProductID == product && debug == 0,
 		fmt.Sprintf("Intel's TD quoting enclave, security version %d", got.SVN),
-		fmt.Sprintf("the report is of signer %s, product %d, debug bit %d: Intel's TD quoting enclave is %s, product %d, debug bit 0", got.MRSIGNER.Hex(), got.ProductID, got.Attributes[0]>>1&1, signer.Hex(), product))
+		fmt.Sprintf("the report is of signer %s, product %d, debug bit %d: Intel's TD quoting enclave is %s, product %d, debug bit 0", got.MRSIGNER.Hex(), got.ProductID, debug>>1, signer.Hex(), product))
 }
 
 // checkChain: the PCK certificate signed the quoting enclave's report and leads
 // to the root.
-func (q *Quote) checkChain(l *verdict.List, r *Result, anchors certs.Anchors, rules certs.Rules) {
+func (q *Quote) checkChain(l *verdict.List, r *Result, a authority) {
 	chain, err := certs.ReadPEM("PCK certificate chain of the quote", q.PCKChain)
 	if err != nil {
 		l.Fail("pck-chain", err.Error())
 		return
 	}
 	r.Chain = chain
-	if err := certs.Verify(chain, anchors, rules); err != nil {
+	if path, err := a.pck(chain); err != nil {
 		l.Fail("pck-chain", err.Error())
 	} else {
-		l.Pass("pck-chain", fmt.Sprintf("%d certificates to the root %q, valid at %s", len(chain), commonName(chain[len(chain)-1]), rules.At.UTC().Format(time.RFC3339)))
+		r.path = path
+		l.Pass("pck-chain", fmt.Sprintf("%d certificates to the root %q, valid at %s", len(chain), commonName(chain[len(chain)-1]), a.at.UTC().Format(time.RFC3339)))
 	}
 	key, ok := chain[0].PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
@@ -147,19 +171,9 @@ func commonName(c *x509.Certificate) string {
 	return c.Issuer.String()
 }
 
-// checkTD looks at what the hardware says about the TD's protection. A TD under
-// debug is signed like any other ("Intel TDX module base specification",
-// ATTRIBUTES, group TUD).
-func (q *Quote) checkTD(l *verdict.List, allowed []digest.Digest) {
+// checkModule looks at the TDX module that made the report.
+func (q *Quote) checkModule(l *verdict.List, allowed []digest.Digest) {
 	b := &q.Body
-	switch {
-	case b.TDAttributes[0]&1 != 0:
-		l.Fail("td-debug", "the debug bit is set: the host can read and change this TD's memory")
-	case b.TDAttributes[0] != 0:
-		l.Fail("td-debug", fmt.Sprintf("TD attributes have bits of the under-debug group set: %#02x", b.TDAttributes[0]))
-	default:
-		l.Pass("td-debug", "the TD is not under debug")
-	}
 	l.Judge("mr-signer-seam", zero(b.MRSIGNERSEAM.Bytes()),
 		"the TDX module is signed by Intel (MRSIGNERSEAM is zero)",
 		"MRSIGNERSEAM is "+b.MRSIGNERSEAM.Hex()+", want zero: the TDX module is not Intel's")

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -213,10 +212,7 @@ func isCompose(d *yaml.Node) bool {
 	return s != nil && s.Kind == yaml.MappingNode && yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "kind") == nil
 }
 
-func isCapture(dir string) bool {
-	info, err := os.Stat(filepath.Join(dir, capture.Index))
-	return err == nil && info.Mode().IsRegular()
-}
+func isCapture(dir string) bool { return capture.IsCapture(dir) }
 
 // configureEvidence turns what was found of machines into their part of the
 // configuration.

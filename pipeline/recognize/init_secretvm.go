@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -124,11 +123,11 @@ func (v *vmFiles) boots() bool {
 }
 
 func (v *vmFiles) capture(root, name string) {
-	dir := os.DirFS(filepath.Join(root, name))
-	if info, err := fs.Stat(dir, capture.Index); err != nil || !info.Mode().IsRegular() {
+	dir := filepath.Join(root, name)
+	if !capture.IsCapture(dir) {
 		return
 	}
-	if b, err := evidence.ReadCapture(name, dir); err == nil {
+	if b, err := evidence.OpenCapture(name, dir); err == nil {
 		v.byRole[roleEvidence] = append(v.byRole[roleEvidence], name)
 		v.captured[name] = b.CapturedAt
 	}

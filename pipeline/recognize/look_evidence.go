@@ -81,12 +81,7 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 func (s *Subject) readEvidence(ctx context.Context, name string) (*evidence.Bundle, error) {
 	dir := s.Reader.Path(name)
 	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		root, err := os.OpenRoot(dir)
-		if err != nil {
-			return nil, pipeline.NewInputError("read", name, err)
-		}
-		defer root.Close()
-		return evidence.ReadCapture(name, root.FS())
+		return evidence.OpenCapture(name, dir)
 	}
 	return run.Parsed(ctx, s.Reader, name, evidenceAtMost, evidence.Read)
 }

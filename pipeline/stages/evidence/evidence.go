@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
@@ -188,10 +189,12 @@ func (r *stageRun) bundle(ctx context.Context, file string) (*evidence.Bundle, e
 	var b *evidence.Bundle
 	if info.IsDir() {
 		err = r.in.ReadTree(file, func(path string) (digest.Digest, int64, error) {
-			fsys := newSummedFS(path)
-			var err error
-			b, err = evidence.ReadCapture(file, fsys)
-			id, n := fsys.identity()
+			c, err := capture.Open(path)
+			if err != nil {
+				return digest.Digest{}, 0, fmt.Errorf("%s: %w", file, err)
+			}
+			id, n := c.Identity()
+			b, err = evidence.FromCapture(file, c)
 			return id, n, err
 		})
 	} else {
