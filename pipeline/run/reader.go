@@ -123,6 +123,7 @@ func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
 		return nil, pipeline.NewInputError("read", name, err)
 	}
 	defer f.Close()
+	seen := hold(f)
 	before, err := f.Stat()
 	if err != nil {
 		return nil, pipeline.NewInputError("read", name, err)
@@ -153,7 +154,7 @@ func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
 	return &readFile{
 		data:  data,
 		input: pipeline.Input{File: filepath.ToSlash(name), Digest: digest.SHA256.Sum(data), Size: int64(len(data))},
-		stamp: stampOf(after),
+		stamp: stampIf(seen, after),
 	}, nil
 }
 
@@ -225,30 +226,21 @@ func (r *Reader) stampNow(name string) (stamp, bool) {
 const treeFilesAtMost = 500_000
 
 // treeStamp folds the names and stamps of everything below a folder into one
-// stamp. Without stamps of its files it is the zero stamp.
+// stamp, links followed: what is read through a link is what it leads to.
+// Without stamps of its files it is the zero stamp.
 func (r *Reader) treeStamp(name string) (stamp, error) {
-	h := sha256.New()
 	var out stamp
-	files, known := 0, true
-	err := filepath.WalkDir(r.Path(name), func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if files++; files > treeFilesAtMost {
-			return fmt.Errorf("holds more than %d files", treeFilesAtMost)
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(r.Path(name), path)
-		if err != nil {
-			return err
-		}
+	known := true
+	h := sha256.New()
+	err := walkThrough(r.Path(name), func(rel, path string, info fs.FileInfo) error {
 		s := stampOf(info)
 		known = known && s != stamp{}
 		out.Size += info.Size()
 		fmt.Fprintf(h, "%q %v %+v\n", rel, info.Mode(), s)
+		if info.Mode()&fs.ModeSymlink != 0 {
+			to, err := os.Readlink(path)
+			fmt.Fprintf(h, "-> %q %v\n", to, err)
+		}
 		return nil
 	})
 	if err != nil {
@@ -261,6 +253,73 @@ func (r *Reader) treeStamp(name string) (stamp, error) {
 	return out, nil
 }
 
+// walkThrough visits everything below a folder, each link and then what it
+// leads to. A folder that was reached before is not entered again.
+func walkThrough(root string, visit func(rel, path string, info fs.FileInfo) error) error {
+	files := 0
+	entered := map[[2]uint64]bool{}
+	var walk func(rel, path string) error
+	walk = func(rel, path string) error {
+		if files++; files > treeFilesAtMost {
+			return fmt.Errorf("holds more than %d files", treeFilesAtMost)
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if err := visit(rel, path, info); err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			if info, err = os.Stat(path); err != nil {
+				return nil // leads nowhere; where to stands in the link
+			}
+			if err := visit(rel+" ->", path, info); err != nil {
+				return err
+			}
+		}
+		if !info.IsDir() {
+			return nil
+		}
+		s := stampOf(info)
+		id := [2]uint64{s.Dev, s.Ino}
+		if entered[id] && s != (stamp{}) {
+			return nil
+		}
+		entered[id] = true
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := walk(rel+"/"+e.Name(), filepath.Join(path, e.Name())); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return walk(".", root)
+}
+
+// holdTree makes later writes to anything below a file or folder visible in its
+// stamp, and reports whether that is possible here.
+func holdTree(path string) bool {
+	all := true
+	err := walkThrough(path, func(_, path string, info fs.FileInfo) error {
+		if !info.Mode().IsRegular() {
+			return nil
+		}
+		f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		all = all && hold(f)
+		return nil
+	})
+	return err == nil && all
+}
+
 // ReadTree records a file or folder that a room reads by itself: read is
 // called once, and what lies there must be the same before and after. It
 // returns the identity that its one reading gave and the bytes it read.
@@ -270,6 +329,7 @@ func (r *Reader) ReadTree(name string, read func(path string) (digest.Digest, in
 	if f := r.memo[name]; f != nil {
 		return f, nil
 	}
+	seen := holdTree(r.Path(name))
 	before, _ := r.stampNow(name)
 	id, n, err := read(r.Path(name))
 	if err != nil {
@@ -282,7 +342,18 @@ func (r *Reader) ReadTree(name string, read func(path string) (digest.Digest, in
 	r.count.FilesRead.Add(1)
 	r.count.BytesRead.Add(n)
 	r.count.BytesHashed.Add(n)
+	if !seen {
+		after = stamp{} // nothing would tell of a later change: never reused
+	}
 	f := &readFile{input: pipeline.Input{File: filepath.ToSlash(name), Digest: id, Size: n}, stamp: after}
 	r.memo[name] = f
 	return f, nil
+}
+
+// stampIf is the stamp of a file whose later changes would be seen in it.
+func stampIf(seen bool, info os.FileInfo) stamp {
+	if !seen {
+		return stamp{}
+	}
+	return stampOf(info)
 }
