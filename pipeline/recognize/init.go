@@ -108,8 +108,8 @@ func initFolders(b *bytes.Buffer, s *Subject) error {
 }
 
 // layouts are the image layouts in the folder and one level below: builds leave
-// them side by side in a folder of their own. Of two with one name the first
-// counts.
+// them side by side in a folder of their own. Two with one name are an error:
+// which of them is meant, nobody but the user knows.
 func (s *Subject) layouts() (map[string]string, error) {
 	out := map[string]string{}
 	for name, image := range s.Config.Images {
@@ -138,17 +138,27 @@ func (s *Subject) layouts() (map[string]string, error) {
 		}
 		for _, f := range below {
 			dir := path.Join(e.Name(), f.Name())
-			if _, known := out[f.Name()]; !known && isLayout(s.Reader.Path(dir)) {
-				out[f.Name()] = dir
+			if !isLayout(s.Reader.Path(dir)) {
+				continue
 			}
+			if other, known := out[f.Name()]; known && other != dir {
+				return nil, &pipeline.InputError{Op: "init", File: dir, Err: fmt.Errorf("two image layouts are called %s: %s and %s", f.Name(), other, dir), Hint: "move one away, or name the right one in retally.yaml yourself"}
+			}
+			out[f.Name()] = dir
 		}
 	}
 	return out, nil
 }
 
-// scalar writes a text as a YAML scalar, quoted where needed.
+// scalar writes a text as a YAML scalar that is that text and nothing else
+// wherever it stands, in a flow mapping too.
 func scalar(s string) string {
-	out, err := yaml.Marshal(s)
+	plain := s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./_-") == "" && !strings.HasPrefix(s, "-")
+	var back any
+	if plain && yaml.Unmarshal([]byte(s), &back) == nil && back == any(s) {
+		return s
+	}
+	out, err := yaml.Marshal(&yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s, Style: yaml.DoubleQuotedStyle})
 	if err != nil {
 		return fmt.Sprintf("%q", s)
 	}
