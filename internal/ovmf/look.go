@@ -104,7 +104,8 @@ func (g GUID) name() string {
 // LookAt reads both views of an image. A view that is missing or malformed
 // does not hide the other; an error is one of reading, or of the table.
 func LookAt(r io.ReaderAt, size int64) (*Look, error) {
-	l := &Look{Size: size}
+	l := &Look{Size: size, Table: []LookEntry{}}
+	l.TDX.Sections, l.TDX.Unmeasured, l.SEV.Sections = []LookTDXSection{}, []FileRange{}, []LookSEVSection{}
 	entries, _, tableErr := walkTable(r, size)
 	var bad *Error
 	if tableErr != nil && !errors.As(tableErr, &bad) {
@@ -128,8 +129,13 @@ func (l *LookTDX) read(r io.ReaderAt, size int64) error {
 	var bad *Error
 	switch {
 	case errors.As(err, &bad):
-		if l.Missing = err.Error(); bad.Code != NoFooter && bad.Code != NoTDXEntry && bad.Code != TooSmall {
-			l.Fault = err
+		switch bad.Code {
+		case NoFooter, TooSmall:
+			l.Missing = "no table of structures"
+		case NoTDXEntry:
+			l.Missing = bad.Found + ": " + bad.Hint
+		default:
+			l.Missing, l.Fault = err.Error(), err
 		}
 		return nil
 	case err != nil:
@@ -150,7 +156,7 @@ func (l *LookTDX) read(r io.ReaderAt, size int64) error {
 		}
 		l.Sections = append(l.Sections, row)
 	}
-	l.Unmeasured = gaps(measured, size)
+	l.Unmeasured = append(l.Unmeasured, gaps(measured, size)...)
 	return nil
 }
 
@@ -186,9 +192,8 @@ func (l *LookSEV) read(r io.ReaderAt, size int64) error {
 	var bad *Error
 	switch {
 	case errors.As(err, &bad):
-		l.Missing = err.Error()
-		if bad.Code != TooSmall {
-			l.Fault = err
+		if l.Missing = "no table of structures"; bad.Code != TooSmall {
+			l.Missing, l.Fault = err.Error(), err
 		}
 		return nil
 	case err != nil:
