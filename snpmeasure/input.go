@@ -57,7 +57,7 @@ func setting(field, found, want, hint string) *place.Fault {
 	return fault(place.Where{}, field, found, want, hint, ErrSetting)
 }
 
-const chunk = 256 << 10 // a multiple of the page size
+const chunk = 64 << 10 // whole pages; small enough for the processor's own memory
 
 // each calls f with the input's bytes in pieces of at most chunk bytes, all but
 // the last of exactly that. Fewer bytes than promised are an error.
