@@ -99,34 +99,60 @@ type kind struct {
 	mask int // offset of the compatibility mask, -1 if there is none
 }
 
-func (t Type) kind() (kind, bool) {
-	k, ok := map[Type]kind{
-		SupportedPlatform: {"supported platform", 16, 0},
-		GuestPolicy:       {"guest policy", 16, 8},
-		RelocatableRegion: {"relocatable region", 48, 0},
-		PageTableRegion:   {"page table region", 32, 0},
-		CoRIMDocument:     {"CoRIM document", 16, 0},
-		CoRIMSignature:    {"CoRIM signature", 16, 0},
-		ParameterArea:     {"parameter area", 16, -1},
-		PageData:          {"page", 24, 8},
-		ParameterInsert:   {"parameter insert", 16, 8},
-		VPContext:         {"VP context", 20, 8},
-		RequiredMemory:    {"required memory", 24, 8},
-		VPCount:           {"parameter: number of VPs", 8, -1},
-		SRAT:              {"parameter: ACPI SRAT", 8, -1},
-		MADT:              {"parameter: ACPI MADT", 8, -1},
-		MMIORanges:        {"parameter: MMIO ranges", 8, -1},
-		SNPIDBlock:        {"SNP ID block", 696, 0},
-		MemoryMap:         {"parameter: memory map", 8, -1},
-		ErrorRange:        {"error range", 16, 8},
-		CommandLine:       {"parameter: command line", 8, -1},
-		SLIT:              {"parameter: ACPI SLIT", 8, -1},
-		PPTT:              {"parameter: ACPI PPTT", 8, -1},
-		VBSMeasurement:    {"VBS measurement", 864, 0},
-		DeviceTree:        {"parameter: device tree", 8, -1},
-		EnvironmentInfo:   {"parameter: environment", 8, -1},
-	}[t]
-	return k, ok
+func (t Type) kind() (k kind, ok bool) {
+	switch t {
+	case SupportedPlatform:
+		k = kind{"supported platform", 16, 0}
+	case GuestPolicy:
+		k = kind{"guest policy", 16, 8}
+	case RelocatableRegion:
+		k = kind{"relocatable region", 48, 0}
+	case PageTableRegion:
+		k = kind{"page table region", 32, 0}
+	case CoRIMDocument:
+		k = kind{"CoRIM document", 16, 0}
+	case CoRIMSignature:
+		k = kind{"CoRIM signature", 16, 0}
+	case ParameterArea:
+		k = kind{"parameter area", 16, -1}
+	case PageData:
+		k = kind{"page", 24, 8}
+	case ParameterInsert:
+		k = kind{"parameter insert", 16, 8}
+	case VPContext:
+		k = kind{"VP context", 20, 8}
+	case RequiredMemory:
+		k = kind{"required memory", 24, 8}
+	case VPCount:
+		k = kind{"parameter: number of VPs", 8, -1}
+	case SRAT:
+		k = kind{"parameter: ACPI SRAT", 8, -1}
+	case MADT:
+		k = kind{"parameter: ACPI MADT", 8, -1}
+	case MMIORanges:
+		k = kind{"parameter: MMIO ranges", 8, -1}
+	case SNPIDBlock:
+		k = kind{"SNP ID block", 696, 0}
+	case MemoryMap:
+		k = kind{"parameter: memory map", 8, -1}
+	case ErrorRange:
+		k = kind{"error range", 16, 8}
+	case CommandLine:
+		k = kind{"parameter: command line", 8, -1}
+	case SLIT:
+		k = kind{"parameter: ACPI SLIT", 8, -1}
+	case PPTT:
+		k = kind{"parameter: ACPI PPTT", 8, -1}
+	case VBSMeasurement:
+		k = kind{"VBS measurement", 864, 0}
+	case DeviceTree:
+		k = kind{"parameter: device tree", 8, -1}
+	case EnvironmentInfo:
+		k = kind{"parameter: environment", 8, -1}
+	default:
+		return k, false
+	}
+	return k, true
 }
 
 // section is 0 for platform headers, 1 for initialization, 2 for directives,

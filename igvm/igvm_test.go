@@ -236,6 +236,18 @@ func TestMeasureStep(t *testing.T) {
 	}
 }
 
+// TestUnmeasuredArea: a parameter area may begin with bytes of the file, which
+// nobody measures; that is told.
+func TestUnmeasuredArea(t *testing.T) {
+	b := new(builder).platform(1, igvm.SNP).header(igvm.GuestPolicy, le(uint64(0x30000), uint32(1), uint32(0)))
+	offset := b.store(12, make([]byte, 8192))
+	b.header(igvm.ParameterArea, le(uint64(8192), uint32(7), offset)).header(igvm.ParameterInsert, le(uint64(0x6000), uint32(1), uint32(7)))
+	m, err := mustParse(t, b.bytes()).Measure(context.Background(), igvm.SNP)
+	if err != nil || len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "2 pages") {
+		t.Errorf("notes = %q, %v", m.Notes, err)
+	}
+}
+
 // TestEveryBit: a changed bit of a measured page changes the value, and one of
 // the headers is caught by the checksum.
 func TestEveryBit(t *testing.T) {

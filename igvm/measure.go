@@ -29,7 +29,7 @@ func (f *File) Measure(ctx context.Context, p Platform) (*Measurement, error) {
 	if !ok {
 		return nil, f.fault(f.start, "platforms", fmt.Sprint(f.names()), p.String(), ErrFormat)
 	}
-	w := &walk{file: f, mask: mask, areas: map[uint32]uint64{}, page: make([]byte, pageSize)}
+	w := &walk{file: f, mask: mask, areas: map[uint32]area{}, page: make([]byte, pageSize)}
 	w.m.Platform = p
 	w.m.Trace = trace.Trace{Fold: trace.GCTX, Algorithm: digest.SHA384}
 	switch p {
@@ -100,13 +100,20 @@ type platform interface {
 	sum() digest.Digest
 }
 
+// area is a declared parameter area; contents tells that it begins with bytes
+// of the file.
+type area struct {
+	size     uint64
+	contents bool
+}
+
 // walk goes through the directives of one platform. Neighboring pages of one
 // kind become one event.
 type walk struct {
 	file       *File
 	mask       uint32
 	to         platform
-	areas      map[uint32]uint64
+	areas      map[uint32]area
 	m          Measurement
 	page       []byte
 	unmeasured int
@@ -129,11 +136,15 @@ func (w *walk) note(s string) {
 func (w *walk) directive(h *Header) error {
 	switch h.Type {
 	case ParameterArea:
-		w.areas[h.u32(8)] = h.u64(0)
+		w.areas[h.u32(8)] = area{h.u64(0), h.u32(12) != 0}
 	case PageData:
 		return w.pageData(h)
 	case ParameterInsert:
-		for at := uint64(0); at < w.areas[h.u32(12)]; at += pageSize {
+		from := w.areas[h.u32(12)]
+		if from.contents {
+			w.unmeasured += int(from.size / pageSize)
+		}
+		for at := uint64(0); at < from.size; at += pageSize {
 			w.add(unmeasured, h.u64(0)+at, nil, trace.Origin{Size: -1})
 		}
 	case VPContext:
@@ -222,9 +233,18 @@ func (s *snp) page(kind pageKind, address uint64, data []byte) {
 	if data != nil {
 		sum = sha512.Sum384(data)
 	}
-	s.ld.Update(map[pageKind]gctx.PageType{
-		normal: gctx.Normal, zeroPage: gctx.Normal, unmeasured: gctx.Unmeasured, secrets: gctx.Secrets, cpuid: gctx.CPUID, registers: gctx.VMSA,
-	}[kind], &sum, address)
+	typ := gctx.Normal
+	switch kind {
+	case unmeasured:
+		typ = gctx.Unmeasured
+	case secrets:
+		typ = gctx.Secrets
+	case cpuid:
+		typ = gctx.CPUID
+	case registers:
+		typ = gctx.VMSA
+	}
+	s.ld.Update(typ, &sum, address)
 }
 
 func (s *snp) sum() digest.Digest {
