@@ -13,11 +13,11 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect",
-		Short: "Look inside the files that registers are measured from",
+		Short: "Look inside the files that registers and launch digests are measured from",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand())
+	cmd.AddCommand(a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand(), a.inspectFirmwareCommand(), a.inspectIGVMCommand())
 	return cmd
 }
 

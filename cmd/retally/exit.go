@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/internal/place"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
@@ -97,6 +98,18 @@ func describe(err error) (op, path, msg, hint string) {
 	var y *yamldoc.Error
 	if errors.As(err, &y) {
 		path, hint = y.File, y.Hint
+	}
+	var fault *place.Fault
+	if errors.As(err, &fault) {
+		if op == "" {
+			op = fault.Op
+		}
+		if path == "" {
+			path = fault.Where.File
+		}
+		if hint == "" {
+			hint = fault.Hint
+		}
 	}
 	// A room names its file itself; the message has it already.
 	var f *tdxmeasure.FileError

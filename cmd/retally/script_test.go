@@ -118,6 +118,10 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		"tdx-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
 			tdxArtifacts(scriptFatal{ts}, ts.MkAbs("."))
 		},
+		// snp-artifacts writes the inputs of an AMD machine.
+		"snp-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
+			snpArtifacts(scriptFatal{ts}, testenv.ModuleRoot(t), ts.MkAbs("."))
+		},
 		// lines FILE MAX checks that a file is not longer.
 		"lines": func(ts *testscript.TestScript, _ bool, args []string) {
 			most, err := strconv.Atoi(args[1])

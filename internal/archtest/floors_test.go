@@ -51,7 +51,7 @@ var floors = []struct {
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
 		"pipeline/stages/evidence", "pipeline/stages/policies", "pipeline/stages/tdx",
-		"deployment", "evidence", "imagehash", "manifest", "policygen", "privatemode", "profiles", "tdxmeasure", "trace", "verity",
+		"deployment", "evidence", "igvm", "imagehash", "manifest", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 

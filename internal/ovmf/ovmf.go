@@ -2,7 +2,8 @@
 // itself at its end: the table of GUIDed structures, and from it the TDVF
 // descriptor, the list of sections that make up the initial memory of a TDX
 // guest (Intel, "TDX Virtual Firmware Design Guide", chapter 11; the table is
-// OVMF's ResetVector.nasmb).
+// OVMF's ResetVector.nasmb), and the SEV metadata, the same list for a guest of
+// AMD SEV-SNP (edk2, OvmfPkg/ResetVector/X64/OvmfSevMetadata.asm).
 //
 // The image is foreign data: every length and offset is bounded by the file,
 // and what is wrong is an *Error naming the place.
@@ -24,6 +25,11 @@ type GUID [16]byte
 var (
 	FooterGUID      = mustGUID("96b582de-1fb2-45f7-baea-a366c55a082d")
 	TDXMetadataGUID = mustGUID("e47a6535-984a-4798-865e-4685a7bf8ec2")
+	SEVMetadataGUID = mustGUID("dc886566-984a-4798-a75e-5585a7bf67cc")
+	SEVHashesGUID   = mustGUID("7255371f-3a3b-4b04-927b-1da6efa8d454")
+	SEVResetGUID    = mustGUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
+	SEVSecretGUID   = mustGUID("4c2eb361-7d9b-4cc3-8081-127c90d3d294")
+	SVSMInfoGUID    = mustGUID("a789a612-0597-4c4b-a49f-cbb1fe9d1ddd")
 )
 
 // ParseGUID reads the text form, 8-4-4-4-12 hex digits.
@@ -73,6 +79,7 @@ const (
 	SectionPastEnd   Code = "section-past-end"   // data outside the file
 	SectionTooLarge  Code = "section-too-large"  // more guest memory than can be measured in sensible time
 	ExtendBeyondData Code = "extend-beyond-data" // measured memory without data in the file
+	BadSEVMetadata   Code = "bad-sev-metadata"   // offset, signature, version or size of the SEV metadata
 )
 
 // Error says what is wrong with a firmware image, and where.
@@ -83,6 +90,7 @@ type Error struct {
 	Found   string
 	Want    string
 	Hint    string
+	short   bool // a table whose length is below its own header's
 }
 
 // Error implements error.
@@ -124,15 +132,26 @@ func fail(code Code, offset int64, want, format string, args ...any) *Error {
 // and returns its entries in that order. Where an entry is malformed the
 // entries found until then come with the error.
 func ReadTable(r io.ReaderAt, size int64) ([]Entry, error) {
+	entries, left, err := walkTable(r, size)
+	if err == nil && left.Size > 0 {
+		err = fail(BadEntryLength, left.Offset, "at least 18", "%d bytes left for an entry", left.Size)
+	}
+	return entries, err
+}
+
+// rest is what lies in a table above its topmost entry, too short to be one.
+type rest struct{ Offset, Size int64 }
+
+func walkTable(r io.ReaderAt, size int64) ([]Entry, rest, error) {
 	if size < footerEnd+headerSize {
-		return nil, fail(TooSmall, -1, "at least 50", "file has %d bytes", size)
+		return nil, rest{}, fail(TooSmall, -1, "at least 50", "file has %d bytes", size)
 	}
 	foot := make([]byte, headerSize)
 	if err := readAt(r, foot, size-footerEnd-headerSize); err != nil {
-		return nil, err
+		return nil, rest{}, err
 	}
 	if found := GUID(foot[2:]); found != FooterGUID {
-		return nil, fail(NoFooter, size-footerEnd-16, FooterGUID.String(), "footer GUID %s", found)
+		return nil, rest{}, fail(NoFooter, size-footerEnd-16, FooterGUID.String(), "footer GUID %s", found)
 	}
 	length := int64(binary.LittleEndian.Uint16(foot))
 	if room := size - footerEnd; length < headerSize || length > room-headerSize {
@@ -140,21 +159,23 @@ func ReadTable(r io.ReaderAt, size int64) ([]Entry, error) {
 		if room < 2*headerSize {
 			want = "a larger file: this is the end of one"
 		}
-		return nil, fail(BadTableLength, room-headerSize, want, "table length %d", length)
+		err := fail(BadTableLength, room-headerSize, want, "table length %d", length)
+		err.short = length < headerSize
+		return nil, rest{}, err
 	}
 	start := size - footerEnd - length
 	table := make([]byte, length-headerSize)
 	if err := readAt(r, table, start); err != nil {
-		return nil, err
+		return nil, rest{}, err
 	}
 	var entries []Entry
 	for p := len(table); p > 0; {
 		if p < headerSize {
-			return entries, fail(BadEntryLength, start, "at least 18", "%d bytes left for an entry", p)
+			return entries, rest{start, int64(p)}, nil
 		}
 		n := int(binary.LittleEndian.Uint16(table[p-headerSize:]))
 		if n < headerSize || n > p {
-			return entries, fail(BadEntryLength, start+int64(p)-headerSize,
+			return entries, rest{}, fail(BadEntryLength, start+int64(p)-headerSize,
 				fmt.Sprintf("%d to %d", headerSize, p), "entry length %d", n)
 		}
 		entries = append(entries, Entry{
@@ -162,7 +183,7 @@ func ReadTable(r io.ReaderAt, size int64) ([]Entry, error) {
 		})
 		p -= n
 	}
-	return entries, nil
+	return entries, rest{}, nil
 }
 
 func readAt(r io.ReaderAt, buf []byte, offset int64) error {
