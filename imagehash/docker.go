@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/retally/retally/imagehash/internal/rawtar"
 	"github.com/retally/retally/internal/digest"
 )
 
@@ -100,7 +101,7 @@ func (v *verifier) member(name, place string, out *findings) *entry {
 			return nil
 		}
 		joined := path.Dir(clean) + "/" + target
-		next, escapes := cleanPath(joined)
+		next, escapes := rawtar.CleanPath(joined)
 		if escapes || next == "" {
 			out.problem(Problem{Code: "entry-unsafe-path", Place: clip(clean), Found: "link to " + clip(target), Expected: "a path inside the archive"})
 			return nil
