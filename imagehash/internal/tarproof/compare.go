@@ -326,7 +326,7 @@ func (d *pairDiff) header(f *field) {
 		return
 	}
 	quoted := func(kind, what string) {
-		d.note(kind, what+strconv.Quote(string(fa)), what+strconv.Quote(string(fb)), d.set(f.name, fa, fb))
+		d.note(kind, what+quote(fa), what+quote(fb), d.set(f.name, fa, fb))
 	}
 	written := func() { quoted("tar-format", f.name+" written ") }
 	switch f.name {
@@ -378,6 +378,14 @@ func (d *pairDiff) header(f *field) {
 	default: // magic, rest
 		written()
 	}
+}
+
+// quote shows a field; the NULs that fill up a text say nothing.
+func quote(p []byte) string {
+	if len(p) > 12 {
+		p = bytes.TrimRight(p, "\x00")
+	}
+	return strconv.Quote(string(p))
 }
 
 // cut is a text field up to its NUL.

@@ -165,7 +165,7 @@ func (d *pairDiff) extension(p extPair) {
 			}
 		}
 		e := d.set(extField(p.b, f.name), fa, fb)
-		d.note(kind, fmt.Sprintf("%s %q", e.Field, fa), fmt.Sprintf("%q", fb), e)
+		d.note(kind, e.Field+" "+quote(fa), quote(fb), e)
 	}
 }
 
