@@ -129,7 +129,7 @@ func Diff(ctx context.Context, a, b *Source, opts DiffOptions) (*Difference, err
 	if err := x.compare(); err != nil {
 		return nil, fmt.Errorf("compare %s with %s: %w", a.name, b.name, err)
 	}
-	d.SameContent, d.Proved, d.Notes = x.same, x.proved, x.notes
+	d.SameContent, d.Proved, d.Notes = x.same, x.proved, append(x.unread(), x.notes...)
 	var ignored []string
 	for _, name := range opts.Ignore {
 		ignored = append(ignored, ignoreGroup(name)...)
@@ -146,6 +146,20 @@ func Diff(ctx context.Context, a, b *Source, opts DiffOptions) (*Difference, err
 	d.Equal = noDigests && x.same && len(d.Causes)+len(d.Ignored) == 0
 	d.EqualIgnoring = len(d.Ignored) > 0 && len(d.Causes) == 0 && d.Proved
 	return d, nil
+}
+
+// unread says what nobody has read of the two sides.
+func (x *differ) unread() []string {
+	var out []string
+	for i, s := range []*diffSide{x.a, x.b} {
+		if s.root == nil {
+			continue
+		}
+		if u := Unchecked([]Image{s.v.image(s.root)}); u != "" {
+			out = append(out, string("ab"[i])+": "+u+": of those what the image claims is compared")
+		}
+	}
+	return out
 }
 
 // differ compares two sides and collects leaves.
@@ -546,7 +560,14 @@ func (x *differ) images(path []string, a, b *diffImage) error {
 			if la.diffID != lb.diffID {
 				x.same = false
 			}
-			if la.digest == lb.digest {
+			if la.digest == lb.digest && !la.digest.IsZero() {
+				if la.diffID != lb.diffID {
+					// Only where nobody has read the blob can the claims about
+					// its content differ.
+					object := in(fmt.Sprintf("layer %d", p.A))
+					x.add(object, leaf{kind: "content", a: "claimed " + la.diffID.String(), b: "claimed " + lb.diffID.String(), note: "the layer was not read"})
+					x.settle(object, false)
+				}
 				continue
 			}
 			if err := x.layer(in(fmt.Sprintf("layer %d", p.A)), la, lb, a.manifest != nil && b.manifest != nil); err != nil {

@@ -411,8 +411,10 @@ func TestRegistryReachesNothingInside(t *testing.T) {
 			repo, digest := pushed(t, i, wrap)
 			remote := imagehash.Remote{Timeout: 2 * time.Second, Retries: -1, RootCAs: ca}
 			_, err := imagehash.VerifyRef(t.Context(), repo+"@"+digest, imagehash.Options{Remote: remote})
-			// Some spellings are no name to some resolvers.
-			if err == nil || !strings.Contains(err.Error(), "own network") && !strings.Contains(err.Error(), "no such host") && !strings.Contains(err.Error(), "lookup ") {
+			// Some spellings are no name to some resolvers, and the library
+			// looks at places to log in, too.
+			said := func(s string) bool { return err != nil && strings.Contains(err.Error(), s) }
+			if !said("own network") && !said("no such host") && !said("lookup ") && !(name == "login" && said("private or link-local")) {
 				t.Errorf("%s at %s: got %v", name, host, err)
 			}
 		}
