@@ -54,7 +54,7 @@ func (v Value) Equal(w Value) bool {
 
 // mostShown is how many bytes of a value are shown; of a longer one the hash
 // says the rest.
-const mostShown = 200
+const mostShown = 320
 
 // String names the value whole: by itself, or by its beginning and its hash.
 func (v Value) String() string {

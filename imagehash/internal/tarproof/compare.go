@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +37,11 @@ type Diff struct {
 
 // Edits returns all edits.
 func (d *Diff) Edits() []proof.Edit {
-	out := slices.Clone(d.Follows)
+	n := len(d.Follows)
+	for i := range d.Leaves {
+		n += len(d.Leaves[i].Edits)
+	}
+	out := append(make([]proof.Edit, 0, n), d.Follows...)
 	for i := range d.Leaves {
 		out = append(out, d.Leaves[i].Edits...)
 	}
