@@ -2,6 +2,7 @@ package tarproof
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -289,7 +290,10 @@ func (c *comparer) member(p Pair, whiteout bool) error {
 			d.header(&headerFields[i])
 		}
 	}
-	if err := d.remains(); err != nil {
+	// Where the edits do not fit nothing will be proved; what differs is named
+	// all the same.
+	var unfit *proof.Unfit
+	if err := d.remains(); err != nil && !errors.As(err, &unfit) {
 		return err
 	}
 	for _, l := range d.leaves {
