@@ -153,7 +153,7 @@ func TestFileCheckOrigin(t *testing.T) {
 func TestFileCheckEntrypoint(t *testing.T) {
 	d := parse(t, pod("image: "+pinA+"\nargs:\n- '[ $(sha256sum /f | cut -d \" \" -f 1) = "+hexA+" ] || exit 1'\n"))
 	checks := d.FileChecks()
-	if len(checks) != 1 || checks[0].Enforcement != deployment.Unknown || checks[0].Line != 11 {
+	if len(checks) != 1 || checks[0].Enforcement != deployment.Undecided || checks[0].Line != 11 {
 		t.Errorf("got %+v, want one unknown check on line 11", checks)
 	}
 }

@@ -25,8 +25,8 @@ import (
 //   - documents end at lines of "---", with blanks or a comment behind it,
 //     and hold one document each;
 //   - plain scalars are YAML 1.1: yes, on and y are booleans, 0644 is 420.
-//     The nodes carry the tag and the canonical value that the API server
-//     has, so ShortTag and Text tell its reading;
+//     The nodes carry the tag that the API server has, so that ShortTag tells
+//     its reading, and Value gives what it decodes; Text stays as written;
 //   - keys are strings, written out (no alias, no tag, no other type), and no
 //     two of a mapping are equal once decoded; outside of maps of the user's
 //     own (data, labels, annotations, …) nor when letter case is ignored;
@@ -190,7 +190,7 @@ func (k *kubeReader) walk(n *yaml.Node, depth int, free bool) error {
 		if tag == "!!float" && value == "" {
 			return Errorf(k.file, n, "", "%q is no number that JSON has", clip(n.Value))
 		}
-		n.Tag, n.Value = tag, value
+		n.Tag = tag
 	case yaml.MappingNode:
 		return k.mapping(n, depth, free)
 	case yaml.SequenceNode:
@@ -269,7 +269,36 @@ func kindOf(n *yaml.Node) string {
 	if n.Tag == "!!null" {
 		return "null"
 	}
-	return strings.TrimPrefix(n.Tag, "!!") + " " + clip(n.Value)
+	_, value := plainScalar(n.Value)
+	return strings.TrimPrefix(n.Tag, "!!") + " " + clip(value)
+}
+
+// Value gives what the API server decodes from a node of ParseKubernetes: nil,
+// bool, string, json.Number, []any and map[string]any.
+func Value(n *yaml.Node) any {
+	switch n = Resolve(n); {
+	case IsNull(n):
+		return nil
+	case n.Kind == yaml.MappingNode:
+		m := map[string]any{}
+		for _, p := range Pairs(n) {
+			m[p.Key.Value] = Value(p.Value)
+		}
+		return m
+	case n.Kind == yaml.SequenceNode:
+		l := make([]any, 0, len(n.Content))
+		for _, e := range n.Content {
+			l = append(l, Value(e))
+		}
+		return l
+	}
+	switch _, value := plainScalar(n.Value); n.ShortTag() {
+	case "!!bool":
+		return value == "true"
+	case "!!int", "!!float":
+		return json.Number(value)
+	}
+	return n.Value
 }
 
 // offset moves the cursor to a place at or behind the last one. Columns count

@@ -11,40 +11,11 @@ import (
 	"strings"
 	"testing"
 
-	"gopkg.in/yaml.v3"
 	kube "sigs.k8s.io/yaml"
 
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/yamldoc"
 )
-
-// asJSON writes what our nodes say as JSON, keys sorted.
-func asJSON(n *yaml.Node) any {
-	n = yamldoc.Resolve(n)
-	switch {
-	case n == nil:
-		return nil
-	case n.Kind == yaml.MappingNode:
-		m := map[string]any{}
-		for _, p := range yamldoc.Pairs(n) {
-			m[p.Key.Value] = asJSON(p.Value)
-		}
-		return m
-	case n.Kind == yaml.SequenceNode:
-		l := []any{}
-		for _, e := range yamldoc.Elems(n) {
-			l = append(l, asJSON(e))
-		}
-		return l
-	}
-	switch n.ShortTag() {
-	case "!!null":
-		return nil
-	case "!!bool", "!!int", "!!float":
-		return json.RawMessage(n.Value)
-	}
-	return n.Value
-}
 
 // oracle decodes as kubectl and the API server do: separator lines first,
 // each piece by sigs.k8s.io/yaml.
@@ -86,7 +57,7 @@ func same(t *testing.T, data []byte) (read bool) {
 	}
 	var a, b []string
 	for _, d := range ours {
-		j, err := json.Marshal(asJSON(d))
+		j, err := json.Marshal(yamldoc.Value(d))
 		if err != nil {
 			t.Fatalf("%q: %v", data, err)
 		}
