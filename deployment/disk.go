@@ -244,6 +244,7 @@ func (d *Deployment) readDiskArgs(c Container, s *start, args []shell.Word) (pin
 			if form == FormFlagSeparate {
 				i++
 			}
+			break
 		}
 		if flag == "" {
 			words = append(words, args[i])

@@ -16,6 +16,10 @@ type condition struct {
 	off    int
 	checks []Check
 	match  bool
+	// open says that a file that cannot be read passes: the substitution is
+	// not quoted, so that "!=" gets too few words, which is an error, not a
+	// mismatch.
+	open bool
 }
 
 // condition recognizes a check of a file's hash; nil if the statement is
@@ -161,19 +165,19 @@ func (f *follower) compare(s *syntax.Stmt, name string, args []*syntax.Word) (*c
 		}
 		args = args[:len(args)-1]
 	}
-	found := -1
+	found, quoted := -1, false
 	var check Check
 	for i, a := range args {
 		if len(a.Parts) != 1 {
 			continue
 		}
-		part := a.Parts[0]
+		part, inQuotes := a.Parts[0], false
 		if q, ok := part.(*syntax.DblQuoted); ok && !q.Dollar && len(q.Parts) == 1 {
-			part = q.Parts[0]
+			part, inQuotes = q.Parts[0], true
 		}
 		if c, ok := part.(*syntax.CmdSubst); ok {
 			if h, ok := f.hash(c); ok {
-				found, check = i, h
+				found, quoted, check = i, inQuotes, h
 			}
 		}
 	}
@@ -197,7 +201,7 @@ func (f *follower) compare(s *syntax.Stmt, name string, args []*syntax.Word) (*c
 	check.Off = int(s.Pos().Offset())
 	check.Want = Word{Text: want, Param: -1, Off: int(args[2-found].Pos().Offset()), known: true}
 	check.Exact = true
-	return &condition{off: check.Off, checks: []Check{check}, match: op != "!="}, nil
+	return &condition{off: check.Off, checks: []Check{check}, match: op != "!=", open: op == "!=" && !quoted}, nil
 }
 
 // isCheck finds the option -c of sha256sum.

@@ -18,13 +18,13 @@ const (
 
 // Follow follows a script once.
 func Follow(s Start, c Container) Result {
-	f := &follower{start: s, around: c, errexit: s.Errexit, checked: map[string]bool{}}
+	f := &follower{start: s, around: c, errexit: s.Errexit, checked: map[string]bool{}, unread: map[string]int{}}
 	stmts, err := parse(s.Script, s.Bash)
 	if err == nil {
 		err = f.stmts(stmts, true)
 	}
 	if err == nil {
-		err = f.settled()
+		err = f.present()
 	}
 	if err != nil {
 		f.result.Opaque = err
@@ -81,6 +81,7 @@ type follower struct {
 	steps   int
 	copies  []copied
 	checked map[string]bool // files whose hash the script has checked
+	unread  map[string]int  // checked files that pass where they are missing, and where
 	result  Result
 }
 
@@ -91,6 +92,7 @@ type copied struct {
 	from    string
 	names   []string
 	trusted bool // of the image, or checked since
+	firm    bool // the script ends if there is nothing to copy
 }
 
 func opaque(n syntax.Node, format string, args ...any) *Opaque {
@@ -191,15 +193,21 @@ func (f *follower) note(c *condition, v Verdict, reason string) {
 	}
 }
 
-func (f *follower) copiedFrom(c *condition) {
+// copiedFrom finds the copies that made the checked files. It reports whether
+// every file was copied in a way that ends the script if there is none.
+func (f *follower) copiedFrom(c *condition) (firm bool) {
+	firm = true
 	for i := range c.checks {
+		found := false
 		for _, w := range slices.Backward(f.copies) {
 			if slices.Contains(w.names, path.Clean(c.checks[i].File)) {
-				c.checks[i].From = w.from
+				c.checks[i].From, found = w.from, w.firm
 				break
 			}
 		}
+		firm = firm && found
 	}
+	return firm
 }
 
 func (f *follower) ifClause(s *syntax.Stmt, c *syntax.IfClause) *Opaque {
@@ -281,10 +289,15 @@ const (
 // branch of a mismatch may only print and end; where it ends with a failure,
 // the other one is what the script does.
 func (f *follower) branch(c *condition, match, mismatch []*syntax.Stmt) *Opaque {
-	f.copiedFrom(c)
+	firm := f.copiedFrom(c)
 	wrong, err := f.prints(mismatch)
 	if err != nil {
 		return err
+	}
+	if wrong == fails && c.open && !firm {
+		for _, e := range c.checks {
+			f.unread[path.Clean(e.File)] = c.off
+		}
 	}
 	if wrong == fails {
 		f.note(c, Enforced, "a mismatch ends the script with a failure")
@@ -303,7 +316,8 @@ func (f *follower) branch(c *condition, match, mismatch []*syntax.Stmt) *Opaque 
 	case f.around.Init:
 		f.note(c, NotEnforced, "a mismatch ends the init container without a failure, so the pod goes on")
 	default:
-		f.note(c, Unknown, "a mismatch ends the script, but not with a failure")
+		f.note(c, Unknown, "")
+		return &Opaque{c.off, "a mismatch ends the script, but not with a failure"}
 	}
 	return nil
 }
@@ -381,6 +395,20 @@ func (f *follower) settled() *Opaque {
 	return nil
 }
 
+// present wants every file that was checked to have been there.
+func (f *follower) present() *Opaque {
+	if len(f.unread) == 0 {
+		return f.settled()
+	}
+	first := -1
+	for _, off := range f.unread {
+		if first < 0 || off < first {
+			first = off
+		}
+	}
+	return &Opaque{first, "a file that is missing passes this check: put the command substitution into double quotes"}
+}
+
 // onVolume reports whether a path lies in a volume, or may: a relative one
 // lies in the working folder, which is the image's.
 func (f *follower) onVolume(p string) bool {
@@ -432,6 +460,6 @@ func (f *follower) copyFile(n syntax.Node, from, to string) *Opaque {
 		delete(f.checked, name)
 	}
 	image := path.IsAbs(from) && f.trustedFile(from) == "" && !f.checked[path.Clean(from)]
-	f.copies = append(f.copies, copied{off: int(n.Pos().Offset()), from: from, names: names, trusted: image})
+	f.copies = append(f.copies, copied{off: int(n.Pos().Offset()), from: from, names: names, trusted: image, firm: f.errexit})
 	return nil
 }

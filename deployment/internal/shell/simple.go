@@ -117,6 +117,9 @@ func (f *follower) run(s *syntax.Stmt, name string, c command, words []Word) *Op
 		if why := f.trustedFile(r); why != "" {
 			return opaque(s, "%s reads %q, which %s", name, clip(r), why)
 		}
+		if f.errexit {
+			delete(f.unread, path.Clean(r)) // without it the command fails
+		}
 	}
 	return nil
 }
@@ -149,7 +152,7 @@ func (f *follower) mount(s *syntax.Stmt, word string, words []Word) *Opaque {
 			return opaque(s, "an argument of disk-mounter is not literal")
 		}
 	}
-	if err := f.settled(); err != nil {
+	if err := f.present(); err != nil {
 		return err
 	}
 	f.result.Mounts = append(f.result.Mounts, Mount{Off: int(s.Pos().Offset()), Args: words})
@@ -195,7 +198,7 @@ func (f *follower) program(s *syntax.Stmt, word string, words []Word) *Opaque {
 			return opaque(s, "%q is given %q", clip(word), clip(w.Text))
 		}
 	}
-	if err := f.settled(); err != nil {
+	if err := f.present(); err != nil {
 		return err
 	}
 	return f.redirections(s, false)
