@@ -64,8 +64,9 @@ func (d *Deployment) diskPins(w Workload, c Container, s *start) (pins []DiskPin
 		pins = append(pins, d.diskPin(w, c, s, s.words(first)))
 	}
 	// A root hash in the arguments that was not seen to arrive.
-	used := slices.ContainsFunc(pins, func(p DiskPin) bool { return p.RootHashText != "" })
-	if pin, _ := d.readDiskArgs(c, s, direct); !used && pin.RootHashText != "" {
+	pin, _ := d.readDiskArgs(c, s, direct)
+	used := slices.ContainsFunc(pins, func(p DiskPin) bool { return p.RootHashText == pin.RootHashText })
+	if !used && pin.RootHashText != "" {
 		pin = d.place(w, c, pin)
 		pin.RootHash, _ = rootHash(pin.RootHashText)
 		pins = append(pins, pin)

@@ -303,7 +303,11 @@ func (d *Deployment) container(n *yaml.Node, workload string) Container {
 			for _, p := range yamldoc.Pairs(e) {
 				text := p.Key.Value != "readOnly" && (p.Value.Kind != yaml.ScalarNode || p.Value.ShortTag() != "!!str")
 				if text && !yamldoc.IsNull(p.Value) && slices.Contains([]string{"name", "value", "mountPath", "subPath", "subPathExpr", "devicePath"}, p.Key.Value) {
-					d.reportAt(p.Value, ShapeWrong, workload, c.Name, "%s of %s is not a string", p.Key.Value, field)
+					code := ShapeWrong
+					if p.Key.Value == "name" && p.Value.Kind == yaml.ScalarNode {
+						code = NotString
+					}
+					d.reportAt(p.Value, code, workload, c.Name, "%s of %s is not a string to the API server", p.Key.Value, field)
 				}
 			}
 		}

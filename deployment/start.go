@@ -120,6 +120,10 @@ func (s *start) follow(c Container, words []string, hashes bool) {
 			mounts[i] = m.Path
 		}
 		s.result = shell.Follow(sh, shell.Container{Mounter: s.mounter, Plain: !s.mounter && !hashes, Init: c.Init && c.restart != "Always", Mounts: mounts})
+		if len(s.result.Mounts) > 0 && !s.mounter {
+			s.mounter = true
+			s.refuse(&s.argv[sh.ScriptAt], s.result.Mounts[0].Off, first.Line, "disk-mounter is spelled in pieces")
+		}
 		if o := s.result.Opaque; o != nil {
 			s.refuse(&s.argv[sh.ScriptAt], o.Off, s.argv[sh.ScriptAt].Line, "%s", o.Reason)
 		}

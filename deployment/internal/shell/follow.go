@@ -457,7 +457,9 @@ func (f *follower) copyFile(n syntax.Node, from, to string) *Opaque {
 		case ownName(path.Base(name)):
 			return opaque(n, "a copy under the name %q, which may take a program's place", clip(path.Base(name)))
 		}
-		delete(f.checked, name)
+		if f.checked[name] {
+			return opaque(n, "a copy over %q, which was checked before", clip(name))
+		}
 	}
 	image := path.IsAbs(from) && f.trustedFile(from) == "" && !f.checked[path.Clean(from)]
 	f.copies = append(f.copies, copied{off: int(n.Pos().Offset()), from: from, names: names, trusted: image, firm: f.errexit})
