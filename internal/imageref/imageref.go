@@ -53,9 +53,29 @@ const (
 	maxTag        = 128
 )
 
-// Parse reads a reference. On error (*Error) the parts that could
-// be read are returned beside it.
-func Parse(text string) (Ref, error) {
+// Parse reads a reference as container runtimes do. On error (*Error) the
+// parts that could be read are returned beside it.
+func Parse(text string) (Ref, error) { return parse(text, quirks{}) }
+
+// ParseGenpolicy reads a reference as Kata's genpolicy does (the crate oci-spec
+// 0.9.0, its reference grammar). It differs from Parse in that
+//
+//   - a reference without tag and digest has the tag latest;
+//   - a registry is a first element with a dot or a colon, or localhost: one
+//     with upper-case letters only is none, and its letters are then a fault
+//     of the name; an underscore is allowed in one without port, IPv6
+//     addresses are not;
+//   - a digest may have upper-case digits, and any algorithm that is known;
+//   - 64 hex digits are a name as any other;
+//   - the name is bounded as it is written, the whole by 1,024 bytes.
+func ParseGenpolicy(text string) (Ref, error) { return parse(text, quirks{genpolicy: true}) }
+
+// quirks are the ways in which a program reads references differently.
+type quirks struct{ genpolicy bool }
+
+const maxGenpolicy = 1024
+
+func parse(text string, q quirks) (Ref, error) {
 	r := Ref{Text: text}
 	fail := func(part string, off int, format string, args ...any) (Ref, error) {
 		return r, &Error{text, part, off, fmt.Sprintf(format, args...)}
@@ -69,10 +89,13 @@ func Parse(text string) (Ref, error) {
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.Contains(rest[i:], "/") {
 		name, tag, hasTag = rest[:i], rest[i+1:], true
 	}
-	registry, path := splitRegistry(name)
+	if q.genpolicy && len(text) > maxGenpolicy {
+		return fail("name", 0, "has %d bytes, at most %d are allowed", len(text), maxGenpolicy)
+	}
+	registry, path := splitRegistry(name, q)
 	pathOff := len(name) - len(path)
 	if registry != "" {
-		if msg := registryFault(registry); msg != "" {
+		if msg := registryFault(registry, q); msg != "" {
 			return fail("registry", 0, "%s", msg)
 		}
 	}
@@ -81,7 +104,7 @@ func Parse(text string) (Ref, error) {
 	}
 	if registry == "" {
 		registry = "docker.io"
-		if isHex(name) && len(name) == 64 {
+		if isHex(name) && len(name) == 64 && !q.genpolicy {
 			return fail("name", 0, "64 hex digits are an image ID, not a name")
 		}
 	}
@@ -93,7 +116,11 @@ func Parse(text string) (Ref, error) {
 	}
 	r.Registry, r.Repository = registry, path
 	r.Name = path[strings.LastIndexByte(path, '/')+1:]
-	if n := len(registry) + 1 + len(path); n > maxRepository {
+	n := len(registry) + 1 + len(path)
+	if q.genpolicy {
+		n = len(name)
+	}
+	if n > maxRepository {
 		return fail("name", 0, "has %d characters, at most %d are allowed", n, maxRepository)
 	}
 	if hasTag {
@@ -103,25 +130,34 @@ func Parse(text string) (Ref, error) {
 		r.Tag = tag
 	}
 	if hasDigest {
-		v, err := parseDigest(dig)
+		v, err := parseDigest(dig, q)
 		if err != nil {
 			return fail("digest", len(rest)+1, "%v", err)
 		}
 		r.Digest = v
 	}
+	if q.genpolicy && !hasTag && !hasDigest {
+		r.Tag = "latest"
+	}
 	return r, nil
 }
 
-func splitRegistry(name string) (registry, path string) {
+func splitRegistry(name string, q quirks) (registry, path string) {
 	first, rest, ok := strings.Cut(name, "/")
-	if !ok || !strings.ContainsAny(first, ".:") && first != "localhost" && strings.ToLower(first) == first {
+	if !ok || !strings.ContainsAny(first, ".:") && first != "localhost" && (q.genpolicy || strings.ToLower(first) == first) {
 		return "", name
 	}
 	return first, rest
 }
 
 // registryFault checks host and port: domain names, IPv4, bracketed IPv6.
-func registryFault(s string) string {
+func registryFault(s string, q quirks) string {
+	if q.genpolicy && (strings.HasPrefix(s, "[") || elementFault(s) == "") {
+		if s[0] == '[' {
+			return fmt.Sprintf("%q is not a host name", clip(s))
+		}
+		return ""
+	}
 	host, port, hasPort := s, "", false
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
@@ -211,10 +247,13 @@ func tagFault(tag string) string {
 // parseDigest accepts the registered algorithms of the OCI image
 // specification (descriptor.md, "Registered algorithms") and sha384, which the
 // go-digest library has too; their hex digits must be lower case.
-func parseDigest(s string) (digest.Digest, error) {
+func parseDigest(s string, q quirks) (digest.Digest, error) {
 	v, err := digest.Parse(s)
 	if err != nil {
 		return digest.Digest{}, err
+	}
+	if q.genpolicy {
+		return v, nil
 	}
 	switch v.Algorithm() {
 	case digest.SHA256, digest.SHA384, digest.SHA512:
