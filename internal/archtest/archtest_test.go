@@ -33,6 +33,7 @@ var only = map[string][]string{
 	"github.com/google/go-containerregistry": {"imagehash"},
 	"github.com/open-policy-agent/opa":       {"policygen/check"},
 	"github.com/spf13/cobra":                 {"cmd/retally"},
+	"mvdan.cc/sh/v3":                         {"deployment/internal/shell"},
 	module + "/fixtures":                     {"cmd/retally"},
 	"os/exec":                                {"cmd/retally", "nix", "internal/qtest", "internal/testenv", "internal/testall"},
 	"sigs.k8s.io/yaml":                       {}, // the oracle of internal/yamldoc's tests
