@@ -319,7 +319,6 @@ func ParseWith(file string, data []byte, opts Options) (*Deployment, error) {
 	d.collectImages()
 	d.collectStarts()
 	d.checkExemptions()
-	d.problems.sort()
 	return d, nil
 }
 
@@ -343,9 +342,9 @@ func (d *Deployment) Unknown() []Unknown { return slices.Clone(d.unknown) }
 // because the user said so.
 func (d *Deployment) Exempted() []Exempted { return slices.Clone(d.exempted) }
 
-// Problems lists what is odd: errors and warnings by line, as many as are
-// kept. Of a list that is too long the warnings go first, and that it was cut
-// is an error itself. A clean release has none.
+// Problems lists what is odd, by line. Of each code a bounded number is kept;
+// where there were more, that is an error itself, which stands first, and
+// errors stand before warnings. A clean release has none.
 func (d *Deployment) Problems() []Problem { return d.problems.list() }
 
 // ConfigMaps lists the ConfigMaps of the file.

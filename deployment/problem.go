@@ -99,66 +99,51 @@ func (p Problem) Error() string {
 	return b.String()
 }
 
-// maxProblems bounds the errors and the warnings that are kept; a hostile file
-// could hold a million.
-const maxProblems = 10_000
+// maxProblems bounds the problems of one code that are kept; a hostile file
+// could hold a million. By code, so that no number of one pushes out another:
+// warnings no errors, and harmless errors none that matters.
+const maxProblems = 1_000
 
-// problems keeps errors apart from warnings, so that no number of warnings
-// pushes an error out.
 type problems struct {
-	errors, warnings []Problem
-	more             [2]int // errors and warnings that were not kept
-	line             int    // of the first that was not kept
+	kept  []Problem
+	count map[Code]int
 }
 
 func (p *problems) add(q Problem) {
-	list, more := &p.errors, &p.more[0]
-	if q.Code.Level() != Error {
-		list, more = &p.warnings, &p.more[1]
+	if p.count == nil {
+		p.count = map[Code]int{}
 	}
-	if len(*list) < maxProblems {
-		*list = append(*list, q)
-		return
-	}
-	if p.more == [2]int{} {
-		p.line = q.Line
-	}
-	*more++
-}
-
-func (p *problems) sort() {
-	for _, l := range [][]Problem{p.errors, p.warnings} {
-		slices.SortStableFunc(l, func(a, b Problem) int {
-			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Code, b.Code))
-		})
+	if p.count[q.Code]++; p.count[q.Code] <= maxProblems {
+		p.kept = append(p.kept, q)
 	}
 }
 
-// list joins them by line. The cut, if there was one, stands first.
-func (p *problems) list() (out []Problem) {
-	if p.more != [2]int{} {
-		file := ""
-		for _, l := range [][]Problem{p.errors, p.warnings} {
-			if len(l) > 0 {
-				file = l[0].File
-			}
-		}
-		out = append(out, Problem{
-			Code: TooMany, File: file, Line: p.line,
-			Msg: fmt.Sprintf("the list of problems is cut: %d errors and %d warnings more than are kept", p.more[0], p.more[1]),
-		})
-	}
-	out = append(append(out, p.errors...), p.warnings...)
-	slices.SortStableFunc(out, func(a, b Problem) int {
-		if (a.Code == TooMany) != (b.Code == TooMany) {
-			if a.Code == TooMany {
-				return -1
-			}
-			return 1
-		}
+// list gives what was kept: errors first by line where the list was cut,
+// behind a problem for every code that says how many are missing; else all by
+// line.
+func (p *problems) list() []Problem {
+	byLine := func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Code, b.Code))
-	})
-	return out
+	}
+	out := slices.Clone(p.kept)
+	slices.SortStableFunc(out, byLine)
+	var cuts []Problem
+	for code, n := range p.count {
+		if n > maxProblems {
+			i := slices.IndexFunc(out, func(q Problem) bool { return q.Code == code })
+			cuts = append(cuts, Problem{
+				Code: TooMany, File: out[i].File, Line: out[i].Line,
+				Msg: fmt.Sprintf("%d problems of the kind %s, of which the first %d are listed", n, code, maxProblems),
+			})
+		}
+	}
+	if len(cuts) == 0 {
+		return out
+	}
+	slices.SortFunc(cuts, func(a, b Problem) int { return cmp.Or(byLine(a, b), cmp.Compare(a.Msg, b.Msg)) })
+	rank := map[Level]int{Error: 0, Unchecked: 1, Warning: 2}
+	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(rank[a.Code.Level()], rank[b.Code.Level()]) })
+	return append(cuts, out...)
 }
 
 func (d *Deployment) report(p Problem) {

@@ -11,7 +11,7 @@ import (
 
 // The bounds of a script: its bytes, and what following it may cost.
 const (
-	maxScript  = 256 << 10
+	maxScript  = 64 << 10
 	maxNesting = 200
 	maxSteps   = 200_000
 )
