@@ -78,12 +78,9 @@ func readDeployment(ctx context.Context, in *In) (*deployment.Deployment, error)
 // unbound is an error, what may be meant is a warning.
 func deploymentProblem(p deployment.Problem) Problem {
 	level := LevelWarning
-	switch p.Code {
-	case deployment.ImageUnpinned, deployment.ImageMalformed, deployment.ImageMissing, deployment.DiskNoRootHash, deployment.DiskRootHash,
-		deployment.DiskArgsUnused, deployment.DuplicateObject, deployment.CheckMalformed, deployment.CheckNotEnforced, deployment.CheckInverted:
+	switch p.Code.Level() {
+	case deployment.Error, deployment.Unchecked:
 		level = LevelError
-	case deployment.NotConfidential:
-		level = LevelNote
 	}
 	msg := p.Msg
 	if p.Container != "" {
