@@ -150,6 +150,19 @@ func TestScriptAttacks(t *testing.T) {
 	}
 }
 
+// A program that is not the image's own, or code that is none we follow.
+func TestInlineAttacks(t *testing.T) {
+	for fields, want := range map[string]bool{
+		"command: [uvicorn, --x]": true, "command: [python3, -m, app, /mnt/x]": true, "command: [python3.12, -u, /app/x.py]": true, "args: [python3, -c, code]": true,
+		"command: [python3, -c, code]": false, "command: [python3.12, -]": false, "command: [python3]": false, "command: [perl, -e, code]": false, "command: [node, --eval=x]": false,
+		"command: [/cm/x]": false, "command: [/cm/../cm/x]": false, "command: [python3, /cm/x.py]": false, "command: [env, A=b, python3, -c, code]": false, "command: [tini, --, app]": true,
+		"command: [tini, --, sh, -c, app]": false, "command: [timeout, '9', /cm/x]": false, "command: [sh, -c, 'exec /cm/x']": false, "command: [sh, -c, 'exec python3 -c x']": false,
+		"command: [sh, -c, 'exec python3 /cm/x.py']": false, "command: [sh, -c, 'exec python3 -m app']": true, "command: [busybox, sh, -c, app]": false, "command: [sh, /cm/x]": false,
+	} {
+		attack(t, fields, mounterPod+"  volumes: [{name: v, configMap: {name: c}}]\n  containers:\n  - {name: a, image: '@PIN', volumeMounts: [{name: v, mountPath: /cm}], "+fields+"}\n", want)
+	}
+}
+
 // Images and workloads in places that nobody looks at.
 func TestObjectAttacks(t *testing.T) {
 	base := mounterPod + "  containers: [{name: a, image: '@DM', args: [x, '0', GOOD]}]\n---\n"

@@ -85,19 +85,30 @@ func (d *Deployment) startOf(w Workload, c Container) *start {
 		words[i] = s.argv[i].value
 		wrapped = wrapped || i < s.command && shell.IsShell(words[i])
 	}
-	if !s.mounter && !hashes && !wrapped {
+	mounts := make([]string, len(c.Mounts))
+	for i, m := range c.Mounts {
+		mounts[i] = m.Path
+	}
+	inline := ""
+	if s.command > 0 {
+		inline = shell.Inline(words, mounts)
+	}
+	if !s.mounter && !hashes && !wrapped && inline == "" {
 		return nil
 	}
 	if unknown != "" {
 		s.refuse(nil, 0, c.Line, "$(%s) in its arguments has a value that is not in the file", clip(unknown))
 	}
 	d.surroundings(w, c, s, hashes)
-	s.follow(c, words, hashes)
+	if inline != "" {
+		s.refuse(&s.argv[0], 0, s.argv[0].Line, "%s", inline)
+	}
+	s.follow(c, words, mounts, hashes)
 	return s
 }
 
 // follow finds out which program the words start.
-func (s *start) follow(c Container, words []string, hashes bool) {
+func (s *start) follow(c Container, words, mounts []string, hashes bool) {
 	if s.command == 0 {
 		// The image's own entrypoint gets the arguments.
 		switch {
@@ -115,10 +126,6 @@ func (s *start) follow(c Container, words []string, hashes bool) {
 		s.refuse(first, 0, first.Line, "%s", reason)
 	case ok:
 		s.shell, s.script = true, sh
-		mounts := make([]string, len(c.Mounts))
-		for i, m := range c.Mounts {
-			mounts[i] = m.Path
-		}
 		s.result = shell.Follow(sh, shell.Container{Mounter: s.mounter, Plain: !s.mounter && !hashes, Init: c.Init && c.restart != "Always", Mounts: mounts})
 		if len(s.result.Mounts) > 0 && !s.mounter {
 			s.mounter = true

@@ -150,3 +150,51 @@ func (c command) read(name string, args []Word) (ops, vals []string, bad string)
 	}
 	return ops, vals, ""
 }
+
+// interpreters run the text or the file that their arguments name.
+var interpreters = []string{"python", "perl", "ruby", "node", "nodejs", "bun", "deno", "php", "lua", "luajit", "tclsh", "Rscript", "guile", "racket", "pwsh", "osascript"}
+
+// IsInterpreter reports whether a program is one of them, of any version.
+func IsInterpreter(program string) bool {
+	return slices.Contains(interpreters, strings.TrimRight(path.Base(program), "0123456789.-"))
+}
+
+// Inline says why an argument vector starts code that is not the image's own
+// and that nobody follows: a program on a volume, text for an interpreter, or
+// either of them behind a program that starts others. It is "" where none is
+// seen.
+func Inline(argv, mounts []string) string {
+	if len(argv) == 0 {
+		return ""
+	}
+	onVolume := func(word string) bool {
+		return slices.ContainsFunc(mounts, func(m string) bool { return path.IsAbs(word) && below(path.Clean(word), path.Clean(m)) })
+	}
+	if onVolume(argv[0]) {
+		return clip(argv[0]) + " is a program on a volume"
+	}
+	switch base := path.Base(argv[0]); {
+	case IsInterpreter(base):
+		for i, a := range argv[1:] {
+			switch {
+			case a == "-m" && i+2 < len(argv):
+				return "" // a module of the image
+			case slices.Contains([]string{"-u", "-O", "-B", "-I", "-s", "-E"}, a):
+			case strings.HasPrefix(a, "-"):
+				return clip(argv[0]) + " is given " + clip(a) + ", and what it runs then is not followed"
+			case onVolume(a):
+				return clip(argv[0]) + " runs " + clip(a) + ", which is on a volume"
+			default:
+				return "" // a file of the image
+			}
+		}
+		return clip(argv[0]) + " reads what it runs from its standard input"
+	case slices.Contains(starters, base) && !IsShell(base):
+		for _, a := range argv[1:] {
+			if IsShell(a) || IsInterpreter(a) || onVolume(a) {
+				return clip(argv[0]) + " starts " + clip(a) + " in a way that is not followed"
+			}
+		}
+	}
+	return ""
+}

@@ -193,10 +193,15 @@ func (f *follower) program(s *syntax.Stmt, word string, words []Word) *Opaque {
 	case strings.HasPrefix(word, "-"), slices.Contains(starters, base), slices.Contains(builtins, base), slices.Contains(mounters, base), strings.HasPrefix(base, "ld-"), path.Clean(word) != word:
 		return opaque(s, "%q may start any program", clip(word))
 	}
+	argv := []string{word}
 	for _, w := range words {
 		if Mentions(w.Text) {
 			return opaque(s, "%q is given %q", clip(word), clip(w.Text))
 		}
+		argv = append(argv, w.Text)
+	}
+	if why := Inline(argv, f.around.Mounts); why != "" {
+		return opaque(s, "%s", why)
 	}
 	if err := f.present(); err != nil {
 		return err
