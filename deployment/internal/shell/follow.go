@@ -446,6 +446,8 @@ func (f *follower) copyFile(n syntax.Node, from, to string) *Opaque {
 	if strings.HasSuffix(to, "/") || clean == "." {
 		names = names[1:]
 	}
+	image := path.IsAbs(from) && f.trustedFile(from) == "" && !f.checked[path.Clean(from)]
+	over := false
 	for _, name := range names {
 		switch {
 		case strings.Contains(to, "..") || strings.Contains(from, ".."):
@@ -457,11 +459,11 @@ func (f *follower) copyFile(n syntax.Node, from, to string) *Opaque {
 		case ownName(path.Base(name)):
 			return opaque(n, "a copy under the name %q, which may take a program's place", clip(path.Base(name)))
 		}
-		if f.checked[name] {
-			return opaque(n, "a copy over %q, which was checked before", clip(name))
-		}
+		// What was checked is gone: the new file must be checked too, even if
+		// it is the image's own.
+		over = over || f.checked[name]
+		delete(f.checked, name)
 	}
-	image := path.IsAbs(from) && f.trustedFile(from) == "" && !f.checked[path.Clean(from)]
-	f.copies = append(f.copies, copied{off: int(n.Pos().Offset()), from: from, names: names, trusted: image, firm: f.errexit})
+	f.copies = append(f.copies, copied{off: int(n.Pos().Offset()), from: from, names: names, trusted: image && !over, firm: f.errexit})
 	return nil
 }
