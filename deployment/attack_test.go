@@ -157,7 +157,9 @@ func TestInlineAttacks(t *testing.T) {
 		"command: [python3, -c, code]": false, "command: [python3.12, -]": false, "command: [python3]": false, "command: [perl, -e, code]": false, "command: [node, --eval=x]": false,
 		"command: [/cm/x]": false, "command: [/cm/../cm/x]": false, "command: [python3, /cm/x.py]": false, "command: [env, A=b, python3, -c, code]": false, "command: [tini, --, app]": true,
 		"command: [tini, --, sh, -c, app]": false, "command: [timeout, '9', /cm/x]": false, "command: [sh, -c, 'exec /cm/x']": false, "command: [sh, -c, 'exec python3 -c x']": false,
-		"command: [sh, -c, 'exec python3 /cm/x.py']": false, "command: [sh, -c, 'exec python3 -m app']": true, "command: [busybox, sh, -c, app]": false, "command: [sh, /cm/x]": false,
+		"command: [sh, -c, 'exec python3 /cm/x.py']": false, "command: [sh, -c, 'exec python3 -m app']": true, "command: [mount, /dev/a, /b]": false, "command: [veritysetup, open]": false, "readinessProbe: {exec: {command: [cat, /x]}}": true, "readinessProbe: {exec: {command: [sh, -c, 'test -f /x']}}": true,
+		"readinessProbe: {exec: {command: [sh, -c, 'eval x']}}": false, "lifecycle: {postStart: {exec: {command: [/cm/x]}}}": false, "lifecycle: {preStop: {exec: {command: [python3, -c, x]}}}": false,
+		"command: [busybox, sh, -c, app]": false, "command: [sh, /cm/x]": false,
 	} {
 		attack(t, fields, mounterPod+"  volumes: [{name: v, configMap: {name: c}}]\n  containers:\n  - {name: a, image: '@PIN', volumeMounts: [{name: v, mountPath: /cm}], "+fields+"}\n", want)
 	}

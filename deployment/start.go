@@ -55,6 +55,11 @@ func (c Container) weight() int {
 			n += 1 + 8*len(a.Text)
 		}
 	}
+	for _, h := range c.hooks {
+		for _, w := range h.command {
+			n += 1 + 8*len(w)
+		}
+	}
 	return n
 }
 
@@ -79,6 +84,7 @@ func (d *Deployment) startOf(w Workload, c Container) *start {
 	for _, h := range c.hooks {
 		s.mounter = s.mounter || slices.ContainsFunc(h.command, shell.Mentions)
 	}
+	s.mounter = s.mounter || s.command > 0 && shell.IsMounter(s.argv[0].value)
 	words := make([]string, len(s.argv))
 	wrapped := false
 	for i := range s.argv {
@@ -93,7 +99,8 @@ func (d *Deployment) startOf(w Workload, c Container) *start {
 	if s.command > 0 {
 		inline = shell.Inline(words, mounts)
 	}
-	if !s.mounter && !hashes && !wrapped && inline == "" {
+	hook := c.hookReason(vars, mounts)
+	if !s.mounter && !hashes && !wrapped && inline == "" && hook == nil {
 		return nil
 	}
 	if unknown != "" {
@@ -103,8 +110,38 @@ func (d *Deployment) startOf(w Workload, c Container) *start {
 	if inline != "" {
 		s.refuse(&s.argv[0], 0, s.argv[0].Line, "%s", inline)
 	}
-	s.follow(c, words, mounts, hashes)
+	if hook != nil {
+		s.refuse(nil, 0, hook.line, "%s", hook.reason)
+	}
+	if s.mounter || hashes || wrapped || inline != "" {
+		s.follow(c, words, mounts, hashes)
+	}
 	return s
+}
+
+// hookReason says which program that Kubernetes starts beside the container's
+// own is not understood.
+func (c Container) hookReason(vars variables, mounts []string) *opaqueAt {
+	for _, h := range c.hooks {
+		words := make([]string, len(h.command))
+		for i, w := range h.command {
+			words[i], _ = vars.expand(w)
+		}
+		reason := shell.Inline(words, mounts)
+		if sh, ok, why := shell.Find(words); ok && why != "" {
+			reason = why
+		} else if ok {
+			if r := shell.Follow(sh, shell.Container{Plain: true, Mounts: mounts}); r.Opaque != nil {
+				reason = r.Opaque.Reason
+			}
+		} else if reason == "" && len(words) > 0 && shell.IsShell(words[0]) {
+			reason = "a shell of an unusual name"
+		}
+		if reason != "" {
+			return &opaqueAt{line: h.line, reason: h.name + ": " + reason}
+		}
+	}
+	return nil
 }
 
 // follow finds out which program the words start.

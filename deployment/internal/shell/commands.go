@@ -17,6 +17,9 @@ func Mentions(text string) bool {
 	return slices.ContainsFunc([]string{Mounter, "veritysetup", "dmsetup", "cryptsetup", "losetup"}, func(m string) bool { return strings.Contains(text, m) })
 }
 
+// IsMounter reports whether a program sets up or mounts disks.
+func IsMounter(program string) bool { return slices.Contains(mounters, path.Base(program)) }
+
 // IsHash reports whether a program prints or checks hashes of files.
 func IsHash(text string) bool {
 	return strings.Contains(text, "sum") && slices.ContainsFunc([]string{"shasum", "md5sum", "sha1sum", "sha224sum", "sha256sum", "sha384sum", "sha512sum", "b2sum"}, func(m string) bool { return strings.Contains(text, m) })
@@ -71,7 +74,7 @@ func commands() map[string]command {
 		"cat":      {max: 20, stdin: true},
 		"uname":    {flags: []string{"-a", "-r", "-m"}},
 		"nproc":    {},
-		"ulimit":   {flags: []string{"-c", "-l", "-n", "-s", "-u"}, max: 1},
+		"ulimit":   {flags: []string{"-c", "-l"}, max: 1},
 		"umask":    {min: 1, max: 1},
 		"mkdir":    {flags: []string{"-p"}, min: 1, max: 20},
 		"blockdev": {flags: []string{"--getra", "--getsize64", "--getro", "--setro"}, values: []string{"--setra", "--setfra"}, min: 1, max: 1},

@@ -163,11 +163,11 @@ func DangerousVariable(name, value string, literal bool) string {
 	switch {
 	case name == "LD_PRELOAD" && literal && imageLibraries(value):
 		return "" // libraries of the image itself
-	case strings.HasPrefix(name, "LD_"), strings.HasPrefix(name, "GLIBC_"), name == "GCONV_PATH", name == "LOCPATH", name == "NLSPATH":
+	case strings.HasPrefix(name, "LD_"), strings.HasPrefix(name, "GLIBC_"), strings.HasPrefix(name, "OPENSSL_"), strings.HasPrefix(name, "MALLOC_"), strings.HasPrefix(name, "AWK"), name == "GCONV_PATH", name == "LOCPATH", name == "NLSPATH":
 		return "changes what the loader brings into every program"
 	case name == "PATH", name == "CDPATH", name == "EXECIGNORE", strings.HasPrefix(name, "BASH_"), name == "ENV", name == "SHELLOPTS", name == "BASHOPTS":
 		return "changes which programs the shell runs"
-	case name == "IFS", name == "PS4", name == "POSIXLY_CORRECT", name == "GLOBIGNORE", name == "FUNCNEST", name == "HOME", name == "PWD", name == "OLDPWD", name == "TMOUT", name == "OPTIND", name == "_":
+	case name == "IFS", name == "PS4", name == "POSIXLY_CORRECT", name == "GLOBIGNORE", name == "FUNCNEST", name == "HOME", name == "PWD", name == "OLDPWD", name == "TMOUT", name == "OPTIND", name == "_", name == "_POSIX2_VERSION":
 		return "changes how the shell reads"
 	case strings.HasPrefix(name, "PATCH_"), name == "SIMPLE_BACKUP_SUFFIX", name == "VERSION_CONTROL", strings.HasPrefix(name, "UV_"), strings.HasPrefix(name, "PIP_"):
 		return "changes what a command of the script does"
