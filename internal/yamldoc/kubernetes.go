@@ -47,12 +47,14 @@ func ParseKubernetes(file string, data []byte, limits Limits) (docs []*yaml.Node
 			docs, err = nil, &Error{File: file, Msg: fmt.Sprintf("not readable as YAML: %v", r)}
 		}
 	}()
-	chunks, err := splitDocuments(file, bytes.TrimPrefix(data, []byte("\ufeff")))
+	chunks, err := splitDocuments(file, data)
 	if err != nil {
 		return nil, err
 	}
 	budget := limits.Nodes
 	for _, c := range chunks {
+		// A byte order mark may start every document, and has no column.
+		c.text = bytes.TrimPrefix(c.text, []byte("\ufeff"))
 		if len(docs) >= limits.Docs {
 			return nil, &Error{File: file, Line: c.line + 1, Msg: fmt.Sprintf("more than %d documents", limits.Docs)}
 		}
@@ -316,7 +318,6 @@ func (k *kubeReader) offset(line, column int) int {
 			continue
 		case r == '\n' || r == '\r' || r == '\u0085' || r == '\u2028' || r == '\u2029':
 			k.line, k.column = k.line+1, 0
-		case k.line == line && r == '\ufeff' && k.off == 0:
 		default:
 			k.column++
 		}
