@@ -271,3 +271,17 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("got %+v, want three objects, the last one of document 2", seen)
 	}
 }
+
+// $(NAME) is put in as Kubernetes does it.
+func TestExpansion(t *testing.T) {
+	env := "[{name: X, value: v}, {name: W, value: 'a$(X)$(Z)$$(X)'}, {name: Z, value: z}, {name: 'odd name', value: o}]"
+	for arg, want := range map[string]string{
+		"$(X)": "v", "$(X)$(X)": "vv", "$$(X)": "$(X)", "$$$(X)": "$v", "$(X": "$(X", "$": "$", "$$": "$", "$x": "$x", "a$": "a$", "$(NONE)": "$(NONE)", "$()": "$()", "$(W)": "av$(Z)$(X)", "$(odd name)": "o", "$( X)": "$( X)",
+		"$($(X))": "$($(X))", "$(X)$": "v$", "$-$(X)": "$-v", "$$$$": "$$",
+	} {
+		d := parse(t, pod("image: "+mount+"\nenv: "+env+"\nargs: ['"+arg+"', '0', "+hexA+"]\n"))
+		if p := d.Disks(); len(p) != 1 || p[0].Model != want {
+			t.Errorf("%q: got %+v, want %q", arg, p, want)
+		}
+	}
+}
