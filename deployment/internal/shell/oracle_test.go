@@ -24,6 +24,7 @@ type world struct {
 	dir, log string
 	dash     string
 	bash     string
+	busybox  string // "" if there is none: one sh more
 }
 
 var (
@@ -44,6 +45,7 @@ func hashOf(f string) string {
 func newWorld(t testing.TB) *world {
 	w := &world{dir: t.TempDir(), dash: testenv.Oracle(t, "dash"), bash: testenv.Oracle(t, "bash")}
 	w.log = filepath.Join(w.dir, "log")
+	w.busybox, _ = exec.LookPath("busybox")
 	bin := filepath.Join(w.dir, "bin")
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		t.Fatal(err)
@@ -88,13 +90,20 @@ func (w *world) run(t testing.TB, s shell.Start, env []string, wrong ...string) 
 	if err := os.RemoveAll(w.log); err != nil {
 		t.Fatal(err)
 	}
-	program := w.dash
-	if s.Bash {
+	// /bin/sh is one of several shells.
+	program, args := w.dash, []string{}
+	switch {
+	case s.Bash:
 		program = w.bash
+	case len(s.Script)%3 == 1:
+		program, args = w.bash, []string{"--posix"}
+	case len(s.Script)%3 == 2 && w.busybox != "":
+		program, args = w.busybox, []string{"sh"}
 	}
-	args := []string{"-c"}
 	if s.Errexit {
-		args[0] = "-ec"
+		args = append(args, "-ec")
+	} else {
+		args = append(args, "-c")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -136,6 +145,8 @@ func (w *world) hold(t *testing.T, s shell.Start, r shell.Result, env []string, 
 		}
 		return out
 	}
+	// busybox takes its own patch for ours.
+	whole = whole && (w.busybox == "" || s.Bash || len(s.Script)%3 != 2)
 	log, code := w.run(t, s, env)
 	got := mounts(log)
 	if len(got) > len(want) || !slices.Equal(got, want[:len(got)]) {
