@@ -16,6 +16,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/retally/retally/deployment/internal/shell"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/yamldoc"
 )
@@ -31,8 +32,47 @@ type Deployment struct {
 	images     []ImagePin
 	disks      []DiskPin
 	checks     []FileCheck
-	problems   []Problem
+	opaque     []Opaque
+	unknown    []Unknown
+	exempted   []Exempted
+	opts       Options
+	problems   problems
+	document   int // the document that is being read, from 1
 	budget     int // what is left for following scripts, in rough steps
+}
+
+// Options are the user's own words on a deployment.
+type Options struct {
+	// Exempt names workloads (Object.ID) that may run outside a confidential
+	// runtime class, with the reason. A reason is required.
+	Exempt map[string]string
+	// RuntimeClasses are further runtime classes that the user knows to be
+	// confidential, beside those that start with contrast-cc.
+	RuntimeClasses []string
+}
+
+// Identity says which object of which file something comes from. It is
+// comparable: joins go by it, never by order.
+type Identity struct {
+	File                              string
+	Document, Line, Column            int // the document from 1
+	APIVersion, Kind, Namespace, Name string
+}
+
+// Unknown is an object of a kind that is not known: whether it runs anything,
+// or changes what others run, nobody can say.
+type Unknown struct {
+	Object Identity
+	Reason string
+}
+
+// Exempted is a workload outside a confidential runtime class that the user
+// exempted.
+type Exempted struct {
+	Object       Identity
+	Workload     string // Object.ID
+	RuntimeClass string
+	Reason       string
 }
 
 // maxWork bounds the following of scripts in one file. One script may stand in
@@ -54,7 +94,19 @@ func (d *Deployment) spend(n int) bool {
 type Object struct {
 	APIVersion, Kind, Namespace, Name string
 	Line                              int
+	Document                          int // of the stream, from 1
 	Node                              *yaml.Node
+
+	file string
+}
+
+// Identity gives the object's identity. A missing namespace stays "".
+func (o Object) Identity() Identity {
+	i := Identity{File: o.file, Document: o.Document, Line: o.Line, APIVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
+	if o.Node != nil {
+		i.Column = o.Node.Column
+	}
+	return i
 }
 
 // ID names the object for people and for joins: Kind/namespace/name, with
@@ -97,8 +149,19 @@ type Container struct {
 	Devices       []Device
 	Line          int
 
-	restart string // restartPolicy; "Always" makes an init container a sidecar
-	node    *yaml.Node
+	restart    string // restartPolicy; "Always" makes an init container a sidecar
+	workingDir string
+	envFrom    bool
+	vars       []envVar
+	hooks      []hook
+	node       *yaml.Node
+}
+
+// envVar is any entry of env; value is nil where it comes from elsewhere.
+type envVar struct {
+	name  string
+	value *string
+	line  int
 }
 
 // Arg is one word of a container's command or args.
@@ -106,7 +169,8 @@ type Arg struct {
 	Text string
 	Line int // where the word starts; of a block scalar, its first content line
 
-	node *yaml.Node
+	value string // with the container's variables put in for $(NAME)
+	node  *yaml.Node
 }
 
 // EnvVar is an environment variable with a literal value.
@@ -149,9 +213,11 @@ type ConfigMap struct {
 
 // ImagePin is one image reference in its place.
 type ImagePin struct {
+	Object    Identity
 	Workload  string // Object.ID
-	Container string
+	Container string // "" where the image stands outside of containers
 	Init      bool
+	Field     string // of an image outside of containers: where it stands
 	Ref       ImageRef
 	// Pinned says that the reference holds a valid digest. A tag beside it
 	// counts for nothing: runtimes pull by digest.
@@ -164,6 +230,7 @@ type ImagePin struct {
 // is "disk-mounter", or if its own name is "disk-mounter" or starts with
 // "disk-mounter-"; the second half finds mirrored and renamed images.
 type DiskPin struct {
+	Object              Identity
 	Workload, Container string
 	Init                bool
 	Form                string // one of the Form constants
@@ -182,7 +249,8 @@ type DiskPin struct {
 	CommandOverride bool
 	// InCommand says that the root hash stands in the command, not in args.
 	InCommand bool
-	// Used says that the root hash was seen to reach disk-mounter.
+	// Used says that the root hash was seen to reach disk-mounter, and that
+	// the container's start is understood whole.
 	Used bool
 }
 
@@ -197,6 +265,7 @@ const (
 
 // FileCheck is a comparison of a file's hash with a constant in a start script.
 type FileCheck struct {
+	Object              Identity
 	Workload, Container string
 	Init                bool
 	File                string // as the script names it
@@ -217,25 +286,29 @@ type FileCheck struct {
 // Enforcement says what a mismatch of a file check does.
 type Enforcement string
 
-// What a check is good for, found by following the script once with the
-// check passing and once with it failing.
+// What a check is good for. Nothing but Unknown stands in a script that is not
+// understood whole.
 const (
-	Enforced    Enforcement = "enforced"     // a mismatch stops the container with a failure
-	NotEnforced Enforcement = "not enforced" // a mismatch changes nothing but the output
-	Inverted    Enforcement = "inverted"     // a match stops the container
-	Unknown     Enforcement = "unknown"      // cannot be told simply
+	Enforced    = Enforcement(shell.Enforced)    // a mismatch stops the container with a failure
+	NotEnforced = Enforcement(shell.NotEnforced) // a mismatch changes nothing but the output
+	Inverted    = Enforcement(shell.Inverted)    // a match stops the container
+	Undecided   = Enforcement(shell.Unknown)     // cannot be told simply
 )
 
 // Parse reads a YAML stream of Kubernetes objects. It fails only if the file
-// is not YAML within yamldoc's bounds (*yamldoc.Error).
-func Parse(file string, data []byte) (*Deployment, error) {
-	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{})
+// is not YAML that every reader reads alike (*yamldoc.Error, see
+// yamldoc.ParseKubernetes).
+func Parse(file string, data []byte) (*Deployment, error) { return ParseWith(file, data, Options{}) }
+
+// ParseWith is Parse with the user's options.
+func ParseWith(file string, data []byte, opts Options) (*Deployment, error) {
+	docs, err := yamldoc.ParseKubernetes(file, data, yamldoc.Limits{})
 	if err != nil {
 		return nil, err
 	}
-	d := &Deployment{File: file, src: newSource(data), budget: maxWork}
-	for _, doc := range docs {
-		if doc != nil {
+	d := &Deployment{File: file, opts: opts, src: newSource(data), budget: maxWork}
+	for i, doc := range docs {
+		if d.document = i + 1; doc != nil {
 			d.addObject(doc, "", "", 0)
 		}
 	}
@@ -244,9 +317,8 @@ func Parse(file string, data []byte) (*Deployment, error) {
 		d.addWorkload(&d.Objects[i])
 	}
 	d.collectImages()
-	d.collectDisks()
-	d.collectFileChecks()
-	d.sortProblems()
+	d.collectStarts()
+	d.checkExemptions()
 	return d, nil
 }
 
@@ -259,8 +331,21 @@ func (d *Deployment) Disks() []DiskPin { return slices.Clone(d.disks) }
 // FileChecks lists every file hash that a start script checks.
 func (d *Deployment) FileChecks() []FileCheck { return slices.Clone(d.checks) }
 
-// Problems lists what is odd, by line. A clean release has none.
-func (d *Deployment) Problems() []Problem { return slices.Clone(d.problems) }
+// Opaque lists the containers whose start is not understood whole. What they
+// mount and check is not proved.
+func (d *Deployment) Opaque() []Opaque { return slices.Clone(d.opaque) }
+
+// Unknown lists the objects of kinds that are not known.
+func (d *Deployment) Unknown() []Unknown { return slices.Clone(d.unknown) }
+
+// Exempted lists the workloads that run outside of confidential computing
+// because the user said so.
+func (d *Deployment) Exempted() []Exempted { return slices.Clone(d.exempted) }
+
+// Problems lists what is odd, by line. Of each code a bounded number is kept;
+// where there were more, that is an error itself, which stands first, and
+// errors stand before warnings. A clean release has none.
+func (d *Deployment) Problems() []Problem { return d.problems.list() }
 
 // ConfigMaps lists the ConfigMaps of the file.
 func (d *Deployment) ConfigMaps() []ConfigMap { return slices.Clone(d.configMaps) }

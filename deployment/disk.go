@@ -2,10 +2,10 @@ package deployment
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
-	"gopkg.in/yaml.v3"
-
+	"github.com/retally/retally/deployment/internal/shell"
 	"github.com/retally/retally/internal/digest"
 )
 
@@ -17,131 +17,144 @@ func (c Container) isDiskMounter() bool {
 	return isDiskMounterName(c.Image.Name) || isDiskMounterName(c.Name) || strings.HasPrefix(c.Name, "disk-mounter-")
 }
 
-func (d *Deployment) collectDisks() {
-	type use struct {
-		root digest.Digest
-		pin  DiskPin
+// diskUses finds one model with two root hashes.
+type diskUses map[string]DiskPin
+
+func newDiskUses() diskUses { return diskUses{} }
+
+func (u diskUses) add(d *Deployment, pin DiskPin) {
+	if pin.Model == "" || pin.RootHash.IsZero() {
+		return
 	}
-	first := map[string]use{}
-	for _, w := range d.Workloads {
-		for _, c := range w.Containers {
-			if !c.isDiskMounter() {
-				continue
-			}
-			for _, pin := range d.diskPins(w, c) {
-				d.disks = append(d.disks, pin)
-				if pin.Model == "" || pin.RootHash.IsZero() {
-					continue
-				}
-				// Up to v1.37 the name is a task ("textgen"), whose model may
-				// differ between workloads; within one it is one disk.
-				key := pin.Model
-				if pin.Form != FormPositional {
-					key = pin.Workload + " " + pin.Model + "-" + pin.Index
-				}
-				prev, seen := first[key]
-				if !seen {
-					first[key] = use{pin.RootHash, pin}
-				} else if prev.root != pin.RootHash {
-					d.report(Problem{
-						Code: DiskTwoRootHashes, Workload: w.ID(), Container: c.Name, Line: pin.Line, Column: pin.Column,
-						Msg: fmt.Sprintf("model %q has root hash %s here and %s on line %d", clip(pin.Model), pin.RootHash.Hex(), prev.root.Hex(), prev.pin.Line),
-					})
-				}
-			}
-		}
+	// Up to v1.37 the name is a task ("textgen"), whose model may differ
+	// between workloads; within one it is one disk.
+	key := pin.Model
+	if pin.Form != FormPositional {
+		key = pin.Workload + " " + pin.Model + "-" + pin.Index
+	}
+	prev, seen := u[key]
+	if !seen {
+		u[key] = pin
+	} else if prev.RootHash != pin.RootHash {
+		d.report(Problem{
+			Code: DiskTwoRootHashes, Workload: pin.Workload, Container: pin.Container, Line: pin.Line, Column: pin.Column,
+			Msg: fmt.Sprintf("model %q has root hash %s here and %s on line %d", clip(pin.Model), pin.RootHash.Hex(), prev.RootHash.Hex(), prev.Line),
+		})
 	}
 }
 
-// diskPins follows a container's command and args to disk-mounter.
-func (d *Deployment) diskPins(w Workload, c Container) []DiskPin {
-	direct := make([]shValue, len(c.Args))
-	for i := range c.Args {
-		direct[i] = shValue{kind: valueText, text: c.Args[i].Text, arg: &c.Args[i], off: -1}
-	}
-	if len(c.Command) == 0 {
-		return []DiskPin{d.diskPin(w, c, nil, direct, true)}
-	}
-	unused := func(format string, args ...any) []DiskPin {
-		at := orNode(c.Command[0].node, c.node)
-		d.reportAt(at, DiskArgsUnused, w.ID(), c.Name, format, args...)
-		if pin := d.readDiskArgs(c, nil, direct); pin.RootHashText != "" {
-			pin.Workload, pin.Container, pin.Init, pin.CommandOverride = w.ID(), c.Name, c.Init, true
-			pin.RootHash, _ = rootHash(pin.RootHashText)
-			d.resolveDevice(w, c, &pin)
-			return []DiskPin{pin}
-		}
+// diskPins lists what reaches disk-mounter in a container, and the root hash
+// in its arguments where it does not.
+func (d *Deployment) diskPins(w Workload, c Container, s *start) (pins []DiskPin) {
+	if !c.isDiskMounter() && s.opaque != nil && len(s.result.Mounts) == 0 {
+		d.secondHash(w, c, s, nil)
 		return nil
 	}
-	sh, ok := findShell(c.argv())
-	if !ok {
-		argv := c.argv()
-		for i, a := range argv[:len(c.Command)] {
-			if isDiskMounterName(baseName(a.Text)) {
-				var rest []shValue
-				for j := i + 1; j < len(argv); j++ {
-					rest = append(rest, shValue{kind: valueText, text: argv[j].Text, arg: &argv[j], off: -1})
-				}
-				return []DiskPin{d.diskPin(w, c, nil, rest, true)}
-			}
+	direct := s.words(s.command)
+	if s.shell || s.opaque == nil {
+		for _, m := range s.result.Mounts {
+			pins = append(pins, d.diskPin(w, c, s, m.Args))
 		}
-		return unused("the command does not visibly run disk-mounter, so the args may go elsewhere")
 	}
-	if !d.spend(4*len(sh.script.Text) + len(c.Env)) {
-		return unused("the command's script is not followed, so the args may go elsewhere")
-	}
-	list, err := parseScript(sh.script.Text)
-	if err != nil {
-		return unused("the command's script is not understood, so the args may go elsewhere: %v", err)
-	}
-	run := newShellRun(sh, c.Env, -1)
-	run.list(list)
-	d.spend(run.steps)
-	if len(run.mounts) == 0 {
-		return unused("the command's script does not run disk-mounter, so the args are not used")
-	}
-	if run.changed || run.cut {
-		return unused("the command's script changes its arguments in a way that is not understood")
-	}
-	var pins []DiskPin
-	for _, m := range run.mounts {
-		if d.readDiskArgs(c, sh.script.node, m.args).RootHashText == "" && d.readDiskArgs(c, nil, direct).RootHashText != "" {
-			pins = append(pins, unused(`the command's script does not pass the args on to disk-mounter, so the root hash in them is not used (want "$@", and a word for $0 behind the script)`)...)
-			continue
+	if !s.shell && s.opaque == nil {
+		first := 0
+		if s.command > 0 {
+			first = 1 // the name of disk-mounter itself
 		}
-		pins = append(pins, d.diskPin(w, c, sh.script.node, m.args, true))
+		pins = append(pins, d.diskPin(w, c, s, s.words(first)))
+	}
+	// A root hash in the arguments that was not seen to arrive.
+	pin, _ := d.readDiskArgs(c, s, direct)
+	used := slices.ContainsFunc(pins, func(p DiskPin) bool { return p.RootHashText == pin.RootHashText })
+	if !used && pin.RootHashText != "" {
+		pin = d.place(w, c, pin)
+		pin.RootHash, _ = rootHash(pin.RootHashText)
+		pins = append(pins, pin)
+		if s.opaque == nil {
+			d.reportAt(orNode(s.argv[0].node, c.node), DiskArgsUnused, w.ID(), c.Name,
+				`the command's script does not pass the args on to disk-mounter, so the root hash in them is not used (want "$@", and a word for $0 behind the script)`)
+		}
+	} else if s.shell && s.opaque == nil && len(s.result.Mounts) == 0 && c.isDiskMounter() {
+		d.reportAt(orNode(s.argv[0].node, c.node), DiskNoRootHash, w.ID(), c.Name, "the script does not start disk-mounter")
+	}
+	d.secondHash(w, c, s, pins)
+	if s.opaque != nil {
+		for i := range pins {
+			pins[i].Used = false
+		}
 	}
 	return pins
 }
 
-// diskPin reads the words that reach disk-mounter and reports their faults.
-func (d *Deployment) diskPin(w Workload, c Container, script *yaml.Node, args []shValue, used bool) DiskPin {
-	pin := d.readDiskArgs(c, script, args)
-	pin.Workload, pin.Container, pin.Init = w.ID(), c.Name, c.Init
+// words are the arguments from a place on, as disk-mounter gets them.
+func (s *start) words(from int) []shell.Word {
+	out := make([]shell.Word, 0, len(s.argv)-from)
+	for i := from; i < len(s.argv); i++ {
+		out = append(out, shell.Word{Text: s.argv[i].value, Param: i - s.script.ParamsAt})
+	}
+	return out
+}
+
+// secondHash finds, where not every word is accounted for, more root hashes
+// than one: a good one beside another is how a wrong disk would be hidden.
+func (d *Deployment) secondHash(w Workload, c Container, s *start, pins []DiskPin) {
+	if s.opaque == nil && !slices.ContainsFunc(pins, func(p DiskPin) bool { return p.Form == FormNotUnderstood }) {
+		return
+	}
+	checks := map[string]bool{}
+	for _, e := range s.result.Checks {
+		checks[e.Want.Text] = true
+	}
+	first := ""
+	for i := range s.argv {
+		for _, hex := range constants(s.argv[i].value) {
+			text := strings.ToLower(hex.text)
+			switch {
+			case checks[hex.text] || len(text) != 64 && len(text) != 128 || text == first:
+			case first == "":
+				first = text
+			default:
+				line, col := s.argv[i].Line, 0
+				if n := s.argv[i].node; n != nil && s.argv[i].value == s.argv[i].Text {
+					line, col = d.src.find(n, hex.off, hex.text)
+				}
+				d.report(Problem{
+					Code: DiskSecondRootHash, Workload: w.ID(), Container: c.Name, Line: line, Column: col,
+					Msg: fmt.Sprintf("a second root hash %s is passed beside %s, in a way that is not understood", hex.text, first),
+				})
+				return
+			}
+		}
+	}
+}
+
+func (d *Deployment) place(w Workload, c Container, pin DiskPin) DiskPin {
+	pin.Object, pin.Workload, pin.Container, pin.Init = w.Identity(), w.ID(), c.Name, c.Init
 	pin.CommandOverride = len(c.Command) > 0
-	pin.Used = used && pin.RootHashText != ""
 	d.resolveDevice(w, c, &pin)
+	return pin
+}
+
+// diskPin reads the words that reach disk-mounter and reports their faults.
+// Words of another form than the two that are known make the start opaque.
+func (d *Deployment) diskPin(w Workload, c Container, s *start, args []shell.Word) DiskPin {
+	pin, odd := d.readDiskArgs(c, s, args)
+	pin = d.place(w, c, pin)
+	pin.Used = pin.RootHashText != ""
 	report := func(code Code, hint, format string, a ...any) {
 		d.report(Problem{Code: code, Workload: w.ID(), Container: c.Name, Line: pin.Line, Column: pin.Column, Msg: fmt.Sprintf(format, a...), Hint: hint})
 	}
-	switch pin.Form {
-	case FormMissing:
+	if odd != "" {
+		s.refuse(nil, 0, pin.Line, "%s", odd)
+		report(DiskArgsOdd, "want MODEL INDEX ROOT-HASH, or --root-hash=ROOT-HASH", "%s", odd)
+	}
+	if pin.Form == FormMissing {
 		report(DiskNoRootHash, "", "disk-mounter gets no root hash, so the disk may hold anything")
 		return pin
-	case FormNotUnderstood:
-		report(DiskArgsOdd, "want MODEL INDEX ROOT-HASH, or --root-hash=ROOT-HASH", "%d arguments reach disk-mounter", len(args))
 	}
 	var err error
 	if pin.RootHash, err = rootHash(pin.RootHashText); err != nil {
 		report(DiskRootHash, "", "%v", err)
-	}
-	if pin.Form == FormPositional && (pin.Index == "" || strings.Trim(pin.Index, "0123456789") != "") {
-		report(DiskArgsOdd, "", "the index of model %q is %q, not a number", clip(pin.Model), clip(pin.Index))
-	}
-	for _, other := range rootHashFlags(args)[min(1, len(rootHashFlags(args))):] {
-		if first := rootHashFlags(args)[0]; other != first {
-			report(DiskTwoRootHashes, "", "root hash %q is given beside %q: disk-mounter takes the last one", clip(first), clip(other))
-		}
 	}
 	return pin
 }
@@ -162,18 +175,15 @@ func rootHash(text string) (digest.Digest, error) {
 
 // flagValue reads a flag as Go's flag package does: one or two dashes, the
 // value behind = or in the next word.
-func flagValue(args []shValue, i int, name string) (value shValue, form string, ok bool) {
+func flagValue(args []shell.Word, i int, name string) (value shell.Word, form string, ok bool) {
 	a := args[i]
-	if a.kind != valueText {
-		return a, "", false
-	}
-	rest, ok := strings.CutPrefix(a.text, "-")
+	rest, ok := strings.CutPrefix(a.Text, "-")
 	if !ok {
 		return a, "", false
 	}
 	rest = strings.TrimPrefix(rest, "-")
 	if v, ok := strings.CutPrefix(rest, name+"="); ok {
-		a.text = v
+		a.Text = v
 		return a, FormFlagEquals, true
 	}
 	if rest != name {
@@ -182,95 +192,103 @@ func flagValue(args []shValue, i int, name string) (value shValue, form string, 
 	if i+1 < len(args) {
 		return args[i+1], FormFlagSeparate, true
 	}
-	return shValue{kind: valueText, off: a.off, arg: a.arg}, FormFlagSeparate, true
+	a.Text = ""
+	return a, FormFlagSeparate, true
 }
 
-func rootHashFlags(args []shValue) (values []string) {
-	for i := range args {
-		if v, _, ok := flagValue(args, i, "root-hash"); ok {
-			values = append(values, v.text)
-		}
-	}
-	return values
-}
-
-// readDiskArgs recognizes the two forms of disk-mounter's arguments.
-func (d *Deployment) readDiskArgs(c Container, script *yaml.Node, args []shValue) DiskPin {
-	pin := DiskPin{Form: FormMissing, Line: c.Line}
+// readDiskArgs recognizes the two forms of disk-mounter's arguments. odd says
+// why words of another form are not understood whole.
+func (d *Deployment) readDiskArgs(c Container, s *start, args []shell.Word) (pin DiskPin, odd string) {
+	pin = DiskPin{Form: FormMissing, Line: c.Line}
 	if c.node != nil {
 		pin.Column = c.node.Column
 	}
-	take := func(v shValue, form string) {
-		pin.Form, pin.RootHashText = form, v.text
-		pin.InCommand = v.arg == nil || v.arg.node == nil || !ownedBy(c.Args, v.arg)
-		pin.Line, pin.Column = d.locate(c, script, v, v.text)
+	take := func(v shell.Word, form string) {
+		pin.Form, pin.RootHashText = form, v.Text
+		at := s.script.ParamsAt + v.Param
+		pin.InCommand = v.Param+s.script.ParamsAt < 0 || s.shell && v.Param < 0 || at < s.command
+		pin.Line, pin.Column = d.locate(c, s, v, v.Text)
 	}
-	var words []shValue
-	flags := false
+	odd = ""
+	note := func(format string, a ...any) {
+		if odd == "" {
+			odd = fmt.Sprintf(format, a...)
+		}
+	}
+	var words []shell.Word
+	given := map[string]bool{}
 	for i := 0; i < len(args); i++ {
-		if v, form, ok := flagValue(args, i, "root-hash"); ok {
-			flags = true
-			if v.kind != valueText || v.text == "" {
+		flag := ""
+		for _, name := range []string{"root-hash", "device-path", "mount-path"} {
+			v, form, ok := flagValue(args, i, name)
+			if !ok {
+				continue
+			}
+			flag = name
+			if given[name] {
+				note("flag --%s is given twice: disk-mounter takes the last one", name)
+			}
+			if len(words) > 0 {
+				note("a flag behind the word %q, where flags end", clip(words[0].Text))
+			}
+			given[name] = true
+			switch {
+			case name == "device-path":
+				pin.DevicePath = v.Text
+			case name == "mount-path":
+				pin.MountPath = v.Text
+			case v.Text == "":
 				pin.Form = FormMissing
-			} else {
+			default:
 				take(v, form)
 			}
 			if form == FormFlagSeparate {
 				i++
 			}
-			continue
+			break
 		}
-		if v, form, ok := flagValue(args, i, "device-path"); ok {
-			flags, pin.DevicePath = true, v.text
-			if form == FormFlagSeparate {
-				i++
+		if flag == "" {
+			words = append(words, args[i])
+			if strings.HasPrefix(args[i].Text, "-") {
+				note("%q is no flag of disk-mounter that is known", clip(args[i].Text))
 			}
-			continue
 		}
-		if v, form, ok := flagValue(args, i, "mount-path"); ok {
-			flags, pin.MountPath = true, v.text
-			if form == FormFlagSeparate {
-				i++
-			}
-			continue
-		}
-		words = append(words, args[i])
 	}
-	if flags {
+	if len(given) > 0 {
+		if len(words) > 0 {
+			note("%q stands beside the flags", clip(words[0].Text))
+		}
 		// The names are the operator's: /dev/modelweights-<model>-<index>.
 		if rest, ok := strings.CutPrefix(pin.DevicePath, "/dev/modelweights-"); ok {
 			if i := strings.LastIndexByte(rest, '-'); i > 0 {
 				pin.Model, pin.Index = rest[:i], rest[i+1:]
 			}
 		}
-		return pin
+		return pin, odd
 	}
-	if len(words) == 3 && words[2].kind == valueText {
-		pin.Model, pin.Index = words[0].text, words[1].text
-		if words[2].text == "" {
-			return pin
+	if len(words) == 3 && odd == "" {
+		pin.Model, pin.Index = words[0].Text, words[1].Text
+		if pin.Index == "" || strings.Trim(pin.Index, "0123456789") != "" {
+			note("the index of model %q is %q, not a number", clip(pin.Model), clip(pin.Index))
+		}
+		if words[2].Text == "" {
+			return pin, odd
 		}
 		take(words[2], FormPositional)
 		// As disk-mounter.sh builds them.
 		pin.DevicePath = "/dev/modelweights-" + pin.Model + "-" + pin.Index
 		pin.MountPath = "/mnt/modelweights-" + pin.Model + "-" + pin.Index
-		return pin
+		return pin, odd
 	}
 	for _, v := range words {
-		if _, err := rootHash(v.text); v.kind == valueText && err == nil {
+		if _, err := rootHash(v.Text); err == nil {
 			take(v, FormNotUnderstood)
 		}
 	}
-	return pin
-}
-
-func ownedBy(args []Arg, a *Arg) bool {
-	for i := range args {
-		if args[i].node == a.node {
-			return true
-		}
+	if pin.Form == FormNotUnderstood {
+		note("%d arguments reach disk-mounter", len(args))
 	}
-	return false
+	return pin, odd
 }
 
 // resolveDevice follows the device path to the volume and its claim.

@@ -4,235 +4,35 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/internal/yamldoc"
-
 	"gopkg.in/yaml.v3"
+
+	"github.com/retally/retally/internal/imageref"
+	"github.com/retally/retally/internal/yamldoc"
 )
 
-// ImageRef is an image reference by the grammar of the distribution project
-// ("reference" package documentation), which container runtimes share:
-//
-//	reference = name [ ":" tag ] [ "@" digest ]
-//	name      = [ domain "/" ] path
-//
-// A first element without dot, colon or upper-case letter that is not
-// "localhost" is no domain; the domain is then docker.io, and a path of one
-// element is below "library/".
+// ImageRef is an image reference with its place. See internal/imageref for
+// the grammar.
 type ImageRef struct {
-	Text         string // as written
-	Registry     string // with port, docker.io where none is written
-	Repository   string // without registry
-	Name         string // last element of the repository
-	Tag          string
-	Digest       digest.Digest
+	imageref.Ref
 	Line, Column int // of the reference; of the digest's fault see the problem
 }
 
-// Full returns registry and repository.
-func (r ImageRef) Full() string {
-	if r.Repository == "" {
-		return r.Text
-	}
-	return r.Registry + "/" + r.Repository
-}
-
 // A RefError says which part of an image reference is wrong.
-type RefError struct {
-	Text   string // the reference
-	Part   string // "name", "registry", "tag", "digest"
-	Offset int    // in bytes, of that part in Text
-	Msg    string
-}
-
-func (e *RefError) Error() string {
-	return fmt.Sprintf("image reference %q: %s at byte %d: %s", clip(e.Text), e.Part, e.Offset, e.Msg)
-}
-
-// The bounds of the reference grammar.
-const (
-	maxRepository = 255
-	maxTag        = 128
-)
+type RefError = imageref.Error
 
 // ParseImageRef reads a reference. On error (*RefError) the parts that could
 // be read are returned beside it.
 func ParseImageRef(text string) (ImageRef, error) {
-	r := ImageRef{Text: text}
-	fail := func(part string, off int, format string, args ...any) (ImageRef, error) {
-		return r, &RefError{text, part, off, fmt.Sprintf(format, args...)}
-	}
-	if text == "" {
-		return fail("name", 0, "empty")
-	}
-	rest, dig, hasDigest := strings.Cut(text, "@")
-	name, tag, hasTag := rest, "", false
-	// The last colon starts a tag unless a slash follows it (a port).
-	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.Contains(rest[i:], "/") {
-		name, tag, hasTag = rest[:i], rest[i+1:], true
-	}
-	registry, path := splitRegistry(name)
-	pathOff := len(name) - len(path)
-	if registry != "" {
-		if msg := registryFault(registry); msg != "" {
-			return fail("registry", 0, "%s", msg)
-		}
-	}
-	if msg, off := pathFault(path); msg != "" {
-		return fail("name", pathOff+off, "%s", msg)
-	}
-	if registry == "" {
-		registry = "docker.io"
-		if isHex(name) && len(name) == 64 {
-			return fail("name", 0, "64 hex digits are an image ID, not a name")
-		}
-	}
-	if registry == "index.docker.io" {
-		registry = "docker.io"
-	}
-	if registry == "docker.io" && !strings.Contains(path, "/") {
-		path = "library/" + path
-	}
-	r.Registry, r.Repository = registry, path
-	r.Name = path[strings.LastIndexByte(path, '/')+1:]
-	if n := len(registry) + 1 + len(path); n > maxRepository {
-		return fail("name", 0, "has %d characters, at most %d are allowed", n, maxRepository)
-	}
-	if hasTag {
-		if msg := tagFault(tag); msg != "" {
-			return fail("tag", len(name)+1, "%s", msg)
-		}
-		r.Tag = tag
-	}
-	if hasDigest {
-		v, err := parseDigest(dig)
-		if err != nil {
-			return fail("digest", len(rest)+1, "%v", err)
-		}
-		r.Digest = v
-	}
-	return r, nil
+	r, err := imageref.Parse(text)
+	return ImageRef{Ref: r}, err
 }
 
-func splitRegistry(name string) (registry, path string) {
-	first, rest, ok := strings.Cut(name, "/")
-	if !ok || !strings.ContainsAny(first, ".:") && first != "localhost" && strings.ToLower(first) == first {
-		return "", name
-	}
-	return first, rest
-}
-
-// registryFault checks host and port: domain names, IPv4, bracketed IPv6.
-func registryFault(s string) string {
-	host, port, hasPort := s, "", false
-	if strings.HasPrefix(s, "[") {
-		end := strings.IndexByte(s, ']')
-		if end < 0 || strings.Trim(s[1:end], "0123456789abcdefABCDEF:") != "" || end == 1 {
-			return fmt.Sprintf("%q is not an IPv6 address in brackets", clip(s))
-		}
-		host = ""
-		if after := s[end+1:]; after != "" {
-			if after[0] != ':' {
-				return fmt.Sprintf("%q has something behind the bracket", clip(s))
-			}
-			port, hasPort = after[1:], true
-		}
-	} else if i := strings.IndexByte(s, ':'); i >= 0 {
-		host, port, hasPort = s[:i], s[i+1:], true
-	}
-	if hasPort && (port == "" || strings.Trim(port, "0123456789") != "") {
-		return fmt.Sprintf("%q is not a port", clip(port))
-	}
-	if strings.HasPrefix(s, "[") {
-		return ""
-	}
-	for label := range strings.SplitSeq(host, ".") {
-		if label == "" || label[0] == '-' || label[len(label)-1] == '-' || !all(label, func(c byte) bool { return isAlnum(c) || c == '-' }) {
-			return fmt.Sprintf("%q is not a host name", clip(host))
-		}
-	}
-	return ""
-}
-
-// pathFault checks the elements of a repository: lower-case letters and
-// digits, separated by one ".", one "_", two "_" or any number of "-".
-func pathFault(path string) (msg string, off int) {
-	if path == "" {
-		return "no repository name", 0
-	}
-	for elem := range strings.SplitSeq(path, "/") {
-		if m := elementFault(elem); m != "" {
-			return m, off
-		}
-		off += len(elem) + 1
-	}
-	return "", 0
-}
-
-func elementFault(elem string) string {
-	lower := func(c byte) bool { return isAlnum(c) && !('A' <= c && c <= 'Z') }
-	if elem == "" {
-		return "empty element"
-	}
-	for i := 0; i < len(elem); {
-		start := i
-		for i < len(elem) && lower(elem[i]) {
-			i++
-		}
-		if i == start {
-			return fmt.Sprintf("element %q is not lower-case letters and digits with single separators", clip(elem))
-		}
-		if i == len(elem) {
-			break
-		}
-		sep := i
-		for i < len(elem) && strings.IndexByte("._-", elem[i]) >= 0 {
-			i++
-		}
-		s := elem[sep:i]
-		if i == len(elem) || s != "." && s != "_" && s != "__" && (s == "" || strings.Trim(s, "-") != "") {
-			return fmt.Sprintf("element %q is not lower-case letters and digits with single separators", clip(elem))
-		}
-	}
-	return ""
-}
-
-func tagFault(tag string) string {
-	word := func(c byte) bool { return isAlnum(c) || c == '_' }
-	switch {
-	case tag == "":
-		return "empty"
-	case len(tag) > maxTag:
-		return fmt.Sprintf("has %d characters, at most %d are allowed", len(tag), maxTag)
-	case !word(tag[0]), !all(tag, func(c byte) bool { return word(c) || c == '.' || c == '-' }):
-		return fmt.Sprintf("%q has other characters than letters, digits, _ . - or starts with . or -", clip(tag))
-	}
-	return ""
-}
-
-// parseDigest accepts the registered algorithms of the OCI image
-// specification (descriptor.md, "Registered algorithms") and sha384, which the
-// go-digest library has too; their hex digits must be lower case.
-func parseDigest(s string) (digest.Digest, error) {
-	v, err := digest.Parse(s)
-	if err != nil {
-		return digest.Digest{}, err
-	}
-	switch v.Algorithm() {
-	case digest.SHA256, digest.SHA384, digest.SHA512:
-	default:
-		return digest.Digest{}, fmt.Errorf("%s is no algorithm of image references, want sha256 or sha512", v.Algorithm())
-	}
-	if v.String() != s {
-		return digest.Digest{}, fmt.Errorf("digest %q has upper-case hex digits, runtimes refuse that", clip(s))
-	}
-	return v, nil
-}
-
-// collectImages lists the references and what is odd about them.
+// collectImages lists the references and what is odd about them: those of the
+// containers, and those in any other field of any object that a cluster could
+// run.
 func (d *Deployment) collectImages() {
-	type key struct{ name, tag string }
-	first := map[key]ImagePin{}
+	first := map[imageName]ImagePin{}
+	seen := map[*yaml.Node]bool{}
 	for _, w := range d.Workloads {
 		for _, c := range w.Containers {
 			n := yamldoc.Get(c.node, "image")
@@ -241,29 +41,109 @@ func (d *Deployment) collectImages() {
 				d.reportAt(orNode(n, c.node), ImageMissing, w.ID(), c.Name, "no image")
 				continue
 			}
-			pin := ImagePin{Workload: w.ID(), Container: c.Name, Init: c.Init, Ref: c.Image, Pinned: !c.Image.Digest.IsZero()}
-			d.images = append(d.images, pin)
-			if _, err := ParseImageRef(text); err != nil {
-				d.reportImage(n, pin, err.(*RefError))
-				continue
+			if n.ShortTag() != "!!str" {
+				d.reportAt(n, ShapeWrong, w.ID(), c.Name, "image is not a string")
 			}
-			if !pin.Pinned {
-				d.report(Problem{
-					Code: ImageUnpinned, Workload: pin.Workload, Container: c.Name, Line: pin.Ref.Line, Column: pin.Ref.Column,
-					Msg: fmt.Sprintf("image %q has no digest, so it may be any image", clip(text)), Hint: "append @sha256:<64 hex digits>",
-				})
-				continue
-			}
-			k := key{pin.Ref.Full(), pin.Ref.Tag}
-			if prev, dup := first[k]; !dup {
-				first[k] = pin
-			} else if prev.Ref.Digest != pin.Ref.Digest {
-				d.report(Problem{
-					Code: ImageTwoDigests, Workload: pin.Workload, Container: c.Name, Line: pin.Ref.Line, Column: pin.Ref.Column,
-					Msg: fmt.Sprintf("image %s has digest %s here and %s on line %d", tagged(pin.Ref), pin.Ref.Digest, prev.Ref.Digest, prev.Ref.Line),
-				})
-			}
+			seen[n] = true
+			d.addImage(n, text, ImagePin{Object: w.Identity(), Workload: w.ID(), Container: c.Name, Init: c.Init, Ref: c.Image}, first)
 		}
+	}
+	for _, o := range d.Objects {
+		d.imagesBelow(o, o.Node, "", first, seen)
+	}
+}
+
+type imageName struct{ name, tag string }
+
+// imagesBelow finds images in fields that are no container's: volumes of
+// images, and whatever a kind that is not known calls an image. Maps of the
+// user's own words are not fields.
+func (d *Deployment) imagesBelow(o Object, n *yaml.Node, at string, first map[imageName]ImagePin, seen map[*yaml.Node]bool) {
+	for i, e := range yamldoc.Elems(n) {
+		d.imagesBelow(o, e, fmt.Sprintf("%s[%d]", at, i), first, seen)
+	}
+	for _, p := range yamldoc.Pairs(n) {
+		key, field := strings.ToLower(p.Key.Value), strings.TrimPrefix(at+"."+p.Key.Value, ".")
+		if ownWords(o, field) {
+			continue
+		}
+		if len(field) > maxField {
+			d.reportAt(p.Key, ShapeWrong, o.ID(), "", "a field whose path has more than %d characters is not looked into", maxField)
+			continue
+		}
+		value := p.Value
+		isImage := key == "image" || key == "images" || !inert(o) && strings.HasSuffix(key, "image")
+		if isImage && value.Kind == yaml.MappingNode && yamldoc.Get(value, "reference") != nil {
+			value, field = yamldoc.Get(value, "reference"), field+".reference"
+		}
+		switch {
+		case isImage && value.Kind == yaml.ScalarNode && !yamldoc.IsNull(value):
+			d.imageIn(o, value, field, first, seen)
+		case isImage && value.Kind == yaml.SequenceNode:
+			for i, e := range yamldoc.Elems(value) {
+				if e.Kind == yaml.ScalarNode && !yamldoc.IsNull(e) {
+					d.imageIn(o, e, fmt.Sprintf("%s[%d]", field, i), first, seen)
+				}
+			}
+		case isImage && value.Kind == yaml.MappingNode && !inert(o):
+			d.reportAt(p.Key, ImageUnpinned, o.ID(), "", "%s is an image in parts, which is not read", field)
+		}
+		d.imagesBelow(o, p.Value, field, first, seen)
+	}
+}
+
+// maxField bounds the path of a field, which every level makes longer.
+const maxField = 1000
+
+// ownWords holds for fields whose keys are names that the user chose.
+func ownWords(o Object, field string) bool {
+	switch last := field[strings.LastIndexByte(field, '.')+1:]; last {
+	case "labels", "annotations", "matchLabels", "nodeSelector":
+		return true
+	case "data", "binaryData", "stringData":
+		return field == last && (o.Kind == "ConfigMap" || o.Kind == "Secret")
+	}
+	return false
+}
+
+func (d *Deployment) imageIn(o Object, n *yaml.Node, field string, first map[imageName]ImagePin, seen map[*yaml.Node]bool) {
+	if seen[n] {
+		return
+	}
+	seen[n] = true
+	text, _ := yamldoc.Text(n)
+	ref, _ := ParseImageRef(text)
+	ref.Line, ref.Column = d.src.find(n, 0, text)
+	d.addImage(n, text, ImagePin{Object: o.Identity(), Workload: o.ID(), Field: field, Ref: ref}, first)
+}
+
+// addImage lists one reference.
+func (d *Deployment) addImage(n *yaml.Node, text string, pin ImagePin, first map[imageName]ImagePin) {
+	pin.Pinned = !pin.Ref.Digest.IsZero()
+	d.images = append(d.images, pin)
+	if _, err := imageref.Parse(text); err != nil {
+		d.reportImage(n, pin, err.(*RefError))
+		return
+	}
+	where := ""
+	if pin.Field != "" {
+		where = " in " + clip(pin.Field)
+	}
+	if !pin.Pinned {
+		d.report(Problem{
+			Code: ImageUnpinned, Workload: pin.Workload, Container: pin.Container, Line: pin.Ref.Line, Column: pin.Ref.Column,
+			Msg: fmt.Sprintf("image %q%s has no digest, so it may be any image", clip(text), where), Hint: "append @sha256:<64 hex digits>",
+		})
+		return
+	}
+	k := imageName{pin.Ref.Full(), pin.Ref.Tag}
+	if prev, dup := first[k]; !dup {
+		first[k] = pin
+	} else if prev.Ref.Digest != pin.Ref.Digest {
+		d.report(Problem{
+			Code: ImageTwoDigests, Workload: pin.Workload, Container: pin.Container, Line: pin.Ref.Line, Column: pin.Ref.Column,
+			Msg: fmt.Sprintf("image %s has digest %s here and %s on line %d", tagged(pin.Ref), pin.Ref.Digest, prev.Ref.Digest, prev.Ref.Line),
+		})
 	}
 }
 

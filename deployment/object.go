@@ -2,6 +2,8 @@ package deployment
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -48,7 +50,15 @@ func (d *Deployment) addObject(n *yaml.Node, kind, apiVersion string, depth int)
 	kind = orDefault(textOf(n, "kind"), kind)
 	apiVersion = orDefault(textOf(n, "apiVersion"), apiVersion)
 	items := yamldoc.Get(n, "items")
-	if strings.HasSuffix(kind, "List") && items != nil && yamldoc.Get(n, "spec") == nil {
+	if strings.HasSuffix(kind, "List") && items != nil {
+		// kubectl takes an object with items for a list, whatever else is in it.
+		for _, p := range yamldoc.Pairs(n) {
+			switch p.Key.Value {
+			case "apiVersion", "kind", "metadata", "items":
+			default:
+				d.reportAt(p.Key, ShapeWrong, "", "", "a %s has %q beside its items", clip(kind), clip(p.Key.Value))
+			}
+		}
 		if depth >= maxListDepth {
 			d.reportAt(n, ShapeWrong, "", "", "lists nested deeper than %d", maxListDepth)
 			return
@@ -59,7 +69,7 @@ func (d *Deployment) addObject(n *yaml.Node, kind, apiVersion string, depth int)
 		}
 		if items.Kind != yaml.SequenceNode {
 			if !yamldoc.IsNull(items) {
-				d.reportAt(items, ShapeWrong, "", "", "items of a %s is not a list", kind)
+				d.reportAt(items, ShapeWrong, "", "", "items of a %s is not a list", clip(kind))
 			}
 			return
 		}
@@ -71,7 +81,13 @@ func (d *Deployment) addObject(n *yaml.Node, kind, apiVersion string, depth int)
 	o := Object{
 		APIVersion: apiVersion, Kind: kind,
 		Namespace: textOf(n, "metadata", "namespace"), Name: textOf(n, "metadata", "name"),
-		Line: n.Line, Node: n,
+		Line: n.Line, Document: d.document, Node: n, file: d.File,
+	}
+	for _, keys := range [][]string{{"kind"}, {"apiVersion"}, {"metadata", "name"}, {"metadata", "namespace"}} {
+		if f := yamldoc.Path(n, keys...); f != nil && !yamldoc.IsNull(f) && f.ShortTag() != "!!str" {
+			// The API server takes no such object, so it can hide nothing.
+			d.reportAt(f, NotString, o.ID(), "", "%s is no string to the API server, which refuses the object: quote it", strings.Join(keys, "."))
+		}
 	}
 	switch {
 	case kind == "":
@@ -106,7 +122,7 @@ func (d *Deployment) checkDuplicates() {
 // addWorkload makes a Workload of an object that has pods.
 func (d *Deployment) addWorkload(o *Object) {
 	for _, k := range workloadKinds() {
-		if k.kind != o.Kind || o.APIVersion != "" && group(o.APIVersion) != k.group {
+		if k.kind != o.Kind || o.APIVersion != "" && (group(o.APIVersion) != k.group || !versionText.MatchString(version(o.APIVersion))) {
 			continue
 		}
 		template := yamldoc.Path(o.Node, k.template...)
@@ -117,37 +133,35 @@ func (d *Deployment) addWorkload(o *Object) {
 		d.Workloads = append(d.Workloads, d.workload(*o, template))
 		return
 	}
-	if n := podSpecBelow(o.Node, 0); n != nil {
-		d.reportAt(n, KindUnknown, o.ID(), "", "kind %s of %q has containers but is no workload kind: Contrast does not measure it and its images are not listed",
-			clip(o.Kind), clip(o.APIVersion))
+	if !inert(*o) {
+		u := Unknown{Object: o.Identity(), Reason: fmt.Sprintf("kind %s of %q is not known: whether it runs containers, or changes those of others, cannot be told", clip(o.Kind), clip(o.APIVersion))}
+		d.unknown = append(d.unknown, u)
+		d.reportAt(o.Node, KindUnknown, o.ID(), "", "%s", u.Reason)
 	}
 }
 
-// podSpecBelow finds a list of containers in an object of unknown kind.
-func podSpecBelow(n *yaml.Node, depth int) *yaml.Node {
-	const maxDepth = 12
-	if n == nil || depth > maxDepth {
-		return nil
-	}
-	for _, p := range yamldoc.Pairs(n) {
-		if p.Key.Value == "containers" || p.Key.Value == "initContainers" {
-			for _, e := range yamldoc.Elems(p.Value) {
-				if yamldoc.Get(e, "image") != nil {
-					return p.Key
-				}
-			}
-		}
-		if found := podSpecBelow(p.Value, depth+1); found != nil {
-			return found
-		}
-	}
-	for _, e := range yamldoc.Elems(n) {
-		if found := podSpecBelow(e, depth+1); found != nil {
-			return found
-		}
-	}
-	return nil
+// inertKinds are kinds that neither run containers nor change what others
+// run: they name, allow, store or connect (kubernetes.io, "Kubernetes API").
+// A RuntimeClass is none of them: it says what a runtime class's name means.
+var inertKinds = map[string][]string{
+	"core":                      {"ConfigMap", "Endpoints", "Event", "LimitRange", "Namespace", "PersistentVolume", "PersistentVolumeClaim", "ResourceQuota", "Secret", "Service", "ServiceAccount"},
+	"rbac.authorization.k8s.io": {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"},
+	"networking.k8s.io":         {"Ingress", "IngressClass", "NetworkPolicy"},
+	"policy":                    {"PodDisruptionBudget"},
+	"autoscaling":               {"HorizontalPodAutoscaler"},
+	"scheduling.k8s.io":         {"PriorityClass"},
+	"storage.k8s.io":            {"StorageClass"},
+	"discovery.k8s.io":          {"EndpointSlice"},
+	"coordination.k8s.io":       {"Lease"},
 }
+
+var versionText = regexp.MustCompile(`^v[0-9]+((alpha|beta)[0-9]+)?$`)
+
+func inert(o Object) bool {
+	return versionText.MatchString(version(o.APIVersion)) && slices.Contains(inertKinds[group(o.APIVersion)], o.Kind)
+}
+
+func version(apiVersion string) string { return apiVersion[strings.IndexByte(apiVersion, '/')+1:] }
 
 func (d *Deployment) workload(o Object, template *yaml.Node) Workload {
 	w := Workload{Object: o, SANs: []string{o.Name, "*"}}
@@ -206,9 +220,20 @@ func (d *Deployment) runtimeClass(w *Workload, at *yaml.Node) {
 		if w.RuntimeClass != "" {
 			class = fmt.Sprintf("runtime class %q", clip(w.RuntimeClass))
 		}
+		if why := strings.TrimSpace(d.opts.Exempt[w.ID()]); why != "" {
+			d.exempted = append(d.exempted, Exempted{Object: w.Identity(), Workload: w.ID(), RuntimeClass: w.RuntimeClass, Reason: why})
+			d.report(Problem{
+				Code: Exempt, Workload: w.ID(), Line: at.Line, Column: at.Column,
+				Msg: fmt.Sprintf("%s: runs outside confidential computing, which you allow: %s", class, clip(why)),
+			})
+			return
+		}
+		if w.RuntimeClass != "" && slices.Contains(d.opts.RuntimeClasses, w.RuntimeClass) {
+			return
+		}
 		d.report(Problem{
 			Code: NotConfidential, Workload: w.ID(), Line: at.Line, Column: at.Column,
-			Msg: class + ": runs outside confidential computing, nothing of it is measured", Hint: "set runtimeClassName: contrast-cc",
+			Msg: class + ": runs outside confidential computing, nothing of it is measured", Hint: "set runtimeClassName: contrast-cc, or exempt the workload with a reason",
 		})
 		return
 	}
@@ -225,6 +250,18 @@ func (d *Deployment) runtimeClass(w *Workload, at *yaml.Node) {
 		platform, w.HandlerHash = platform[:i], platform[i+1:]
 	}
 	w.Platform = platform
+}
+
+// checkExemptions wants every exemption to name a workload and a reason.
+func (d *Deployment) checkExemptions() {
+	for id, why := range d.opts.Exempt {
+		switch {
+		case strings.TrimSpace(why) == "":
+			d.report(Problem{Code: ExemptionOdd, Workload: clip(id), Msg: "is exempted without a reason, which counts for nothing"})
+		case !slices.ContainsFunc(d.exempted, func(e Exempted) bool { return e.Workload == id }):
+			d.report(Problem{Code: ExemptionOdd, Workload: clip(id), Msg: "is exempted, but no workload of this name runs outside a confidential runtime class"})
+		}
+	}
 }
 
 // role detects the Coordinator: a StatefulSet whose pod template has the
@@ -254,17 +291,45 @@ func (d *Deployment) container(n *yaml.Node, workload string) Container {
 		c.Image, _ = ParseImageRef(text) // its faults are reported with the pins
 		c.Image.Line, c.Image.Column = d.src.find(image, 0, text)
 	}
+	for _, field := range []string{"env", "envFrom", "volumeMounts", "volumeDevices"} {
+		list := yamldoc.Get(n, field)
+		if !yamldoc.IsNull(list) && list.Kind != yaml.SequenceNode {
+			d.reportAt(list, ShapeWrong, workload, c.Name, "%s is not a list", field)
+		}
+		for _, e := range yamldoc.Elems(list) {
+			if e.Kind != yaml.MappingNode {
+				d.reportAt(e, ShapeWrong, workload, c.Name, "an element of %s is not a mapping", field)
+			}
+			for _, p := range yamldoc.Pairs(e) {
+				text := p.Key.Value != "readOnly" && (p.Value.Kind != yaml.ScalarNode || p.Value.ShortTag() != "!!str")
+				if text && !yamldoc.IsNull(p.Value) && slices.Contains([]string{"name", "value", "mountPath", "subPath", "subPathExpr", "devicePath"}, p.Key.Value) {
+					code := ShapeWrong
+					if p.Key.Value == "name" && p.Value.Kind == yaml.ScalarNode {
+						code = NotString
+					}
+					d.reportAt(p.Value, code, workload, c.Name, "%s of %s is not a string to the API server", p.Key.Value, field)
+				}
+			}
+		}
+	}
 	c.Command = d.args(n, "command", workload, c.Name)
 	c.Args = d.args(n, "args", workload, c.Name)
+	c.workingDir, c.envFrom, c.hooks = textOf(n, "workingDir"), len(yamldoc.Elems(yamldoc.Get(n, "envFrom"))) > 0, hooksOf(n)
 	for _, e := range yamldoc.Elems(yamldoc.Get(n, "env")) {
+		v := envVar{name: textOf(e, "name"), line: e.Line}
+		if value := yamldoc.Get(e, "value"); yamldoc.IsNull(yamldoc.Get(e, "valueFrom")) {
+			text, _ := yamldoc.Text(value)
+			v.value = &text
+		}
+		c.vars = append(c.vars, v)
 		if v, ok := yamldoc.Text(yamldoc.Get(e, "value")); ok {
 			c.Env = append(c.Env, EnvVar{textOf(e, "name"), v, e.Line})
 		}
 	}
 	for _, e := range yamldoc.Elems(yamldoc.Get(n, "volumeMounts")) {
 		c.Mounts = append(c.Mounts, Mount{
-			Volume: textOf(e, "name"), Path: textOf(e, "mountPath"), SubPath: textOf(e, "subPath"),
-			ReadOnly: textOf(e, "readOnly") == "true", Line: e.Line,
+			Volume: textOf(e, "name"), Path: textOf(e, "mountPath"), SubPath: textOf(e, "subPath") + textOf(e, "subPathExpr"),
+			ReadOnly: yamldoc.Value(yamldoc.Get(e, "readOnly")) == true, Line: e.Line,
 		})
 	}
 	for _, e := range yamldoc.Elems(yamldoc.Get(n, "volumeDevices")) {

@@ -54,6 +54,7 @@ func TestReleases(t *testing.T) {
 		"v1.25.0": {26, 6, 2}, "v1.26.0": {26, 6, 3}, "v1.33.0": {26, 6, 14}, "v1.35.1": {26, 6, 6},
 		"v1.37.0": {26, 6, 12}, "v1.38.0": {30, 7, 13}, "v1.40.0": {34, 8, 15},
 	}
+	total := counts{}
 	dir := testenv.Vectors(t, "published/privatemode/deployments")
 	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
 	if err != nil || len(files) != len(want) {
@@ -71,6 +72,12 @@ func TestReleases(t *testing.T) {
 			for _, p := range d.Problems() {
 				t.Errorf("false problem: %v", p)
 			}
+			for _, o := range d.Opaque() {
+				t.Errorf("not understood: %+v", o)
+			}
+			for _, u := range d.Unknown() {
+				t.Errorf("unknown kind: %+v", u)
+			}
 			// Init containers come first, which is file order only without
 			// containers before them; so compare as sets with lines.
 			compare(t, "images", images, d.Images(), func(p deployment.ImagePin) lineFact { return lineFact{p.Ref.Text, p.Ref.Line} })
@@ -82,6 +89,9 @@ func TestReleases(t *testing.T) {
 				}
 			}
 			for _, p := range d.Disks() {
+				if p.Used {
+					total.disks++
+				}
 				if !p.Used || p.InCommand || p.StorageClass == "" && p.Claim == "" {
 					t.Errorf("disk %+v: want used, from args, with its claim", p)
 				}
@@ -90,6 +100,9 @@ func TestReleases(t *testing.T) {
 				}
 			}
 			for _, c := range d.FileChecks() {
+				if c.Enforcement == deployment.Enforced {
+					total.checks++
+				}
 				if c.Enforcement != deployment.Enforced || c.ConfigMap == "" || c.Key == "" {
 					t.Errorf("check %+v: want enforced, from a ConfigMap", c)
 				}
@@ -98,6 +111,10 @@ func TestReleases(t *testing.T) {
 				}
 			}
 		})
+	}
+	// Refusing everything is no solution.
+	if total.disks != 69 || total.checks != 68 {
+		t.Errorf("%d disks and %d checks are understood, want all 69 and all 68", total.disks, total.checks)
 	}
 }
 

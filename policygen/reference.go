@@ -2,10 +2,9 @@ package policygen
 
 import (
 	"fmt"
-	"regexp"
-	"strings"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/imageref"
 )
 
 // ImageReference is an image reference after docker's defaults were filled in.
@@ -32,48 +31,13 @@ func (r ImageReference) String() string {
 	return s
 }
 
-// The grammar of github.com/distribution/reference, written out.
-var referencePattern = regexp.MustCompile(`^((?:` +
-	`(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*(?::[0-9]+)?/)?` +
-	`[a-z0-9]+(?:(?:[._]|__|-*)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-*)[a-z0-9]+)*)*)` +
-	`(?::([0-9A-Za-z_][0-9A-Za-z_.-]{0,127}))?` +
-	`(?:@([A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}))?$`)
-
-// ParseImageReference reads an image reference.
+// ParseImageReference reads an image reference as genpolicy does: the house's
+// grammar with that one's quirks.
 func ParseImageReference(text string) (ImageReference, error) {
-	r := ImageReference{Text: text, Registry: "docker.io"}
-	if len(text) > 1024 {
-		return r, fmt.Errorf("image reference of %d bytes", len(text))
-	}
-	m := referencePattern.FindStringSubmatch(text)
-	if m == nil {
-		return r, fmt.Errorf("%q is no image reference: want [registry/]name[:tag][@sha256:digest] in lower case", clip(text))
-	}
-	r.Repository, r.Tag = m[1], m[2]
-	if len(m[1]) > 255 {
-		return r, fmt.Errorf("image name of %d bytes, the limit is 255", len(m[1]))
-	}
-	if m[3] != "" {
-		d, err := digest.Parse(m[3])
-		if err != nil {
-			return r, fmt.Errorf("image reference %q: %w", clip(text), err)
-		}
-		r.Digest = d
-	}
-	if first, rest, ok := strings.Cut(m[1], "/"); ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
-		r.Registry, r.Repository = first, rest
-	}
-	if r.Registry == "index.docker.io" {
-		r.Registry = "docker.io"
-	}
-	if r.Registry == "docker.io" && !strings.Contains(r.Repository, "/") {
-		r.Repository = "library/" + r.Repository
-	}
-	if strings.ToLower(r.Repository) != r.Repository {
-		return r, fmt.Errorf("%q is no image reference: upper-case letters in the name", clip(text))
-	}
-	if r.Tag == "" && m[3] == "" {
-		r.Tag = "latest"
+	ref, err := imageref.ParseGenpolicy(text)
+	r := ImageReference{Text: text, Registry: ref.Registry, Repository: ref.Repository, Tag: ref.Tag, Digest: ref.Digest}
+	if err != nil {
+		return r, fmt.Errorf("%q is no image reference: want [registry/]name[:tag][@sha256:digest] in lower case: %w", clip(text), err)
 	}
 	return r, nil
 }

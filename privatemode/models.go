@@ -61,6 +61,40 @@ func NormalizeName(source string) string {
 	return b.String()
 }
 
+// Find gives the entry of a name: the one whose key is the name as it stands,
+// else the only one whose key is like it once both are normalised. Several
+// that are alike are an error that names their lines: which of them is meant
+// is not for us to choose.
+func (m *Models) Find(name string) (Model, error) {
+	var alike []Model
+	for _, e := range m.Entries {
+		if e.Key == name {
+			return e, nil
+		}
+		if NormalizeName(e.Key) == NormalizeName(name) {
+			alike = append(alike, e)
+		}
+	}
+	switch len(alike) {
+	case 1:
+		return alike[0], nil
+	case 0:
+		p := Problem{File: m.File, Path: "data", Msg: fmt.Sprintf("no model is called %q", clip(name))}
+		keys := make([]string, len(m.Entries))
+		for i, e := range m.Entries {
+			keys[i] = e.Key
+		}
+		if near := yamldoc.Nearest(name, keys); near != "" {
+			p.Msg += fmt.Sprintf(", the nearest one is %q", near)
+		}
+		return Model{}, p
+	}
+	return Model{}, Problem{
+		File: m.File, Line: alike[1].Line, Path: "data",
+		Msg: fmt.Sprintf("%q may be %q on line %d or %q on line %d: give the key as it stands", clip(name), clip(alike[0].Key), alike[0].Line, clip(alike[1].Key), alike[1].Line),
+	}
+}
+
 // modelFields are the fields of an entry in the order of verity/verity.sh.
 var modelFields = [...]string{
 	"model_source", "commit_hash", "excluded_files", "root_hash", "hash_offset",
@@ -72,7 +106,7 @@ var modelFields = [...]string{
 // come together, with their line in the YAML, as Problems; entries without
 // fault are returned beside them. A file that is not YAML gives *yamldoc.Error.
 func ParseModels(file string, data []byte) (*Models, error) {
-	docs, err := yamldoc.Parse(file, data, yamldoc.Limits{Bytes: 4 << 20})
+	docs, err := yamldoc.ParseKubernetes(file, data, yamldoc.Limits{Bytes: 4 << 20})
 	if err != nil {
 		return nil, err
 	}

@@ -377,3 +377,15 @@ func TestNormalizeName(t *testing.T) {
 		}
 	}
 }
+
+// Names that are alike once normalised never stand for each other where it is
+// not clear which one is meant.
+func TestFindModel(t *testing.T) {
+	m := &privatemode.Models{File: "m.yaml", Entries: []privatemode.Model{{Key: "a-0.5b", Line: 3}, {Key: "a-0-5b", Line: 5}, {Key: "B.c", Line: 7}}}
+	for name, want := range map[string]string{"a-0.5b": "a-0.5b", "a-0-5b": "a-0-5b", "A-0-5B": "", "b-c": "B.c", "x": "", "": ""} {
+		got, err := m.Find(name)
+		if got.Key != want || (err == nil) != (want != "") {
+			t.Errorf("%q: got %q, %v, want %q", name, got.Key, err, want)
+		}
+	}
+}

@@ -32,17 +32,17 @@ var floors = []struct {
 	// into the table, its rooms go.
 	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "privatemode", "tdxmeasure"}},
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "deployment", "manifest"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest"}},
 	{"pipeline/stages/deployment", stage("deployment")},
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
-	{"pipeline/stages/manifest", stage("deployment", "manifest")},
+	{"pipeline/stages/manifest", stage("manifest")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
-		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
+		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "manifest", "privatemode",
 		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
 	}},
 	{"report", []string{"pipeline", "trace"}},
@@ -221,10 +221,11 @@ var flagsInRooms = map[string]int{
 	"verity/disk/tree.go":          3,
 	"verity/format.go":             1,
 
-	"deployment/deployment.go": 2, // disk-mounter's argument
-	"deployment/disk.go":       1, // the same
-	"deployment/shell_hash.go": 1, // sha256sum's option
-	"imagehash/diff.go":        4, // tar and docker buildx
+	"deployment/deployment.go":              2, // disk-mounter's argument
+	"deployment/disk.go":                    1, // the same
+	"deployment/internal/shell/check.go":    6,
+	"deployment/internal/shell/commands.go": 15,
+	"imagehash/diff.go":                     4, // tar and docker buildx
 }
 
 func TestRoomsKnowNoFlags(t *testing.T) {

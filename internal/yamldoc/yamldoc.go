@@ -118,7 +118,7 @@ func Parse(file string, data []byte, limits Limits) (docs []*yaml.Node, err erro
 }
 
 // syntaxError turns yaml.v3's "yaml: line 3: …" into an Error with that line.
-func syntaxError(file string, err error) error {
+func syntaxError(file string, err error) *Error {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	e := &Error{File: file, Msg: msg}
 	var line int
@@ -155,11 +155,11 @@ func (c checker) check(n *yaml.Node, depth int) error {
 			if key.Kind != yaml.ScalarNode {
 				return Errorf(c.file, key, "", "a key must be a plain value")
 			}
-			id := key.ShortTag() + " " + key.Value
-			if first, dup := seen[id]; dup {
+			// Whatever their tags and quotes: once decoded, keys are strings.
+			if first, dup := seen[key.Value]; dup {
 				return Errorf(c.file, n.Content[i], "", "key %q appears twice, first on line %d", clip(key.Value), first.Line)
 			}
-			seen[id] = n.Content[i]
+			seen[key.Value] = n.Content[i]
 		}
 	}
 	for _, child := range n.Content {

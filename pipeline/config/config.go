@@ -26,6 +26,11 @@ type Config struct {
 	Version int `yaml:"version" json:"version"`
 	// Deployment is the Kubernetes YAML that pins images and disks.
 	Deployment string `yaml:"deployment" json:"deployment,omitempty"`
+	// RuntimeClasses are further runtime classes that are confidential, beside
+	// those that start with contrast-cc.
+	RuntimeClasses []string `yaml:"runtime_classes" json:"runtime_classes,omitempty"`
+	// Exempt names workloads that may run outside a confidential runtime class.
+	Exempt []Exemption `yaml:"exempt" json:"exempt,omitempty"`
 	// Models is Privatemode's models.yaml, the published root hashes.
 	Models string `yaml:"models" json:"models,omitempty"`
 	// Images says where the bytes of images are, by the name that the
@@ -55,6 +60,13 @@ type Config struct {
 	// AllowUnchecked names keys that may stay unchecked or rest on copied
 	// values without changing the exit code.
 	AllowUnchecked []string `yaml:"allow_unchecked" json:"allow_unchecked,omitempty"`
+}
+
+// Exemption lets a workload run outside a confidential runtime class, for a
+// reason that the report shows.
+type Exemption struct {
+	Workload string `yaml:"workload" json:"workload"` // Kind/namespace/name
+	Reason   string `yaml:"reason" json:"reason"`
 }
 
 // Image names one source of an image's bytes.

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
@@ -281,7 +280,7 @@ func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurem
 		}
 	}
 	if f := s.Config.Deployment; f != "" {
-		d, err := run.Parsed(ctx, s.Reader, f, config.YAMLLimit, deployment.Parse)
+		d, err := published.Deployment(ctx, s.Reader, s.Config)
 		if err != nil {
 			return nil, nil, err
 		}

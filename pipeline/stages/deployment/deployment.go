@@ -36,7 +36,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	if file == "" {
 		return out, nil
 	}
-	d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+	d, err := published.Deployment(ctx, in, in.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +46,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	}
 	out.References = append(out.References, published.ImageReferences(d)...)
 	out.References = append(out.References, published.FileReferences(d)...)
+	out.References = append(out.References, published.Opaque(d)...)
 	if in.Config.Models == "" {
 		out.References = append(out.References, published.DiskReferences(d, nil)...)
 	}
@@ -65,16 +66,12 @@ func deploymentFacts(d *deployment.Deployment) string {
 		show.Plural(len(d.Disks()), "model disk", "model disks"), show.Plural(len(d.FileChecks()), "file check", "file checks"))
 }
 
-// deploymentProblem decides how bad a problem is: what leaves running code
-// unbound is an error, what may be meant is a warning.
+// deploymentProblem takes the room's level: what leaves running code unbound is
+// an error. What is not understood is a value of its own beside its warning.
 func deploymentProblem(p deployment.Problem) pipeline.Problem {
 	level := pipeline.LevelWarning
-	switch p.Code {
-	case deployment.ImageUnpinned, deployment.ImageMalformed, deployment.ImageMissing, deployment.DiskNoRootHash, deployment.DiskRootHash,
-		deployment.DiskArgsUnused, deployment.DuplicateObject, deployment.CheckMalformed, deployment.CheckNotEnforced, deployment.CheckInverted:
+	if p.Code.Level() == deployment.Error {
 		level = pipeline.LevelError
-	case deployment.NotConfidential:
-		level = pipeline.LevelNote
 	}
 	msg := p.Msg
 	if p.Container != "" {

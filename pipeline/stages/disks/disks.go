@@ -88,7 +88,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 
 // deployed holds the disks against what the deployment mounts.
 func (r *stageRun) deployed(ctx context.Context) error {
-	d, err := run.Parsed(ctx, r.in, r.in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+	d, err := published.Deployment(ctx, r.in, r.in.Config)
 	if err != nil {
 		return err
 	}

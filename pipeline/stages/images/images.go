@@ -58,7 +58,7 @@ type stageRun struct {
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	r := &stageRun{in: in, refused: map[pipeline.Key]bool{}, reports: map[string]*imagehash.Report{}, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
 	if in.Config.Deployment != "" {
-		d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+		d, err := published.Deployment(ctx, in, in.Config)
 		if err != nil {
 			return nil, err
 		}
@@ -145,6 +145,14 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 	if !rep.OK() {
 		r.refused[key] = true
 		r.out.Notes[key] = "the image's bytes do not hold together, so it has no digest: see what was found in the inputs"
+		return nil
+	}
+	if !rep.Complete() {
+		// A digest over descriptors of bytes that nobody read proves nothing of
+		// these bytes.
+		r.refused[key] = true
+		r.out.Notes[key] = imagehash.Unchecked(rep.Images)
+		r.in.Lack("all bytes of "+name+" ("+imagehash.Unchecked(rep.Images)+")", string(key), "give a layout that holds every layer and platform")
 		return nil
 	}
 	d, err := rootDigest(rep)

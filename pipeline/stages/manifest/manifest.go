@@ -9,13 +9,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/published"
 )
 
 // Stage makes manifest.json as the vendor's scripts do, from what was
@@ -46,18 +46,18 @@ func plan(c *config.Config) []run.PlanLine {
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	out := &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}
-	var published *manifest.Manifest
+	var theirs *manifest.Manifest
 	if in.Config.Against != "" {
 		var err error
-		if published, err = run.Parsed(ctx, in, in.Config.Against, config.JSONLimit, manifest.Parse); err != nil {
+		if theirs, err = run.Parsed(ctx, in, in.Config.Against, config.JSONLimit, manifest.Parse); err != nil {
 			return nil, err
 		}
-		out.Problems = append(out.Problems, Problems(in.Config.Against, published, false)...)
+		out.Problems = append(out.Problems, Problems(in.Config.Against, theirs, false)...)
 	}
 	if in.Config.Manifest == nil {
-		if published != nil {
+		if theirs != nil {
 			in.Lack("the manifest as generated", "manifest/bytes", "add manifest: {base: FILE}, the output of contrast generate, and adjust: FILE, the edits after it")
-			return out, publishedOnly(ctx, in, published, out)
+			return out, publishedOnly(ctx, in, theirs, out)
 		}
 		return out, nil
 	}
@@ -68,7 +68,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	out.Artifacts = append(out.Artifacts, run.Artifact{Name: "manifest.json", Data: m.bytes})
 	ours := m.manifest
 	out.Problems = append(out.Problems, Problems("manifest.json", ours, true)...)
-	against := published
+	against := theirs
 	if against == nil {
 		against = ours
 	}
@@ -79,40 +79,40 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 		whole.Inputs = append(whole.Inputs, pipeline.FromKey(m.Key))
 	}
 	out.Measurements = append(out.Measurements, whole)
-	if published == nil {
+	if theirs == nil {
 		in.Lack("the published manifest", "manifest/**", "add against: FILE or --against FILE, for instance the manifest that retally proxy-log names")
 		return out, nil
 	}
 	out.References = append(out.References, refs...)
 	out.Complete = append(out.Complete, manifestKeys...)
 	out.Published = append(out.Published, manifestKeys...)
-	out.Bytes = compareBytes(m.bytes, ours, published)
-	addCauses(out, ms, refs, ours, published, m)
+	out.Bytes = compareBytes(m.bytes, ours, theirs)
+	addCauses(out, ms, refs, ours, theirs, m)
 	return out, nil
 }
 
 // publishedOnly checks a published manifest without the one it was generated
 // from: what follows from the deployment is compared, the rest is unchecked.
-func publishedOnly(ctx context.Context, in *run.In, published *manifest.Manifest, out *run.Out) error {
-	_, refs := Sides(published, published, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) { return pipeline.Copied, nil })
+func publishedOnly(ctx context.Context, in *run.In, theirs *manifest.Manifest, out *run.Out) error {
+	_, refs := Sides(theirs, theirs, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) { return pipeline.Copied, nil })
 	out.References = refs
 	if in.Config.Deployment == "" {
 		return nil
 	}
-	d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+	d, err := published.Deployment(ctx, in, in.Config)
 	if err != nil {
 		return err
 	}
 	type name struct{ kind, name string }
 	entries := map[name]manifest.Policy{}
 	namespaces := map[string]bool{}
-	for _, p := range published.Policies() {
+	for _, p := range theirs.Policies() {
 		if w, ok := manifest.ParseWorkloadID(p.WorkloadSecretID); ok {
 			entries[name{w.Kind, w.Name}] = p
 			namespaces[w.Namespace] = true
 		}
 	}
-	hasRoles := slices.ContainsFunc(published.Policies(), func(p manifest.Policy) bool { return p.Role != "" })
+	hasRoles := slices.ContainsFunc(theirs.Policies(), func(p manifest.Policy) bool { return p.Role != "" })
 	for _, w := range d.Workloads {
 		if !w.Confidential || w.Coordinator && !hasRoles {
 			continue
@@ -172,9 +172,9 @@ func publishedOnly(ctx context.Context, in *run.In, published *manifest.Manifest
 // addCauses says for each value of the published manifest that is not
 // ours where it stands, and whether the differing values are all there is:
 // proved, if putting ours in their place gives our file byte for byte.
-func addCauses(out *run.Out, ms []pipeline.Measurement, refs []pipeline.Reference, ours, published *manifest.Manifest, b *built) {
+func addCauses(out *run.Out, ms []pipeline.Measurement, refs []pipeline.Reference, ours, theirs *manifest.Manifest, b *built) {
 	standing, note := pipeline.Suspected, "the published manifest has another value"
-	if tree, ok := undo(ours, published); ok {
+	if tree, ok := undo(ours, theirs); ok {
 		if style, ok := ours.Style(); ok && bytes.Equal(style.Format(tree), b.bytes) {
 			standing, note = pipeline.Proved, "the published manifest has another value; with ours in its place the files are identical"
 		}
@@ -305,7 +305,7 @@ func planVariables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[st
 				Hint: "add deployment: FILE, or manifest.variables." + name,
 			}
 		}
-		d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+		d, err := published.Deployment(ctx, in, in.Config)
 		if err != nil {
 			return nil, err
 		}
@@ -329,7 +329,7 @@ func workloadsAgree(ctx context.Context, in *run.In, base *manifest.Manifest, ou
 	if in.Config.Deployment == "" {
 		return nil
 	}
-	d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
+	d, err := published.Deployment(ctx, in, in.Config)
 	if err != nil {
 		return err
 	}
@@ -371,25 +371,25 @@ var exempt = []string{"SeedshareOwnerPubKeys"}
 
 // compareBytes compares two manifests as files. Exempt fields are named first
 // and then taken from the published side.
-func compareBytes(got []byte, ours, published *manifest.Manifest) *pipeline.BytesResult {
-	r := &pipeline.BytesResult{Verdict: pipeline.Match, Got: pipeline.OfDigest(digest.SHA256.Sum(got)), Want: pipeline.OfDigest(digest.SHA256.Sum(published.Raw()))}
-	if bytes.Equal(got, published.Raw()) {
+func compareBytes(got []byte, ours, theirs *manifest.Manifest) *pipeline.BytesResult {
+	r := &pipeline.BytesResult{Verdict: pipeline.Match, Got: pipeline.OfDigest(digest.SHA256.Sum(got)), Want: pipeline.OfDigest(digest.SHA256.Sum(theirs.Raw()))}
+	if bytes.Equal(got, theirs.Raw()) {
 		return r
 	}
 	expected := got
-	if tree, names := withExempt(ours, published); len(names) > 0 {
+	if tree, names := withExempt(ours, theirs); len(names) > 0 {
 		r.Exempt = names
 		if style, ok := ours.Style(); ok {
 			expected = style.Format(tree)
 		}
-		if bytes.Equal(expected, published.Raw()) {
+		if bytes.Equal(expected, theirs.Raw()) {
 			r.Note = "identical in everything else"
 			return r
 		}
 	}
 	r.Verdict = pipeline.Differs
-	r.CountLines(expected, published.Raw())
-	if style, ok := ours.Style(); ok && bytes.Equal(style.Format(published.Tree()), expected) {
+	r.CountLines(expected, theirs.Raw())
+	if style, ok := ours.Style(); ok && bytes.Equal(style.Format(theirs.Tree()), expected) {
 		r.Note = "the contents are the same, only the layout of the text differs"
 	}
 	return r
@@ -397,11 +397,11 @@ func compareBytes(got []byte, ours, published *manifest.Manifest) *pipeline.Byte
 
 // withExempt returns our tree with the exempt fields' values of the published
 // side, and which fields those are.
-func withExempt(ours, published *manifest.Manifest) (*jsondoc.Value, []string) {
+func withExempt(ours, theirs *manifest.Manifest) (*jsondoc.Value, []string) {
 	tree := ours.Tree().Clone()
 	var names []string
 	for _, name := range exempt {
-		a, b := tree.Get(name), published.Tree().Get(name)
+		a, b := tree.Get(name), theirs.Tree().Get(name)
 		if a == nil || b == nil || bytes.Equal(jsondoc.Go.Compact(a), jsondoc.Go.Compact(b)) {
 			continue
 		}

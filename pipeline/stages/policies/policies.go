@@ -113,7 +113,7 @@ func (r *policyRun) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.d, err = run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse); err != nil {
+	if r.d, err = published.Deployment(ctx, in, in.Config); err != nil {
 		return err
 	}
 	r.names, r.parts, r.scope = published.ImageNames(r.d.Images()), splitYAML(data), inScope(r.d)

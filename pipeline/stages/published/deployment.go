@@ -3,6 +3,8 @@
 package published
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"path"
 	"slices"
@@ -12,11 +14,58 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
 )
+
+// Deployment reads the configuration's deployment, with what the user says of
+// it.
+func Deployment(ctx context.Context, src run.Source, c *config.Config) (*deployment.Deployment, error) {
+	return run.Parsed(ctx, src, c.Deployment, config.YAMLLimit, func(file string, data []byte) (*deployment.Deployment, error) {
+		return deployment.ParseWith(file, data, DeploymentOptions(c))
+	})
+}
+
+// DeploymentOptions are the user's own words on the deployment.
+func DeploymentOptions(c *config.Config) deployment.Options {
+	o := deployment.Options{RuntimeClasses: c.RuntimeClasses}
+	for _, e := range c.Exempt {
+		if o.Exempt == nil {
+			o.Exempt = map[string]string{}
+		}
+		o.Exempt[e.Workload] = e.Reason
+	}
+	return o
+}
+
+// Opaque lists what runs, or may run, and was not understood: start scripts and
+// objects of unknown kinds. Each is a value that nothing here can recount, and
+// the leave for files or disks does not cover it.
+func Opaque(d *deployment.Deployment) []pipeline.Reference {
+	var refs []pipeline.Reference
+	seen := map[pipeline.Key]int{}
+	add := func(key pipeline.Key, line int, words, note string) {
+		if seen[key]++; seen[key] > 1 {
+			key += pipeline.Key(fmt.Sprintf(":%d", seen[key]))
+		}
+		refs = append(refs, pipeline.Reference{
+			Key: key, Relation: pipeline.Equal, Want: pipeline.OfText("understood"), Where: pipeline.Where{File: d.File, Line: line}, Words: words, Note: note,
+		})
+	}
+	for _, o := range d.Opaque() {
+		add(pipeline.NewKey("script", cmp.Or(o.Object.Namespace, "-"), o.Object.Name, o.Container), o.Line,
+			fmt.Sprintf("what container %s of %s starts", o.Container, o.Workload), fmt.Sprintf("not understood: %s [%s:%d]", o.Reason, d.File, o.Line))
+	}
+	for _, u := range d.Unknown() {
+		add(pipeline.NewKey("object", cmp.Or(u.Object.Kind, "-"), cmp.Or(u.Object.Namespace, "-"), cmp.Or(u.Object.Name, "-")), u.Object.Line,
+			fmt.Sprintf("%s %s", u.Object.Kind, u.Object.Name), fmt.Sprintf("not understood: %s [%s:%d]", u.Reason, d.File, u.Object.Line))
+	}
+	return refs
+}
 
 // ImageNames gives every pinned repository its name in keys: the last part
 // where that is unique, else the whole repository; a second digest of the same
-// repository adds the digest's first digits.
+// repository adds the digest, whole: two that begin alike are two images.
 func ImageNames(pins []deployment.ImagePin) map[string]string {
 	repos := map[string][]string{} // last part -> repositories
 	digests := map[string][]string{}
@@ -43,7 +92,7 @@ func ImageNames(pins []deployment.ImagePin) map[string]string {
 			name = f
 		}
 		if len(digests[f]) > 1 {
-			name += "@" + p.Ref.Digest.Hex()[:12]
+			name += "@" + p.Ref.Digest.Hex()
 		}
 		names[f+"@"+p.Ref.Digest.String()] = name
 	}
@@ -105,7 +154,7 @@ func FileReferences(d *deployment.Deployment) []pipeline.Reference {
 		}
 		base := path.Base(c.File)
 		if len(byFile[base]) > 1 {
-			base += "@" + c.Expected.Hex()[:12]
+			base += "@" + c.Expected.Hex()
 		}
 		key := pipeline.NewKey("file", base, c.Expected.Algorithm().String())
 		if seen[key] {
@@ -152,7 +201,7 @@ func DiskReferences(d *deployment.Deployment, byRoot map[digest.Digest]pipeline.
 		if !known {
 			key = pipeline.NewKey("disk", DiskName(p), "root")
 			if taken[key] && !seen[string(key)+p.RootHash.String()] {
-				key = pipeline.NewKey("disk", DiskName(p)+"@"+p.RootHash.Hex()[:12], "root")
+				key = pipeline.NewKey("disk", DiskName(p)+"@"+p.RootHash.Hex(), "root")
 			}
 		}
 		if id := string(key) + p.RootHash.String(); seen[id] {
