@@ -57,7 +57,7 @@ const maxProblems = 1000
 // would silently accept: unknown and misspelt fields, duplicates, values of
 // another case.
 func (m *Manifest) Validate() []Problem {
-	v := &validator{m: m, shape: m.Shape()}
+	v := &validator{m: m, shape: m.Shape(), count: map[Severity]int{}}
 	if !v.shape.Known() {
 		var signs []string
 		for _, s := range v.shape.Signs {
@@ -79,11 +79,26 @@ func (m *Manifest) Validate() []Problem {
 			v.unknown(member, pointer, "")
 		}
 	}
+	if more := v.cut(); more > 0 {
+		// What is not listed may be the worst of it.
+		line, column := m.place(m.tree.Offset)
+		v.problems = append(v.problems, Problem{"", line, column, "too-many", fmt.Sprintf("%d more problems, which are not listed", more), "", SeverityError})
+	}
 	return v.problems
+}
+
+// cut is the number of problems that the list has no place for.
+func (v *validator) cut() int {
+	more := 0
+	for _, n := range v.count {
+		more += max(n-(maxProblems-1), 0)
+	}
+	return more
 }
 
 type validator struct {
 	m        *Manifest
+	count    map[Severity]int // found, listed or not
 	shape    Shape
 	problems []Problem
 }
@@ -93,20 +108,15 @@ func (v *validator) add(at *jsondoc.Value, pointer, code string, severity Severi
 }
 
 func (v *validator) addAt(offset int, pointer, code string, severity Severity, msg, hint string) {
-	if len(v.problems) >= maxProblems {
+	// By severity, so that no number of warnings pushes out an error.
+	if v.count[severity]++; v.count[severity] >= maxProblems {
 		return
-	}
-	if len(v.problems) == maxProblems-1 {
-		code, msg, hint = "too-many", fmt.Sprintf("more than %d problems, the rest is not listed", maxProblems-1), ""
 	}
 	line, column := v.m.place(offset)
 	v.problems = append(v.problems, Problem{pointer, line, column, code, msg, hint, severity})
 }
 
 func (v *validator) unknown(member jsondoc.Member, pointer, parent string) {
-	if len(v.problems) >= maxProblems {
-		return
-	}
 	known := slices.DeleteFunc(keysUnder(parent), func(k string) bool { return notInFile(parent, k) })
 	for _, k := range known {
 		if strings.EqualFold(k, member.Key) {

@@ -168,6 +168,28 @@ func TestValidateInsecure(t *testing.T) {
 	}
 }
 
+// No number of warnings hides an error.
+func TestWarningsHideNoError(t *testing.T) {
+	var policies []string
+	for i := range 3000 {
+		policies = append(policies, fmt.Sprintf(`"%064X": {"SANs": ["w%d"], "WorkloadSecretID": "apps/v1/Deployment/n/w%d"}`, i+0xabcdef, i, i))
+	}
+	in := `{"Policies":{` + strings.Join(policies, ",") + `},"ReferenceValues":{"snp":[{"GuestPolicy":{"Debug":true}}]}}`
+	problems := parse(t, []byte(in)).Validate()
+	if len(problems) > 2001 {
+		t.Errorf("%d problems are listed", len(problems))
+	}
+	errors := 0
+	for _, p := range problems {
+		if p.Severity == manifest.SeverityError && p.Code != "too-many" {
+			errors++
+		}
+	}
+	if errors == 0 || problems[len(problems)-1].Code != "too-many" {
+		t.Errorf("%d errors besides the cut, the last is %v", errors, problems[len(problems)-1])
+	}
+}
+
 func TestValidateBounded(t *testing.T) {
 	in := `{"Policies":{` + strings.TrimSuffix(strings.Repeat(`"%d":1,`, 5000), ",") + `},"ReferenceValues":{}}`
 	args := make([]any, 5000)
