@@ -86,12 +86,18 @@ func ReadMok(in Input) (*Mok, error) {
 		m.List = varstore.AppendList(nil, varstore.TypeX509, shimLock, auth)
 	}
 	if len(deny) == 0 {
-		m.ListX = varstore.AppendList(nil, varstore.TypeSHA256, shimLock, make([]byte, 32))
+		m.ListX = EmptyMokListX()
 	} else if _, err := varstore.Signatures(deny); err != nil {
 		return nil, missing("the shim's denied list is no signature list: what it measures of it is not known")
 	}
 	m.Trusted, err = mentions(in, "MokListTrusted")
 	return m, err
+}
+
+// EmptyMokListX is what a shim that denies nothing measures as MokListX: a list
+// with a SHA-256 of zeros.
+func EmptyMokListX() []byte {
+	return varstore.AppendList(nil, varstore.TypeSHA256, shimLock, make([]byte, 32))
 }
 
 // vendorSection finds the section by what is in it where its name is in a table
