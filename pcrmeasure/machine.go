@@ -13,12 +13,14 @@ import (
 type Artifacts struct {
 	Firmware  Input // OVMF: code alone, or code and variables
 	Variables Input // the flash image of the variables; absent: those in Firmware, if it has them
-	Kernel    Input
-	Initrd    Input
-	UKI       Input
-	Shim      Input
-	Loader    Input // systemd-boot, or GRUB behind a shim
-	Disk      Input // the disk that is booted; its first sectors with the partition table are enough
+	// NoVariables says that the firmware starts with an empty store.
+	NoVariables bool
+	Kernel      Input
+	Initrd      Input
+	UKI         Input
+	Shim        Input
+	Loader      Input // systemd-boot, or GRUB behind a shim
+	Disk        Input // the disk that is booted; its first sectors with the partition table are enough
 	// Images are those of Pattern Chain, in the order of their start.
 	Images []Input
 }
@@ -66,18 +68,19 @@ type InitrdArgument string
 const (
 	ArgumentSuffix InitrdArgument = ""       // edk2 up to 2025.02
 	ArgumentPrefix InitrdArgument = "prefix" // newer edk2
+	ArgumentNone   InitrdArgument = "none"   // the command line is as it is given
 )
 
-// IMA says what the kernel's Integrity Measurement Architecture records.
+// IMA says what the kernel's Integrity Measurement Architecture records: the
+// template of its one record, boot_aggregate.
 type IMA string
 
 // The states of IMA.
 const (
 	IMAUnsaid IMA = ""
 	IMAOff    IMA = "off"
-	// IMAAggregate with a template's name: one record, boot_aggregate.
-	IMASig IMA = "ima-sig"
-	IMANG  IMA = "ima-ng"
+	IMASig    IMA = "ima-sig"
+	IMANG     IMA = "ima-ng"
 )
 
 // Machine is what is known of a machine beside its artifacts.
@@ -143,8 +146,8 @@ func (c *Machine) check() error {
 		return bad("Secure Boot", string(c.SecureBoot), "on or off", "")
 	case c.Header != HeaderEdited && c.Header != HeaderAsGiven:
 		return bad("kernel header", string(c.Header), "as-given or nothing", "")
-	case c.InitrdArgument != ArgumentSuffix && c.InitrdArgument != ArgumentPrefix:
-		return bad("initrd argument", string(c.InitrdArgument), "prefix or nothing", "")
+	case c.InitrdArgument != ArgumentSuffix && c.InitrdArgument != ArgumentPrefix && c.InitrdArgument != ArgumentNone:
+		return bad("initrd argument", string(c.InitrdArgument), "prefix, none or nothing", "")
 	}
 	_, err := c.Order.names()
 	return err

@@ -71,10 +71,10 @@ func (r *run) kernelOptions() (string, error) {
 		return "", err
 	}
 	if len(sections) == 0 {
-		if r.c.Pattern != Direct || !r.Initrd.Present() {
+		switch {
+		case r.c.Pattern != Direct || !r.Initrd.Present() || r.c.InitrdArgument == ArgumentNone:
 			return r.c.Cmdline, nil
-		}
-		if r.c.InitrdArgument == ArgumentPrefix {
+		case r.c.InitrdArgument == ArgumentPrefix:
 			return "initrd=initrd " + r.c.Cmdline, nil
 		}
 		return r.c.Cmdline + " initrd=initrd", nil

@@ -255,6 +255,10 @@ func (r *run) secureBoot() error {
 func (m *Measurer) variables() (*varstore.Store, error) {
 	m.storeOnce.Do(func() {
 		in := m.Variables
+		if m.NoVariables {
+			m.store = &varstore.Store{}
+			return
+		}
 		if in.R == nil && m.Firmware.R != nil {
 			// An image such as OVMF.fd has its variables before the code.
 			s, err := varstore.Read(m.Firmware.R, m.Firmware.Size)
