@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
@@ -60,11 +61,13 @@ type Event struct {
 	Register int             `json:"pcr"`
 	Type     eventlog.Type   `json:"type"`
 	Label    string          `json:"label"`
-	Digests  []digest.Digest `json:"digests,omitempty"`
-	Follows  Follows         `json:"follows"`
-	Offset   int64           `json:"offset"` // of the record
+	Digests  []digest.Digest `json:"digests,omitempty"` // none where it never extends
+	Offset   int64           `json:"offset"`            // of the record
 	Data     []byte          `json:"-"`
 }
+
+// Extends reports whether the event extends its register.
+func (e *Event) Extends() bool { return e.Type != eventlog.NoAction }
 
 // Problem is an event whose digest contradicts its own data.
 type Problem struct {
@@ -112,13 +115,16 @@ type Log struct {
 	Form     Form
 	Banks    []digest.Algorithm
 	Events   []Event
-	Problems []Problem
 	Findings []Finding
 	// Locality is the locality that the TPM was started from; PCR 0 starts with
 	// it in its last byte.
 	Locality byte
 
 	incomplete map[digest.Algorithm]int // first event without a digest
+
+	derive   sync.Once
+	derived  []Follows
+	problems []Problem
 }
 
 // ReadLog reads an event log. What damages the form is an error with the
@@ -177,11 +183,9 @@ func formOf(name string, raw *eventlog.Log, asked Form) (Form, error) {
 
 func (l *Log) add(i int, e *eventlog.Event) {
 	out := Event{Index: i, Register: int(min(e.Register, 1<<16)), Type: e.Type, Label: e.Label(), Digests: e.Digests, Offset: e.Offset, Data: e.Data}
-	switch {
-	case e.Type == eventlog.NoAction:
-		out.Follows = NotExtended
+	if !out.Extends() {
 		out.Digests = nil
-	default:
+	} else {
 		for _, b := range l.Banks {
 			if _, ok := e.Digest(b); !ok {
 				if _, known := l.incomplete[b]; !known {
@@ -189,15 +193,40 @@ func (l *Log) add(i int, e *eventlog.Event) {
 				}
 			}
 		}
-		out.Follows = l.follows(i, e)
 	}
 	l.Events = append(l.Events, out)
 }
 
+// Problems are the events whose digests contradict their own data in a way that
+// their type fixes.
+func (l *Log) Problems() []Problem {
+	l.deriveAll()
+	return l.problems
+}
+
+// Follows says how the digest of an event is known.
+func (l *Log) Follows(event int) Follows {
+	l.deriveAll()
+	return l.derived[event]
+}
+
+func (l *Log) deriveAll() {
+	l.derive.Do(func() {
+		l.derived = make([]Follows, len(l.Events))
+		for i := range l.Events {
+			l.derived[i] = l.follows(&l.Events[i])
+		}
+	})
+}
+
 // follows derives an event's digests from its own data. One bank that
 // contradicts is a contradiction: the banks are of the same bytes.
-func (l *Log) follows(i int, e *eventlog.Event) Follows {
-	fixed, texts := true, e.Derived()
+func (l *Log) follows(e *Event) Follows {
+	if !e.Extends() {
+		return NotExtended
+	}
+	raw := eventlog.Event{Type: e.Type, Data: e.Data}
+	fixed, texts := true, raw.Derived()
 	switch {
 	case texts == nil:
 		fixed, texts = false, possible(e)
@@ -221,14 +250,15 @@ func (l *Log) follows(i int, e *eventlog.Event) Follows {
 	case !fixed || len(e.Digests) == 0:
 		return FollowsNot
 	}
+	found := len(l.problems)
 	for _, d := range e.Digests {
 		if !slices.ContainsFunc(texts, func(b []byte) bool { return d.Algorithm().Sum(b) == d }) {
-			l.Problems = append(l.Problems, Problem{Event: i, PCR: int(e.Register), Label: e.Label(), Offset: e.Offset, Claimed: d, Derived: d.Algorithm().Sum(texts[0])})
+			l.problems = append(l.problems, Problem{Event: e.Index, PCR: e.Register, Label: e.Label, Offset: e.Offset, Claimed: d, Derived: d.Algorithm().Sum(texts[0])})
 		}
 	}
-	if len(l.Problems) == 0 || l.Problems[len(l.Problems)-1].Event != i {
+	if len(l.problems) == found {
 		// Each bank is of one of the texts, but not all of the same one.
-		l.Problems = append(l.Problems, Problem{Event: i, PCR: int(e.Register), Label: e.Label() + ", banks of different data", Offset: e.Offset, Claimed: e.Digests[0], Derived: e.Digests[0].Algorithm().Sum(texts[0])})
+		l.problems = append(l.problems, Problem{Event: e.Index, PCR: e.Register, Label: e.Label + ", banks of different data", Offset: e.Offset, Claimed: e.Digests[0], Derived: e.Digests[0].Algorithm().Sum(texts[0])})
 	}
 	return Contradicts
 }
@@ -236,7 +266,7 @@ func (l *Log) follows(i int, e *eventlog.Event) Follows {
 // possible are the texts that an event's digest may be of where its type does
 // not fix that: the data, the data without its end mark, and what stands behind
 // the prefixes of GRUB (GRUB, grub-core/kern/tpm.c and commands/tpm.c).
-func possible(e *eventlog.Event) [][]byte {
+func possible(e *Event) [][]byte {
 	if len(e.Data) > 64<<10 {
 		return nil
 	}
@@ -280,7 +310,7 @@ func (l *Log) findings(raw *eventlog.Log, data []byte) {
 		l.finding(KernelNotMeasured, 4, "Secure Boot is on and a boot option was started, but PCR 4 has no image: firmware started something that it did not measure, as OVMF does with a kernel whose signature QEMU's header edits break")
 	}
 	for _, e := range l.Events {
-		if e.Follows != NotExtended && (e.Register == 16 || e.Register == 23) {
+		if e.Extends() && (e.Register == 16 || e.Register == 23) {
 			l.finding(PCRResettable, e.Register, "event %d (%s) extends PCR %d, which software can reset: its value proves nothing", e.Index, e.Label, e.Register)
 		}
 	}
@@ -295,7 +325,7 @@ func (l *Log) locality() {
 	said, extended := false, false
 	for _, e := range l.Events {
 		switch {
-		case e.Follows != NotExtended:
+		case e.Extends():
 			extended = extended || e.Register == 0
 		case strings.HasPrefix(string(e.Data), localitySignature):
 			switch {
@@ -317,7 +347,7 @@ func (l *Log) locality() {
 func (l *Log) separators() {
 	var seen, extended [8]bool
 	for _, e := range l.Events {
-		if e.Register < 8 && e.Follows != NotExtended {
+		if e.Register < 8 && e.Extends() {
 			extended[e.Register] = true
 			seen[e.Register] = seen[e.Register] || e.Type == eventlog.Separator
 		}
@@ -405,7 +435,7 @@ func (l *Log) Trace(bank digest.Algorithm, register int) (Trace, error) {
 	}
 	for i := range l.Events {
 		e := &l.Events[i]
-		if e.Register != register || e.Follows == NotExtended {
+		if e.Register != register || !e.Extends() {
 			continue
 		}
 		for _, d := range e.Digests {
@@ -434,15 +464,21 @@ func (l *Log) Replay(bank digest.Algorithm) ([]digest.Digest, error) {
 		return nil, err
 	}
 	traces := make([]Trace, l.Registers())
+	counts := make([]int, len(traces))
+	for i := range l.Events {
+		if e := &l.Events[i]; e.Extends() {
+			counts[e.Register]++
+		}
+	}
 	for r := range traces {
-		traces[r] = Trace{Fold: trace.Extend, Algorithm: bank}
+		traces[r] = Trace{Fold: trace.Extend, Algorithm: bank, Events: make([]trace.Event, 0, counts[r])}
 		if l.Form != FormCCEL {
 			traces[r].Initial = initialPCR(bank, r, l.Locality)
 		}
 	}
 	for i := range l.Events {
 		e := &l.Events[i]
-		if e.Follows == NotExtended {
+		if !e.Extends() {
 			continue
 		}
 		for _, d := range e.Digests {

@@ -59,8 +59,8 @@ func TestVectorBootLogs(t *testing.T) {
 			t.Errorf("%s: %v", b.Name, err)
 			continue
 		}
-		if log.Form != pcrmeasure.FormAgile || len(log.Problems) > 0 || len(log.Banks) != len(b.PCRs) {
-			t.Errorf("%s: form %s, problems %v, banks %v", b.Name, log.Form, log.Problems, log.Banks)
+		if log.Form != pcrmeasure.FormAgile || len(log.Problems()) > 0 || len(log.Banks) != len(b.PCRs) {
+			t.Errorf("%s: form %s, problems %v, banks %v", b.Name, log.Form, log.Problems(), log.Banks)
 		}
 		flagged := false
 		for _, f := range log.Findings {
@@ -193,7 +193,7 @@ func TestFieldLogs(t *testing.T) {
 				t.Errorf("%s: %s PCR %s = %s, want %s", c.Log, c.Bank, r, got[n].Hex(), want)
 			}
 		}
-		for _, p := range log.Problems {
+		for _, p := range log.Problems() {
 			t.Errorf("%s: %s", c.Log, p)
 		}
 		for _, f := range log.Findings {
@@ -238,7 +238,7 @@ func TestFieldSHA1(t *testing.T) {
 	if compared < 8 {
 		t.Errorf("%d PCRs compared", compared)
 	}
-	for _, p := range log.Problems {
+	for _, p := range log.Problems() {
 		t.Error(p)
 	}
 }
@@ -295,7 +295,7 @@ func TestFieldOtherLogs(t *testing.T) {
 		if _, err := log.ReplayAll(); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
-		for _, p := range log.Problems {
+		for _, p := range log.Problems() {
 			t.Errorf("%s: %s", file, p)
 		}
 		for _, f := range log.Findings {

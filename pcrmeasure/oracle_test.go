@@ -381,13 +381,13 @@ func FuzzLog(f *testing.F) {
 				}
 			}
 			contradictions := 0
-			for _, e := range log.Events {
-				if e.Follows == pcrmeasure.Contradicts {
+			for i := range log.Events {
+				if log.Follows(i) == pcrmeasure.Contradicts {
 					contradictions++
 				}
 			}
-			if (contradictions == 0) != (len(log.Problems) == 0) {
-				t.Fatalf("%d events contradict, %d problems", contradictions, len(log.Problems))
+			if (contradictions == 0) != (len(log.Problems()) == 0) {
+				t.Fatalf("%d events contradict, %d problems", contradictions, len(log.Problems()))
 			}
 		}
 	})

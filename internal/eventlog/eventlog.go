@@ -170,7 +170,8 @@ func Parse(data []byte) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	log.Events = append(log.Events, first)
+	// Records of real logs have some 300 bytes.
+	log.Events = append(make([]Event, 0, 16+min(len(data)/300, 1024)), first)
 	for r.at < len(data) && !r.padding() {
 		if len(log.Events) == maxEvents {
 			r.fail(r.at, fmt.Sprintf("at most %d records", maxEvents), "one more record")
@@ -283,6 +284,9 @@ func (r *reader) record(sizes map[uint16]int) Event {
 	if r.err == nil && n > len(sizes) {
 		r.fail(at, fmt.Sprintf("at most %d", len(sizes)), "%d digests", n)
 	}
+	if r.err == nil && n > 0 {
+		e.Digests = make([]digest.Digest, 0, n)
+	}
 	for range n {
 		if r.err != nil {
 			return e
@@ -294,11 +298,14 @@ func (r *reader) record(sizes map[uint16]int) Event {
 			r.fail(at, "one of the log's head", "algorithm %#x", id)
 			return e
 		}
-		if slices.ContainsFunc(e.Digests, func(d digest.Digest) bool { return d.Algorithm() == algorithms[id] }) {
-			r.fail(at, "one digest of each algorithm", "a second digest of algorithm %#x", id)
+		a, known := algorithms[id]
+		if known {
+			if _, twice := e.Digest(a); twice {
+				r.fail(at, "one digest of each algorithm", "a second digest of algorithm %#x", id)
+			}
 		}
 		sum := r.take(size, "digest")
-		if a, ok := algorithms[id]; ok && r.err == nil {
+		if known && r.err == nil {
 			if d, err := digest.FromBytes(a, sum); err == nil {
 				e.Digests = append(e.Digests, d)
 			}

@@ -189,7 +189,7 @@ func failed() axis {
 func secureBoot() axis {
 	return axis{Name: "Secure Boot", Variants: []variant{
 		{ID: "secure-boot-off", Note: "Secure Boot off and no key enrolled", Apply: func(c *candidate) { c.keyless = true }},
-		{ID: "secure-boot-on", Note: "Secure Boot on", Apply: func(c *candidate) { c.SecureBoot = pcrmeasure.On }},
+		{ID: "secure-boot-on", Note: "Secure Boot on (a kernel of -kernel is then not measured at all)", Apply: func(c *candidate) { c.SecureBoot = pcrmeasure.On }},
 	}}
 }
 
