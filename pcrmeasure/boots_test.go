@@ -348,6 +348,41 @@ func TestVectorPCR0(t *testing.T) {
 	}
 }
 
+// TestNewerSystemd: what was met with systemd 252 only is not predicted for 257.
+func TestNewerSystemd(t *testing.T) {
+	img := pe([]string{".linux", ".osrel", ".cmdline", ".initrd"}, pe([]string{".text"}, []byte("k")), []byte("ID=x"), []byte("quiet"), []byte("initrd"))
+	signed := pe([]string{".linux", ".cmdline", ".initrd", ".pcrsig"}, pe([]string{".text"}, []byte("k")), []byte("quiet"), []byte("initrd"), []byte("{}"))
+	loader := pcrmeasure.Bytes("loader", pe([]string{".text"}, []byte("l")))
+	head := pcrmeasure.Bytes("disk", gunzip(t, testenv.Vectors(t, "own/tpm/inputs/esp_uki.img.first34sectors.gz")))
+	for name, c := range map[string]struct {
+		uki     []byte
+		pattern pcrmeasure.Pattern
+		order   pcrmeasure.SectionOrder
+		missing []int
+	}{
+		"252":            {img, pcrmeasure.LoaderUKI, pcrmeasure.Order252, nil},
+		"257":            {img, pcrmeasure.UKIDirect, pcrmeasure.Order257, []int{4, 9}},
+		"257, loader":    {img, pcrmeasure.LoaderUKI, pcrmeasure.Order257, []int{4, 5, 9, 12}},
+		"252, signature": {signed, pcrmeasure.UKIDirect, pcrmeasure.Order252, []int{9}},
+	} {
+		m := pcrmeasure.New(pcrmeasure.Artifacts{UKI: pcrmeasure.Bytes("uki", c.uki), Loader: loader, Disk: head, NoVariables: true})
+		p, err := m.Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: c.pattern, Order: c.order})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var got []int
+		for _, i := range slices.Sorted(maps(p.Missing)) {
+			if i != 0 && i != 1 && i != 10 {
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, c.missing) {
+			t.Errorf("%s: missing %v, want %v: %v", name, got, c.missing, p.Missing)
+		}
+	}
+}
+
 // TestUnknownFirmware: a build whose overlay is not known has no PCR 0.
 func TestUnknownFirmware(t *testing.T) {
 	found := 0

@@ -50,6 +50,7 @@ func (r *run) pcr0(g *register) error {
 	pei := digest.SHA256.Sum(v[0].Data)
 	i := slices.IndexFunc(list, func(o Overlay) bool { return o.PEI == pei.Hex() })
 	if i < 0 {
+		r.finding(FirmwareUnmet, -1, "this firmware (PEI volume sha256 %s) was not met on a machine: which events it measures, and in which order, is taken from edk2 2022.11", pei.Hex())
 		return missing("the firmware measures its PEI volume after it has written into it, and what this build (PEI volume sha256 %s) writes is not known: take PCR 0 from a machine of the same image, memory and vCPUs", pei.Hex())
 	}
 	memory, err := r.overlay(v[0].Data, list[i])

@@ -68,7 +68,9 @@ func (r *run) images() (boot, error) {
 			return b, err
 		}
 		if ok {
-			b.after = append(b.after, inner)
+			if b.after, err = r.withInner(nil, inner); err != nil {
+				return b, err
+			}
 		}
 	case UKIDirect, LoaderUKI:
 		if err := need(r.UKI, "unified kernel image", "--uki FILE"); err != nil {
@@ -88,7 +90,9 @@ func (r *run) images() (boot, error) {
 		if !ok {
 			return b, &place.Fault{Op: "predict", Where: place.InFile(r.UKI.Name), Field: "sections", Found: "no .linux", Want: "a unified kernel image"}
 		}
-		b.after = append(b.after, inner)
+		if b.after, err = r.withInner(b.after, inner); err != nil {
+			return b, err
+		}
 	case LoaderEntry, ShimGRUB:
 		first, name, flag := r.Loader, "systemd-boot", "--loader FILE"
 		if r.c.Pattern == ShimGRUB {
@@ -154,6 +158,29 @@ func (r *run) inner(in Input, key string) (image, bool, error) {
 		img.origin.Offset = p.offset
 	}
 	return img, true, nil
+}
+
+// withInner adds the kernel in a unified kernel image where firmware measures
+// it. Under Secure Boot systemd 252's stub starts an unsigned one itself.
+func (r *run) withInner(list []image, inner image) ([]image, error) {
+	switch {
+	case r.c.Inner == On:
+		return append(list, inner), nil
+	case r.c.Inner == Off:
+		return list, nil
+	case r.c.Order == Order257:
+		return nil, missing("whether firmware measures the kernel inside the image when systemd 257's stub starts it is not known: say so")
+	case !r.secure:
+		return append(list, inner), nil
+	}
+	signatures, err := r.signatures(inner.in)
+	if err != nil {
+		return nil, err
+	}
+	if len(signatures) > 0 {
+		return nil, missing("the kernel inside the image is signed itself: whether firmware measures it under Secure Boot is not known: say so")
+	}
+	return list, nil
 }
 
 // pcr4 has the images that firmware starts, around the actions of the boot
@@ -222,17 +249,6 @@ func (r *run) measured() (boot, error) {
 	if !allowed {
 		r.finding(ImageRefused, 4, "Secure Boot is on and no entry of db allows the %s: this machine does not boot it", first.label)
 		return b, missing("Secure Boot refuses the %s: no entry of db allows it", first.label)
-	}
-	if r.c.Pattern == UKIDirect || r.c.Pattern == LoaderUKI {
-		last := b.after[len(b.after)-1]
-		signatures, err := r.signatures(last.in)
-		if err != nil {
-			return b, err
-		}
-		if len(signatures) > 0 {
-			return b, missing("the kernel in the UKI is signed itself: whether systemd's stub has firmware measure it under Secure Boot is not known")
-		}
-		b.after = b.after[:len(b.after)-1] // the stub starts an unsigned kernel itself
 	}
 	return b, nil
 }

@@ -105,7 +105,7 @@ const (
 	NoSeparator       = "no-separator"      // a PCR of the firmware that never ended
 	PCRResettable     = "resettable"        // a log extends a PCR that can be reset
 	AssumedConstant   = "assumed-constant"  // a value is a constant that was observed
-	LogEmpty          = "empty-log"         // some clouds hand out an empty log
+	FirmwareUnmet     = "firmware-not-met"  // a build whose events were not seen on a machine
 	ImageRefused      = "image-not-allowed" // Secure Boot would refuse an image
 )
 

@@ -105,6 +105,10 @@ type Machine struct {
 	// booted.
 	FailedOptions int
 	Order         SectionOrder
+	// Inner says whether firmware measures the kernel inside a unified kernel
+	// image too, when systemd's stub starts it. Unsaid is on for version 252
+	// without Secure Boot, as met on machines, and not known for 257.
+	Inner State
 	// Phases are the words that systemd-pcrphase has extended PCR 11 with when
 	// it is looked at: enter-initrd, leave-initrd, sysinit, ready.
 	Phases []string
@@ -140,6 +144,8 @@ func (c *Machine) check() error {
 		return bad("vCPUs", fmt.Sprint(c.VCPUs), "1 to 4096", "--cpu N")
 	case c.IMA != IMAUnsaid && c.IMA != IMAOff && c.IMA != IMASig && c.IMA != IMANG:
 		return bad("IMA", string(c.IMA), "off, ima-sig or ima-ng", "")
+	case c.Inner != Unsaid && c.Inner != On && c.Inner != Off:
+		return bad("inner kernel", string(c.Inner), "on or off", "")
 	case c.IMAPads != Unsaid && c.IMAPads != On && c.IMAPads != Off:
 		return bad("IMA padding", string(c.IMAPads), "on or off", "")
 	case c.SecureBoot != Unsaid && c.SecureBoot != On && c.SecureBoot != Off:

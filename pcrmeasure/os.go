@@ -118,6 +118,17 @@ func (r *run) initrd(g *register) error {
 			}
 			in = sections[i].Contents
 		}
+		// These a stub hands to the initrd as files of its own (systemd,
+		// systemd-stub(7), "Initrd Resources").
+		handed := []string{pcrSignature, ".pcrpkey"}
+		if r.c.Order == Order257 {
+			handed = append(handed, ".osrel", ".profile")
+		}
+		for _, s := range sections {
+			if slices.Contains(handed, s.Name) && (s.Contents.R == nil || s.Contents.Size > 0) {
+				return missing("systemd's stub packs %s into the initrd at boot: it follows from the event log", s.Name)
+			}
+		}
 		if r.c.Pattern == Direct && r.Initrd.Present() {
 			return missing("a unified kernel image and an initrd are given together: what systemd's stub makes of both is not known")
 		}
@@ -230,6 +241,9 @@ func (r *run) pcr12(g *register) error {
 		}
 		times = 1
 	case LoaderUKI:
+		if r.c.Order == Order257 {
+			return missing("how often systemd-boot and its stub measure a command line was met with version 252 only")
+		}
 		times = 2 // the loader, then the stub
 	case UKIDirect, Direct:
 		_, sections, err := r.booted()

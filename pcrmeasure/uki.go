@@ -47,8 +47,9 @@ func (o SectionOrder) names() ([]string, error) {
 // chosen are sections of which an image may have many; a stub takes one.
 var chosen = []string{".profile", ".dtbauto", ".hwids", ".efifw"}
 
-// Sections reads the sections of a unified kernel image. Two of one name are an
-// error: stubs differ in which they take. A section that is larger in memory
+// Sections reads the sections of a unified kernel image that stubs know, .pcrsig
+// among them, which signs the measurement and is never part of it. Two of one
+// name are an error: stubs differ in which they take. A section that is larger in memory
 // than in the file is one too.
 func Sections(in Input) ([]Section, error) {
 	if in.R == nil {
@@ -60,7 +61,7 @@ func Sections(in Input) ([]Section, error) {
 	}
 	var out []Section
 	for _, s := range table {
-		if !measurable(s.Name) {
+		if !stubKnows(s.Name) {
 			continue
 		}
 		fault := func(found, want string) error {
@@ -80,8 +81,13 @@ func Sections(in Input) ([]Section, error) {
 	return out, nil
 }
 
-// measurable reports whether any order measures sections of this name.
-func measurable(name string) bool {
+const pcrSignature = ".pcrsig"
+
+// stubKnows reports whether a stub does something with sections of this name.
+func stubKnows(name string) bool {
+	if name == pcrSignature {
+		return true
+	}
 	for _, o := range sectionOrders {
 		if slices.Contains(o, name) {
 			return true
