@@ -34,7 +34,12 @@ func Sections(r io.ReaderAt, size int64) ([]Section, error) {
 			Offset: int64(binary.LittleEndian.Uint32(b[20:])), Size: int64(binary.LittleEndian.Uint32(b[16:])),
 			Virtual: int64(binary.LittleEndian.Uint32(b[8:])), At: h.tableAt + int64(i),
 		}
-		s.Name, _, _ = strings.Cut(string(b[:8]), "\x00")
+		var rest string
+		s.Name, rest, _ = strings.Cut(string(b[:8]), "\x00")
+		// Programs differ in whether they look behind the end mark.
+		if strings.Trim(rest, "\x00") != "" {
+			return nil, fail(s.At, "zero bytes behind the name's end mark", "section name %q", b[:8])
+		}
 		s.Size = min(s.Size, s.Virtual)
 		if s.Size > 0 && s.Offset+s.Size > size {
 			return nil, fail(s.At+16, fmt.Sprintf("an end of at most %#x", size), "section %q is %#x bytes at %#x", s.Name, s.Size, s.Offset)

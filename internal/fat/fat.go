@@ -43,8 +43,51 @@ type FS struct {
 type File struct {
 	Path string // with slashes, without one at the start
 	Size int64
-	runs []run
-	fs   *FS
+	// short is the path by the short names: each part answers to both.
+	short string
+	runs  []run
+	fs    *FS
+}
+
+// Is reports whether firmware that is asked for a path finds this file: without
+// regard to the case of ASCII letters, each part by its long or its short name.
+func (f *File) Is(path string) bool {
+	return answers(strings.Split(f.Path, "/"), strings.Split(f.short, "/"), strings.Split(path, "/"))
+}
+
+// In reports whether firmware that is asked for a folder finds that of this
+// file; "" is the root folder.
+func (f *File) In(folder string) bool {
+	long, short := strings.Split(f.Path, "/"), strings.Split(f.short, "/")
+	var asked []string
+	if folder != "" {
+		asked = strings.Split(folder, "/")
+	}
+	return answers(long[:len(long)-1], short[:len(short)-1], asked)
+}
+
+func answers(long, short, asked []string) bool {
+	if len(long) != len(asked) {
+		return false
+	}
+	for i, part := range asked {
+		if upper(part) != upper(long[i]) && upper(part) != upper(short[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// upper maps ASCII letters alone: other rules would find files that firmware
+// does not.
+func upper(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'a' <= c && c <= 'z' {
+			b[i] = c - 'a' + 'A'
+		}
+	}
+	return string(b)
 }
 
 // run is a run of bytes of the image; start is where in the file it begins.
@@ -196,7 +239,7 @@ func (f *FS) Files() ([]File, error) {
 			return nil, err
 		}
 	}
-	if err := w.folder(root, "", 0); err != nil {
+	if err := w.folder(root, "", "", 0); err != nil {
 		return nil, err
 	}
 	return w.files, nil
@@ -209,12 +252,11 @@ type walk struct {
 	entries int
 }
 
-func (w *walk) folder(runs []run, path string, depth int) error {
+func (w *walk) folder(runs []run, path, shortPath string, depth int) error {
 	if depth > maxDepth {
 		return fault(runs[0].offset, path, "folders in folders", fmt.Sprintf("at most %d deep", maxDepth))
 	}
-	var long []string
-	var sum byte
+	var long longName
 	seen := map[string]bool{}
 	buf := make([]byte, entrySize)
 	for _, r := range runs {
@@ -224,45 +266,51 @@ func (w *walk) folder(runs []run, path string, depth int) error {
 			}
 			switch {
 			case buf[0] == 0:
-				return nil
+				return long.none(at, path)
 			case buf[0] == 0xe5:
-				long = nil
+				// A deleted file's long name stands before it, deleted too.
+				if err := long.none(at, path); err != nil {
+					return err
+				}
 				continue
 			case buf[11]&0x3f == attrLong:
-				if buf[0]&0x40 != 0 {
-					long, sum = nil, buf[13]
-				}
-				if buf[13] == sum && len(long) < 20 {
-					long = append(long, longPart(buf))
+				if err := long.add(buf, at, path); err != nil {
+					return err
 				}
 				continue
 			case buf[11]&attrVolume != 0:
-				long = nil
+				if err := long.none(at, path); err != nil {
+					return err
+				}
 				continue
 			}
 			if w.entries++; w.entries > maxEntries {
 				return fault(at, path, "one more entry", fmt.Sprintf("at most %d files and folders", maxEntries))
 			}
-			name := shortName(buf)
-			if len(long) > 0 && sum == checksum(buf[:11]) {
-				slices.Reverse(long)
-				name = strings.Join(long, "")
+			short := shortName(buf)
+			name, err := long.take(buf, at, path)
+			if err != nil {
+				return err
 			}
-			long = nil
+			if name == "" {
+				name = short
+			}
 			if name == "." || name == ".." {
 				continue
 			}
-			if name == "" || strings.ContainsAny(name, "/\x00") {
-				return fault(at, path, fmt.Sprintf("the name %q", name), "a name without slashes")
+			// Names that differ in case only are one name here, and a long name may
+			// not be another file's short one: firmware and operating systems would
+			// disagree about which file it is.
+			for _, n := range slices.Compact([]string{strings.ToUpper(name), strings.ToUpper(short)}) {
+				if n == "" || strings.ContainsAny(n, "/\x00") {
+					return fault(at, path, fmt.Sprintf("the name %q", n), "a name without slashes")
+				}
+				if seen[n] {
+					return fault(at, path, fmt.Sprintf("a second %q", n), "one of each name")
+				}
+				seen[n] = true
 			}
-			// Names that differ in case only are one name here: firmware and
-			// operating systems would disagree about which file it is.
-			if key := strings.ToUpper(name); seen[key] {
-				return fault(at, path, fmt.Sprintf("a second %q", name), "one of each name")
-			} else {
-				seen[key] = true
-			}
-			if err := w.entry(buf, at, path+name, depth); err != nil {
+			if err := w.entry(buf, at, path+name, shortPath+short, depth); err != nil {
 				return err
 			}
 		}
@@ -270,7 +318,7 @@ func (w *walk) folder(runs []run, path string, depth int) error {
 	return nil
 }
 
-func (w *walk) entry(buf []byte, at int64, path string, depth int) error {
+func (w *walk) entry(buf []byte, at int64, path, shortPath string, depth int) error {
 	le := binary.LittleEndian
 	first := uint32(le.Uint16(buf[26:]))
 	if w.fs.Bits == 32 {
@@ -282,9 +330,9 @@ func (w *walk) entry(buf []byte, at int64, path string, depth int) error {
 		if err != nil {
 			return err
 		}
-		return w.folder(runs, path+"/", depth+1)
+		return w.folder(runs, path+"/", shortPath+"/", depth+1)
 	}
-	file := File{Path: path, Size: size, fs: w.fs}
+	file := File{Path: path, Size: size, short: shortPath, fs: w.fs}
 	if size == 0 {
 		if first != 0 {
 			return fault(at+26, path, fmt.Sprintf("an empty file with cluster %d", first), "no cluster")
@@ -306,6 +354,59 @@ func (w *walk) entry(buf []byte, at int64, path string, depth int) error {
 	}
 	w.files = append(w.files, file)
 	return nil
+}
+
+// longName gathers the entries of a long name: the last part comes first, then
+// each before it, then the file's own entry, whose short name they name by a
+// checksum (FAT32 File System Specification, "Long Directory Entries"). Firmware
+// falls back to the short name where that is broken; here it is an error.
+type longName struct {
+	parts []string
+	next  int // number of the part that must follow; 0: the file's entry
+	sum   byte
+}
+
+const maxLongParts = 20
+
+func (l *longName) add(b []byte, at int64, path string) error {
+	n := int(b[0] &^ 0x40)
+	if b[0]&0x40 != 0 {
+		if err := l.none(at, path); err != nil {
+			return err
+		}
+		if n < 1 || n > maxLongParts {
+			return fault(at, path, fmt.Sprintf("a long name of %d parts", n), fmt.Sprintf("1 to %d", maxLongParts))
+		}
+		*l = longName{next: n, sum: b[13]}
+	}
+	if n != l.next || n == 0 || b[13] != l.sum {
+		return fault(at, path, fmt.Sprintf("part %d of a long name", n), "the parts in order, of one file")
+	}
+	l.parts = append(l.parts, longPart(b))
+	l.next--
+	return nil
+}
+
+// none demands that no long name waits for its file.
+func (l *longName) none(at int64, path string) error {
+	if len(l.parts) > 0 {
+		return fault(at, path, "a long name without its file", "the file's entry behind it")
+	}
+	return nil
+}
+
+// take gives the long name of the file whose entry is b, "" if it has none.
+func (l *longName) take(b []byte, at int64, path string) (string, error) {
+	if len(l.parts) == 0 {
+		return "", nil
+	}
+	if l.next != 0 || l.sum != checksum(b[:11]) {
+		return "", fault(at, path, "a long name that is not this file's", "all its parts, with the checksum of the short name")
+	}
+	slices.Reverse(l.parts)
+	name := strings.Join(l.parts, "")
+	*l = longName{}
+	return name, nil
 }
 
 func shortName(b []byte) string {

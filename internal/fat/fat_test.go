@@ -79,6 +79,17 @@ func TestFiles(t *testing.T) {
 	if len(list) != 2 || list[0].Path != "EFI/BOOT.EFI" || list[1].Path != "ä lo.txt" {
 		t.Fatalf("files %v", list)
 	}
+	for path, want := range map[string]bool{"efi/boot.efi": true, "EFI/BOOT.EFI": true, "EFI/BOOT.EFI/x": false, "BOOT.EFI": false} {
+		if list[0].Is(path) != want {
+			t.Errorf("the first file is %s: %t", path, !want)
+		}
+	}
+	if !list[0].In("efi") || list[0].In("") || !list[1].In("") || list[1].In("efi") {
+		t.Error("files are not in their folders")
+	}
+	if !list[1].Is("a.txt") || !list[1].Is("ä LO.txt") || list[1].Is("Ä lo.txt") {
+		t.Error("the second file does not answer to its long and its short name alone")
+	}
 	got, err := io.ReadAll(io.NewSectionReader(&list[0], 0, list[0].Size))
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +120,21 @@ func TestRefuses(t *testing.T) {
 			b[1536+96+26] = 7
 			copy(b[1536+96:], "boot    EFI")
 			b[1536+96+12] = 0
+		}, "one of each name"},
+		"long name's sum":   {func(b []byte) { b[1024+32+13]++ }, "not this file's"},
+		"long name's order": {func(b []byte) { b[1024+32] = 0x42 }, "not this file's"},
+		"orphaned name":     {func(b []byte) { b[1024+64] = 0 }, "without its file"},
+		"short as long": {func(b []byte) { // a file B.TXT whose long name is a.txt
+			var sum byte
+			for _, c := range []byte("B       TXT") {
+				sum = sum>>1 + sum<<7 + c
+			}
+			long := b[1024+96:]
+			long[0], long[11], long[13] = 0x41, 0x0f, sum
+			for i, c := range []byte("a.txt") {
+				long[1+2*i] = c
+			}
+			copy(b[1024+128:], "B       TXT\x20")
 		}, "one of each name"},
 		"no sectors":        {func(b []byte) { b[11], b[12] = 0, 0 }, "bytes per sector"},
 		"larger than image": {func(b []byte) { b[19], b[20] = 0xff, 0xff }, "sectors"},

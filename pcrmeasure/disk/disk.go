@@ -45,12 +45,12 @@ type File struct {
 	Authenticode digest.Digest
 	// Fault is why a file that begins like an image cannot be measured.
 	Fault error
-	r     io.ReaderAt
+	file  *fat.File
 }
 
 // Input is the file as an artifact.
 func (f *File) Input(image string) pcrmeasure.Input {
-	return pcrmeasure.Input{Name: image + ":" + f.Path, R: f.r, Size: f.Size}
+	return pcrmeasure.Input{Name: image + ":" + f.Path, R: f.file, Size: f.Size}
 }
 
 // ESP is an EFI system partition.
@@ -104,7 +104,7 @@ func readESP(ctx context.Context, r io.ReaderAt, p gpt.Partition) (ESP, error) {
 	}
 	esp := ESP{Partition: p, Bits: fs.Bits}
 	for i := range list {
-		f := File{Path: list[i].Path, Size: list[i].Size, r: &list[i]}
+		f := File{Path: list[i].Path, Size: list[i].Size, file: &list[i]}
 		if err := f.read(ctx); err != nil {
 			return ESP{}, err
 		}
@@ -120,7 +120,7 @@ func (f *File) read(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := f.r.ReadAt(buf[:min(int64(len(buf)), f.Size-at)], at)
+		n, err := f.file.ReadAt(buf[:min(int64(len(buf)), f.Size-at)], at)
 		if n == 0 && err != nil {
 			return fmt.Errorf("read %s: %w", f.Path, err)
 		}
@@ -132,14 +132,14 @@ func (f *File) read(ctx context.Context) error {
 		return nil
 	}
 	head := make([]byte, 2)
-	if _, err := f.r.ReadAt(head, 0); err != nil {
+	if _, err := f.file.ReadAt(head, 0); err != nil {
 		return fmt.Errorf("read %s: %w", f.Path, err)
 	}
 	if string(head) != "MZ" {
 		return nil
 	}
 	var err error
-	if f.Authenticode, err = authenticode.Digest(ctx, digest.SHA256, f.r, f.Size, authenticode.Options{}); err != nil {
+	if f.Authenticode, err = authenticode.Digest(ctx, digest.SHA256, f.file, f.Size, authenticode.Options{}); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -147,7 +147,7 @@ func (f *File) read(ctx context.Context) error {
 		return nil
 	}
 	f.Kind = PE
-	sections, err := authenticode.Sections(f.r, f.Size)
+	sections, err := authenticode.Sections(f.file, f.Size)
 	if err != nil {
 		f.Fault = fmt.Errorf("%s: %w", f.Path, err)
 		return nil
@@ -160,9 +160,9 @@ func (f *File) read(ctx context.Context) error {
 		f.Kind = UKI
 	case has(".sdmagic"):
 		f.Kind = Loader
-	case isShim(f.r, f.Size):
+	case isShim(f.file, f.Size):
 		f.Kind = Shim
-	case isKernel(f.r, f.Size):
+	case isKernel(f.file, f.Size):
 		f.Kind = Kernel
 	}
 	return nil
@@ -196,8 +196,7 @@ type Boot struct {
 // systemd-stub(7), "Companion files").
 func (e *ESP) extras() bool {
 	return slices.ContainsFunc(e.Files, func(f File) bool {
-		path := strings.ToLower(f.Path)
-		return strings.Contains(path, ".extra.d/") || strings.HasPrefix(path, "loader/credentials/") || strings.HasPrefix(path, "loader/addons/") || strings.HasPrefix(path, "loader/extensions/")
+		return strings.Contains(strings.ToLower(f.Path), ".extra.d/") || f.file.In("loader/credentials") || f.file.In("loader/addons") || f.file.In("loader/extensions")
 	})
 }
 
@@ -249,10 +248,10 @@ func (d *Disk) loader(b *Boot, esp *ESP, first *File) (*Boot, error) {
 	var images, entries []*File
 	for i := range esp.Files {
 		f := &esp.Files[i]
-		switch folder, name := cut(strings.ToLower(f.Path)); {
-		case folder == "efi/linux" && strings.HasSuffix(name, ".efi"):
+		switch name := strings.ToLower(f.Path); {
+		case f.file.In("EFI/Linux") && strings.HasSuffix(name, ".efi"):
 			images = append(images, f)
-		case folder == "loader/entries" && strings.HasSuffix(name, ".conf"):
+		case f.file.In("loader/entries") && strings.HasSuffix(name, ".conf"):
 			entries = append(entries, f)
 		}
 	}
@@ -269,14 +268,6 @@ func (d *Disk) loader(b *Boot, esp *ESP, first *File) (*Boot, error) {
 	return d.entry(b, esp, entries[0])
 }
 
-func cut(path string) (folder, name string) {
-	i := strings.LastIndexByte(path, '/')
-	if i < 0 {
-		return "", path
-	}
-	return path[:i], path[i+1:]
-}
-
 const maxEntry = 64 << 10
 
 // entry reads a type 1 entry (UAPI group, Boot Loader Specification).
@@ -285,7 +276,7 @@ func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
 		return nil, &place.Fault{Input: "boot entry", Where: place.InFile(f.Path), Field: "size", Found: fmt.Sprint(f.Size), Want: fmt.Sprintf("at most %d", maxEntry)}
 	}
 	text := make([]byte, f.Size)
-	if n, err := f.r.ReadAt(text, 0); n < len(text) {
+	if n, err := f.file.ReadAt(text, 0); n < len(text) {
 		return nil, fmt.Errorf("read %s: %w", f.Path, err)
 	}
 	var kernel string
@@ -327,9 +318,9 @@ func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
 	return b, nil
 }
 
-// find looks for a file as FAT does, without regard to case.
+// find looks for a file as firmware does.
 func (e *ESP) find(path string) *File {
-	i := slices.IndexFunc(e.Files, func(f File) bool { return strings.EqualFold(f.Path, path) })
+	i := slices.IndexFunc(e.Files, func(f File) bool { return f.file.Is(path) })
 	if i < 0 {
 		return nil
 	}
