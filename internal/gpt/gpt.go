@@ -197,8 +197,12 @@ func guid(s string) GUID {
 	return g
 }
 
-// ESP is the type of an EFI system partition.
-var ESP = guid("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+// The types of an EFI system partition and of an extended boot loader partition
+// (UEFI specification, table 5.7; UAPI group, Boot Loader Specification).
+var (
+	ESP      = guid("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+	XBOOTLDR = guid("bc13c2ff-59e6-4262-a352-b275fd6f7172")
+)
 
 // dataVerity are pairs of types: a partition with data and the one with its
 // dm-verity tree (UAPI group, Discoverable Partitions Specification).

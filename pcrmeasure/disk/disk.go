@@ -245,6 +245,22 @@ func (d *Disk) Boot() (*Boot, error) {
 // loader finds what systemd-boot starts where it has one choice.
 func (d *Disk) loader(b *Boot, esp *ESP, first *File) (*Boot, error) {
 	b.Artifacts.Loader = first.Input(d.Name)
+	for _, p := range d.Table.Partitions {
+		if p.Type == gpt.XBOOTLDR {
+			return nil, missing("partition %d is an extended boot loader partition, which systemd-boot searches too", p.Index)
+		}
+	}
+	if conf := esp.find("loader/loader.conf"); conf != nil {
+		lines, err := conf.lines()
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range lines {
+			if l.key == "default" || l.key == "preferred" {
+				return nil, missing("loader.conf line %d names a default: whether it is there and counts is not told here", l.number)
+			}
+		}
+	}
 	var images, entries []*File
 	for i := range esp.Files {
 		f := &esp.Files[i]
@@ -270,33 +286,56 @@ func (d *Disk) loader(b *Boot, esp *ESP, first *File) (*Boot, error) {
 
 const maxEntry = 64 << 10
 
-// entry reads a type 1 entry (UAPI group, Boot Loader Specification).
-func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
+// line is a line of systemd-boot's configuration files.
+type line struct {
+	number     int
+	key, value string
+}
+
+// lines reads a configuration file, without comments.
+func (f *File) lines() ([]line, error) {
 	if f.Size > maxEntry {
-		return nil, &place.Fault{Input: "boot entry", Where: place.InFile(f.Path), Field: "size", Found: fmt.Sprint(f.Size), Want: fmt.Sprintf("at most %d", maxEntry)}
+		return nil, &place.Fault{Input: "boot loader file", Where: place.InFile(f.Path), Field: "size", Found: fmt.Sprint(f.Size), Want: fmt.Sprintf("at most %d", maxEntry)}
 	}
 	text := make([]byte, f.Size)
 	if n, err := f.file.ReadAt(text, 0); n < len(text) {
 		return nil, fmt.Errorf("read %s: %w", f.Path, err)
 	}
+	var out []line
+	for n, s := range strings.Split(string(text), "\n") {
+		s = strings.TrimSpace(strings.ReplaceAll(s, "\t", " "))
+		if s == "" || s[0] == '#' {
+			continue
+		}
+		key, value, _ := strings.Cut(s, " ")
+		out = append(out, line{n + 1, key, strings.TrimSpace(value)})
+	}
+	return out, nil
+}
+
+// entry reads a type 1 entry (UAPI group, Boot Loader Specification).
+func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
+	lines, err := f.lines()
+	if err != nil {
+		return nil, err
+	}
 	var kernel string
 	var initrds, options []string
-	for n, line := range strings.Split(string(text), "\n") {
-		line = strings.TrimSpace(line)
-		key, value, _ := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
-		value = strings.TrimSpace(value)
-		switch key {
+	for _, l := range lines {
+		switch l.key {
 		case "linux":
 			if kernel != "" {
-				return nil, &place.Fault{Input: "boot entry", Where: place.Where{File: f.Path, Line: n + 1}, Found: "a second linux", Want: "one"}
+				return nil, &place.Fault{Input: "boot entry", Where: place.Where{File: f.Path, Line: l.number}, Found: "a second linux", Want: "one"}
 			}
-			kernel = value
+			kernel = l.value
 		case "initrd":
-			initrds = append(initrds, value)
+			initrds = append(initrds, l.value)
 		case "options":
-			options = append(options, value)
-		case "efi", "uki", "devicetree", "devicetree-overlay":
-			return nil, missing("%s line %d: what systemd-boot measures for %q is not known", f.Path, n+1, key)
+			options = append(options, l.value)
+		case "title", "version", "machine-id", "sort-key", "architecture":
+			// shown or sorted by, and no part of what is started
+		default:
+			return nil, missing("%s line %d: what systemd-boot makes of %q is not known here", f.Path, l.number, l.key)
 		}
 	}
 	k := esp.find(strings.TrimLeft(kernel, "/"))

@@ -185,6 +185,7 @@ func TestUnclear(t *testing.T) {
 		"no file to boot": {"readme": []byte("x")},
 		"two entries":     {"EFI/BOOT/BOOTX64.EFI": loader, "loader/entries/a.conf": entry, "loader/entries/b.conf": entry},
 		"no kernel":       {"EFI/BOOT/BOOTX64.EFI": loader, "loader/entries/a.conf": entry},
+		"default":         {"EFI/BOOT/BOOTX64.EFI": loader, "vmlinuz": loader, "loader/entries/a.conf": entry, "loader/loader.conf": []byte("# x\ndefault auto-windows\n")},
 		"efi entry":       {"EFI/BOOT/BOOTX64.EFI": loader, "x": loader, "loader/entries/a.conf": []byte("efi /x\n")},
 		"not an image":    {"EFI/BOOT/BOOTX64.EFI": bytes.Repeat([]byte("MZ"), 500)},
 	} {
