@@ -173,11 +173,11 @@ func (r *run) withInner(list []image, inner image) ([]image, error) {
 	case !r.secure:
 		return append(list, inner), nil
 	}
-	signatures, err := r.signatures(inner.in)
+	signers, err := r.signers(inner.in)
 	if err != nil {
 		return nil, err
 	}
-	if len(signatures) > 0 {
+	if len(signers) > 0 {
 		return nil, missing("the kernel inside the image is signed itself: whether firmware measures it under Secure Boot is not known: say so")
 	}
 	return list, nil
@@ -265,12 +265,38 @@ func (r *run) edited() bool {
 	return err == nil && h.Protocol != 0
 }
 
-func (r *run) signatures(in Input) ([][]byte, error) {
+// signers are the certificates of each of an image's signatures.
+func (r *run) signers(in Input) ([][]*x509.Certificate, error) {
 	if in.R == nil {
-		return nil, missing("what Secure Boot says of %s follows from its signature: give its bytes", in.Name)
+		if in.SignedBy == nil {
+			return nil, missing("what Secure Boot says of %s follows from its signature: give its bytes", in.Name)
+		}
+		var certs []*x509.Certificate
+		for _, der := range in.SignedBy {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				return nil, inFile(in.Name, err)
+			}
+			certs = append(certs, c)
+		}
+		if len(certs) == 0 {
+			return nil, nil
+		}
+		return [][]*x509.Certificate{certs}, nil
 	}
-	s, err := authenticode.Signatures(in.R, in.Size)
-	return s, inFile(in.Name, err)
+	list, err := authenticode.Signatures(in.R, in.Size)
+	if err != nil {
+		return nil, inFile(in.Name, err)
+	}
+	var out [][]*x509.Certificate
+	for _, s := range list {
+		p, err := parsePKCS7(s)
+		if err != nil {
+			return nil, inFile(in.Name, err)
+		}
+		out = append(out, p.Certs)
+	}
+	return out, nil
 }
 
 const maxEntries = 4096
@@ -284,11 +310,16 @@ func (r *run) authority(in Input) (allowed bool, entry varstore.Signature, err e
 	if len(r.db)+len(r.dbx) > maxEntries {
 		return false, entry, missing("db and dbx have %d entries, more than %d", len(r.db)+len(r.dbx), maxEntries)
 	}
-	signatures, err := r.signatures(in)
+	signers, err := r.signers(in)
 	if err != nil {
 		return false, entry, err
 	}
-	sum, err := authenticode.Digest(r.ctx, digest.SHA256, in.R, in.Size, authenticode.Options{})
+	var sum digest.Digest
+	if in.R == nil {
+		sum, err = known(in, in.Authenticode, "of the image (Authenticode)", digest.SHA256)
+	} else {
+		sum, err = authenticode.Digest(r.ctx, digest.SHA256, in.R, in.Size, authenticode.Options{})
+	}
 	if err != nil {
 		return false, entry, inFile(in.Name, err)
 	}
@@ -298,15 +329,11 @@ func (r *run) authority(in Input) (allowed bool, entry varstore.Signature, err e
 	if slices.ContainsFunc(r.dbx, isSum) {
 		return false, entry, nil
 	}
-	for _, s := range signatures {
-		p, err := parsePKCS7(s)
-		if err != nil {
-			return false, entry, inFile(in.Name, err)
-		}
-		if _, ok := leadsTo(p.Certs, r.dbx); ok {
+	for _, certs := range signers {
+		if _, ok := leadsTo(certs, r.dbx); ok {
 			return false, entry, nil
 		}
-		if e, ok := leadsTo(p.Certs, r.db); ok {
+		if e, ok := leadsTo(certs, r.db); ok {
 			return true, e, nil
 		}
 	}

@@ -26,6 +26,10 @@ type Input struct {
 	// whose digest is not among them cannot be predicted.
 	Known        []digest.Digest
 	Authenticode []digest.Digest
+	// SignedBy are the certificates (DER) in the signature of an image that is
+	// known without its bytes; nil where nothing is known of it, empty where it is
+	// known to have no signature.
+	SignedBy [][]byte
 	// Sections are those of a unified kernel image that is known without its
 	// bytes, or of one that was never built.
 	Sections []Section

@@ -171,6 +171,17 @@ func TestAuthority(t *testing.T) {
 		if got := events[len(events)-1]; len(events) != 7 || got.Digest != want || !strings.HasPrefix(got.Label, "authority db") {
 			t.Errorf("%s: %d events, the last %s %s, want %s", name, len(events), got.Label, got.Digest, want)
 		}
+		// The same follows from digests and certificates alone.
+		if bytes.Equal(c.img, signed) {
+			known := pcrmeasure.Input{
+				Name: "uki", Authenticode: []digest.Digest{sum}, SignedBy: [][]byte{leaf.cert.Raw},
+				Sections: []pcrmeasure.Section{{Name: ".linux", Contents: pcrmeasure.Bytes("linux", inner)}},
+			}
+			q, err := pcrmeasure.New(pcrmeasure.Artifacts{UKI: known, Variables: store(t, c.db, c.dbx)}).Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: pcrmeasure.UKIDirect})
+			if err != nil || q.PCRs[4] == nil || q.PCRs[7] == nil || q.PCRs[4].Value != p.PCRs[4].Value || q.PCRs[7].Value != p.PCRs[7].Value {
+				t.Errorf("%s: by digests PCR 4 %s, PCR 7 %s (%v)", name, q.Missing[4], q.Missing[7], err)
+			}
+		}
 		// The stub starts the unsigned kernel inside itself.
 		if n := len(p.PCRs[4].Trace.Events); n != 3 {
 			t.Errorf("%s: PCR 4 has %d events, want the image alone behind the separator", name, n)

@@ -196,20 +196,16 @@ func (r *run) shim7(g *register, b boot) error {
 	}
 	vendor := []varstore.Signature{{Type: varstore.TypeX509, Owner: shimLock, Data: m.Vendor}}
 	for _, img := range b.after[1:] {
-		signatures, err := r.signatures(img.in)
+		signers, err := r.signers(img.in)
 		if err != nil {
 			return err
 		}
 		allowed := false
-		for _, s := range signatures {
-			p, err := parsePKCS7(s)
-			if err != nil {
-				return inFile(img.in.Name, err)
-			}
-			if _, ok := leadsTo(p.Certs, r.db); ok {
+		for _, certs := range signers {
+			if _, ok := leadsTo(certs, r.db); ok {
 				return missing("the %s is signed by an entry of db: how shim measures that is not known", img.label)
 			}
-			_, ok := leadsTo(p.Certs, vendor)
+			_, ok := leadsTo(certs, vendor)
 			allowed = allowed || ok
 		}
 		if !allowed {

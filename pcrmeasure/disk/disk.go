@@ -319,7 +319,7 @@ func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
 	if err != nil {
 		return nil, err
 	}
-	var kernel string
+	var kernel, image string
 	var initrds, options []string
 	for _, l := range lines {
 		switch l.key {
@@ -328,6 +328,11 @@ func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
 				return nil, &place.Fault{Input: "boot entry", Where: place.Where{File: f.Path, Line: l.number}, Found: "a second linux", Want: "one"}
 			}
 			kernel = l.value
+		case "efi":
+			if image != "" {
+				return nil, &place.Fault{Input: "boot entry", Where: place.Where{File: f.Path, Line: l.number}, Found: "a second efi", Want: "one"}
+			}
+			image = l.value
 		case "initrd":
 			initrds = append(initrds, l.value)
 		case "options":
@@ -337,6 +342,14 @@ func (d *Disk) entry(b *Boot, esp *ESP, f *File) (*Boot, error) {
 		default:
 			return nil, missing("%s line %d: what systemd-boot makes of %q is not known here", f.Path, l.number, l.key)
 		}
+	}
+	if image != "" {
+		u := esp.find(strings.TrimLeft(image, "/"))
+		if kernel != "" || len(initrds) > 0 || u == nil || u.Kind != UKI {
+			return nil, missing("%s starts %q, which is no unified kernel image on the EFI system partition by itself", f.Path, image)
+		}
+		b.Pattern, b.Artifacts.UKI, b.Cmdline = pcrmeasure.LoaderUKI, u.Input(d.Name), strings.Join(options, " ")
+		return b, nil
 	}
 	k := esp.find(strings.TrimLeft(kernel, "/"))
 	if kernel == "" || k == nil {

@@ -201,3 +201,98 @@ func TestUnclear(t *testing.T) {
 		}
 	}
 }
+
+// TestRealUKI builds a unified kernel image as Debian 12 does, with objcopy and
+// systemd's stub, and boots it from the disk in three ways.
+func TestRealUKI(t *testing.T) {
+	objcopy := testenv.Oracle(t, "objcopy")
+	dir := t.TempDir()
+	put := func(name string, data []byte) string {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, name)
+	}
+	kernel, initrd := deb(t, "vmlinuz-6.1.0-56-cloud-amd64"), bytes.Repeat([]byte("initrd!"), 3000)
+	out := filepath.Join(dir, "uki.efi")
+	args := []string{}
+	for name, s := range map[string]struct {
+		vma  string
+		data []byte
+	}{
+		".osrel": {"0x20000", []byte("ID=x\n")}, ".cmdline": {"0x30000", []byte("console=ttyS0 panic=-1")},
+		".linux": {"0x2000000", kernel}, ".initrd": {"0x3000000", initrd},
+	} {
+		args = append(args, "--add-section", name+"="+put(name[1:], s.data), "--change-section-vma", name+"="+s.vma)
+	}
+	if text, err := exec.Command(objcopy, append(args, put("stub", deb(t, "linuxx64.efi.stub")), out)...).CombinedOutput(); err != nil {
+		t.Fatalf("objcopy: %v\n%s", err, text)
+	}
+	uki, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want11, err := pcrmeasure.MeasureSections(context.Background(), digest.SHA256, pcrmeasure.Order252, []pcrmeasure.Section{
+		{Name: ".linux", Contents: pcrmeasure.Bytes("", kernel)},
+		{Name: ".osrel", Contents: pcrmeasure.Bytes("", []byte("ID=x\n"))},
+		{Name: ".cmdline", Contents: pcrmeasure.Bytes("", []byte("console=ttyS0 panic=-1"))},
+		{Name: ".initrd", Contents: pcrmeasure.Bytes("", initrd)},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loader := deb(t, "systemd-bootx64.efi")
+	for name, c := range map[string]struct {
+		files   map[string][]byte
+		pattern pcrmeasure.Pattern
+		cmdline string // measured by the kernel
+		twelve  int    // events of PCR 12
+	}{
+		"by itself": {map[string][]byte{"EFI/BOOT/BOOTX64.EFI": uki}, pcrmeasure.UKIDirect, "console=ttyS0 panic=-1", 0},
+		"type 2":    {map[string][]byte{"EFI/BOOT/BOOTX64.EFI": loader, "EFI/Linux/uki1.efi": uki}, pcrmeasure.LoaderUKI, "console=ttyS0 panic=-1", 2},
+		"type 1": {map[string][]byte{
+			"EFI/BOOT/BOOTX64.EFI": loader, "uki.efi": uki,
+			"loader/entries/u1.conf": []byte("title U1\nefi /uki.efi\noptions console=ttyS0 panic=-1 overridden=1\n"),
+		}, pcrmeasure.LoaderUKI, "console=ttyS0 panic=-1 overridden=1", 2},
+	} {
+		d, err := disk.Read(context.Background(), pcrmeasure.Bytes("disk.img", build(t, c.files)))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		b, err := d.Boot()
+		if err != nil || b.Pattern != c.pattern {
+			t.Errorf("%s: %+v %v", name, b, err)
+			continue
+		}
+		b.Artifacts.NoVariables = true
+		p, err := pcrmeasure.New(b.Artifacts).Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: b.Pattern, Cmdline: b.Cmdline})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, i := range []int{4, 5, 7, 9, 11, 12} {
+			if p.PCRs[i] == nil {
+				t.Fatalf("%s: PCR %d is missing: %s", name, i, p.Missing[i])
+			}
+		}
+		four := p.PCRs[4].Trace.Events
+		if got := four[len(four)-1].Digest.Hex(); got != "5f21ff2c0d5d899842b28a8b19901ba72cf7a7ab93c02a77fadc6ff72be85b31" {
+			t.Errorf("%s: the kernel inside is %s, want its Authenticode digest", name, got)
+		}
+		var options []byte
+		for _, r := range c.cmdline + "\x00" {
+			options = append(options, byte(r), 0)
+		}
+		nine := p.PCRs[9].Trace.Events
+		if len(nine) != 2 || nine[0].Digest != digest.SHA256.Sum(options) || nine[1].Digest != digest.SHA256.Sum(initrd) {
+			t.Errorf("%s: PCR 9 %v", name, nine)
+		}
+		if n := len(p.PCRs[12].Trace.Events); n != c.twelve {
+			t.Errorf("%s: PCR 12 has %d events, want %d", name, n, c.twelve)
+		}
+		if got, err := want11.Compute(); err != nil || got != p.PCRs[11].Value {
+			t.Errorf("%s: PCR 11 %s, want %s", name, p.PCRs[11].Value, got)
+		}
+	}
+}
