@@ -88,7 +88,8 @@ func (m *Measurer) payload() ([]ovmf.Volume, error) {
 // overlay writes what PlatformPei has in its volume when that is hashed (edk2
 // 2022.11, OvmfPkg/PlatformPei, EFI_HOB_PLATFORM_INFO; read from the memory of
 // booted machines: q35 with 512 MiB to 6 GiB and 1, 2 and 4 vCPUs, pc with
-// 512 MiB). What was not met there is not predicted.
+// 512 MiB; q35 with 3 GiB and 3 vCPUs was predicted before it was booted). Other
+// machine types and address widths were not met and are not predicted.
 func (r *run) overlay(volume []byte, o Overlay) ([]byte, error) {
 	c := r.c
 	const size = 0x74
