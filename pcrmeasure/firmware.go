@@ -21,11 +21,12 @@ type Overlay struct {
 	Name   string `json:"name"`
 	PEI    string `json:"pei_sha256"` // of the volume in the file
 	Offset int    `json:"offset"`     // of PlatformPei's data in the volume
-	Layout string `json:"layout"`
+	Layout string `json:"layout"`     // "": the events were met, the data is not known
 	Source string `json:"source"`
 }
 
-// Overlays are the firmware builds whose PCR 0 can be predicted.
+// Overlays are the firmware builds that were met on machines. PCR 0 can be
+// predicted of those with a layout.
 func Overlays() ([]Overlay, error) {
 	var list []Overlay
 	if err := json.Unmarshal(overlaysJSON, &list); err != nil {
@@ -52,6 +53,9 @@ func (r *run) pcr0(g *register) error {
 	if i < 0 {
 		r.finding(FirmwareUnmet, -1, "this firmware (PEI volume sha256 %s) was not met on a machine: which events it measures, and in which order, is taken from edk2 2022.11", pei.Hex())
 		return missing("the firmware measures its PEI volume after it has written into it, and what this build (PEI volume sha256 %s) writes is not known: take PCR 0 from a machine of the same image, memory and vCPUs", pei.Hex())
+	}
+	if list[i].Layout == "" {
+		return missing("the firmware (%s) measures its PEI volume after it has written into it, and what this build writes is not known: take PCR 0 from a machine of the same image, memory and vCPUs", list[i].Name)
 	}
 	memory, err := r.overlay(v[0].Data, list[i])
 	if err != nil {

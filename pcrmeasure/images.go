@@ -161,7 +161,8 @@ func (r *run) inner(in Input, key string) (image, bool, error) {
 }
 
 // withInner adds the kernel in a unified kernel image where firmware measures
-// it. Under Secure Boot systemd 252's stub starts an unsigned one itself.
+// it. Under Secure Boot systemd 252's stub starts one that db does not allow by
+// itself, signed by others or not.
 func (r *run) withInner(list []image, inner image) ([]image, error) {
 	switch {
 	case r.c.Inner == On:
@@ -173,12 +174,12 @@ func (r *run) withInner(list []image, inner image) ([]image, error) {
 	case !r.secure:
 		return append(list, inner), nil
 	}
-	signers, err := r.signers(inner.in)
+	allowed, _, err := r.authority(inner.in)
 	if err != nil {
 		return nil, err
 	}
-	if len(signers) > 0 {
-		return nil, missing("the kernel inside the image is signed itself: whether firmware measures it under Secure Boot is not known: say so")
+	if allowed {
+		return nil, missing("db allows the kernel inside the image by itself: whether firmware measures it under Secure Boot is not known: say so")
 	}
 	return list, nil
 }

@@ -107,7 +107,8 @@ type Machine struct {
 	Order         SectionOrder
 	// Inner says whether firmware measures the kernel inside a unified kernel
 	// image too, when systemd's stub starts it. Unsaid is on for version 252
-	// without Secure Boot, as met on machines, and not known for 257.
+	// without Secure Boot, off with it where db does not allow that kernel by
+	// itself, as met on machines; else, and for 257, it is not known.
 	Inner State
 	// Phases are the words that systemd-pcrphase has extended PCR 11 with when
 	// it is looked at: enter-initrd, leave-initrd, sysinit, ready.

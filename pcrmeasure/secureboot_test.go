@@ -189,6 +189,39 @@ func TestAuthority(t *testing.T) {
 	}
 }
 
+// TestInnerKernel: a kernel inside the image that is signed by others is not
+// measured under Secure Boot (met on a booted machine, with Debian's kernel and a
+// db of another key); one that db allows is not known.
+func TestInnerKernel(t *testing.T) {
+	ca, other := issue(t, "authority", nil), issue(t, "another", nil)
+	db := varstore.AppendList(nil, varstore.TypeX509, varstore.Global, ca.cert.Raw)
+	kernel := pe([]string{".text"}, []byte("kernel"))
+	for name, c := range map[string]struct {
+		inner  []byte
+		state  pcrmeasure.State
+		events int // of PCR 4; 0: missing
+	}{
+		"unsigned":         {kernel, pcrmeasure.Unsaid, 3},
+		"signed by others": {sign(t, kernel, other), pcrmeasure.Unsaid, 3},
+		"allowed":          {sign(t, kernel, ca), pcrmeasure.Unsaid, 0},
+		"allowed, said":    {sign(t, kernel, ca), pcrmeasure.On, 4},
+	} {
+		uki := sign(t, pe([]string{".linux", ".cmdline"}, c.inner, []byte("quiet")), ca)
+		m := pcrmeasure.New(pcrmeasure.Artifacts{UKI: pcrmeasure.Bytes("uki", uki), Variables: store(t, db, nil)})
+		p, err := m.Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: pcrmeasure.UKIDirect, Inner: c.state})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		switch four := p.PCRs[4]; {
+		case four == nil && c.events > 0:
+			t.Errorf("%s: missing: %s", name, p.Missing[4])
+		case four != nil && len(four.Trace.Events) != c.events:
+			t.Errorf("%s: PCR 4 has %d events, want %d", name, len(four.Trace.Events), c.events)
+		}
+	}
+}
+
 // TestDirectSecureBoot: a kernel whose header QEMU edits is never measured; one
 // that is handed over as it is, and allowed, is.
 func TestDirectSecureBoot(t *testing.T) {
