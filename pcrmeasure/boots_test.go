@@ -366,16 +366,29 @@ func TestNewerSystemd(t *testing.T) {
 		order   pcrmeasure.SectionOrder
 		missing []int
 	}{
-		"252":            {img, pcrmeasure.LoaderUKI, pcrmeasure.Order252, nil},
-		"257":            {img, pcrmeasure.UKIDirect, pcrmeasure.Order257, []int{4, 9}},
-		"257, loader":    {img, pcrmeasure.LoaderUKI, pcrmeasure.Order257, []int{4, 5, 9, 12}},
-		"252, signature": {signed, pcrmeasure.UKIDirect, pcrmeasure.Order252, []int{9}},
+		"252":                       {img, pcrmeasure.LoaderUKI, pcrmeasure.Order252, nil},
+		"257":                       {img, pcrmeasure.UKIDirect, pcrmeasure.Order257, []int{9}},
+		"257, loader":               {img, pcrmeasure.LoaderUKI, pcrmeasure.Order257, []int{9}},
+		"257, loader, command line": {img, pcrmeasure.LoaderUKI, pcrmeasure.Order257, []int{9, 12}},
+		"257, entry":                {img, pcrmeasure.LoaderEntry, pcrmeasure.Order257, []int{9, 12}},
+		"252, entry":                {img, pcrmeasure.LoaderEntry, pcrmeasure.Order252, nil},
+		"252, signature":            {signed, pcrmeasure.UKIDirect, pcrmeasure.Order252, []int{9}},
 	} {
-		m := pcrmeasure.New(pcrmeasure.Artifacts{UKI: pcrmeasure.Bytes("uki", c.uki), Loader: loader, Disk: head, NoVariables: true})
-		p, err := m.Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: c.pattern, Order: c.order})
+		conf := pcrmeasure.Bytes("loader.conf", []byte("timeout 0\n"))
+		m := pcrmeasure.New(pcrmeasure.Artifacts{UKI: pcrmeasure.Bytes("uki", c.uki), Kernel: loader, Loader: loader, LoaderConf: conf, Disk: head, NoVariables: true})
+		cmdline := ""
+		if strings.HasSuffix(name, "command line") || c.pattern == pcrmeasure.LoaderEntry {
+			cmdline = "other"
+		}
+		p, err := m.Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: c.pattern, Order: c.order, Cmdline: cmdline})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
+		}
+		// The recorded machine of 257 with a loader: two images and the kernel
+		// inside, loader.conf behind the partition table, no command line.
+		if name == "257, loader" && (len(p.PCRs[4].Trace.Events) != 5 || p.PCRs[5].Trace.Events[2].Digest.Hex() != "d5806e53425536a75edf4c1fd65a5493d771212cc12cc5def3804794c426969e" || len(p.PCRs[12].Trace.Events) != 0) {
+			t.Errorf("%s: PCR 4 %v, PCR 5 %v, PCR 12 %v", name, p.PCRs[4].Trace.Events, p.PCRs[5].Trace.Events, p.PCRs[12].Trace.Events)
 		}
 		var got []int
 		for _, i := range slices.Sorted(maps(p.Missing)) {

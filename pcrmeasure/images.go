@@ -169,10 +169,10 @@ func (r *run) withInner(list []image, inner image) ([]image, error) {
 		return append(list, inner), nil
 	case r.c.Inner == Off:
 		return list, nil
-	case r.c.Order == Order257:
-		return nil, missing("whether firmware measures the kernel inside the image when systemd 257's stub starts it is not known: say so")
 	case !r.secure:
 		return append(list, inner), nil
+	case r.c.Order == Order257:
+		return nil, missing("whether firmware measures the kernel inside the image when systemd 257's stub starts it under Secure Boot is not known: say so")
 	}
 	allowed, _, err := r.authority(inner.in)
 	if err != nil {

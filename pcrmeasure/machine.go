@@ -20,7 +20,10 @@ type Artifacts struct {
 	UKI         Input
 	Shim        Input
 	Loader      Input // systemd-boot, or GRUB behind a shim
-	Disk        Input // the disk that is booted; its first sectors with the partition table are enough
+	// LoaderConf is systemd-boot's loader.conf, which it measures since version
+	// 255; it is asked for with Order257 only.
+	LoaderConf Input
+	Disk       Input // the disk that is booted; its first sectors with the partition table are enough
 	// Images are those of Pattern Chain, in the order of their start.
 	Images []Input
 }
@@ -104,11 +107,13 @@ type Machine struct {
 	// FailedOptions is how many boot options came back before the one that
 	// booted.
 	FailedOptions int
-	Order         SectionOrder
+	// Order names the version of systemd-boot and its stub, by the order in which
+	// it measures sections.
+	Order SectionOrder
 	// Inner says whether firmware measures the kernel inside a unified kernel
-	// image too, when systemd's stub starts it. Unsaid is on for version 252
-	// without Secure Boot, off with it where db does not allow that kernel by
-	// itself, as met on machines; else, and for 257, it is not known.
+	// image too, when systemd's stub starts it. Unsaid is on without Secure Boot,
+	// and off with it for version 252 where db does not allow that kernel by
+	// itself, as met on machines; else it is not known.
 	Inner State
 	// Phases are the words that systemd-pcrphase has extended PCR 11 with when
 	// it is looked at: enter-initrd, leave-initrd, sysinit, ready.

@@ -44,6 +44,9 @@ func (r *run) pcr9(g *register) error {
 	case Chain:
 		return missing("what the images of a chain measure is not known")
 	}
+	if r.c.Pattern == LoaderEntry && r.c.Order == Order257 {
+		return missing("what systemd-boot hands to the kernel of a type 1 entry was met with version 252 only")
+	}
 	b, err := r.measured()
 	if err != nil {
 		return err
@@ -239,12 +242,17 @@ func (r *run) pcr12(g *register) error {
 		if r.c.Cmdline == "" {
 			return missing("the command line of the boot entry is not given (--cmdline)")
 		}
+		if r.c.Order == Order257 {
+			return missing("what systemd-boot measures of a type 1 entry was met with version 252 only")
+		}
 		times = 1
 	case LoaderUKI:
-		if r.c.Order == Order257 {
-			return missing("how often systemd-boot and its stub measure a command line was met with version 252 only")
+		switch {
+		case r.c.Order != Order257:
+			times = 2 // the loader, then the stub
+		case r.c.Cmdline != "":
+			return missing("how often systemd-boot and its stub measure a command line that replaces the image's own was met with version 252 only")
 		}
-		times = 2 // the loader, then the stub
 	case UKIDirect, Direct:
 		_, sections, err := r.booted()
 		if err != nil {

@@ -182,15 +182,23 @@ func (r *run) untouched(g *register) error {
 // DxeTpm2MeasureBootLib, Tcg2MeasureGptTable; Tcg2Dxe, OnExitBootServices).
 func (r *run) pcr5(g *register) error {
 	g.separator()
-	if r.c.Order == Order257 && (r.c.Pattern == LoaderUKI || r.c.Pattern == LoaderEntry) {
-		return missing("systemd-boot measures loader.conf into PCR 5 since version 255: not met on a machine yet")
-	}
 	if r.c.Pattern != Direct {
 		data, err := r.gptEvent()
 		if err != nil {
 			return err
 		}
 		g.trace.Add("partition table", r.c.Bank.Sum(data), trace.Origin{Input: r.Disk.Name, Offset: 512, Size: -1})
+	}
+	if r.c.Order == Order257 && (r.c.Pattern == LoaderUKI || r.c.Pattern == LoaderEntry) {
+		// systemd, src/boot/boot.c, config_load_defaults, since version 255.
+		if !r.LoaderConf.Present() {
+			return missing("systemd-boot measures loader.conf since version 255: it is not given, and what is measured without one was not met")
+		}
+		d, err := r.file(r.ctx, "loader.conf", r.LoaderConf, r.c.Bank)
+		if err != nil {
+			return err
+		}
+		g.trace.Add("loader.conf", d, trace.Origin{Input: r.LoaderConf.Name, Size: r.LoaderConf.Size})
 	}
 	g.action(actionExit)
 	g.action(actionExited)

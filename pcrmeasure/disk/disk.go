@@ -251,6 +251,7 @@ func (d *Disk) loader(b *Boot, esp *ESP, first *File) (*Boot, error) {
 		}
 	}
 	if conf := esp.find("loader/loader.conf"); conf != nil {
+		b.Artifacts.LoaderConf = conf.Input(d.Name)
 		lines, err := conf.lines()
 		if err != nil {
 			return nil, err
