@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/retally/retally/internal/bzimage"
 )
 
 // HeaderRule says which setup-header rule is applied to the kernel before it
@@ -20,11 +22,7 @@ const (
 
 // HeaderEdit is a run of bytes that the hypervisor writes into the kernel's
 // setup header.
-type HeaderEdit struct {
-	Field  string
-	Offset int64
-	Bytes  []byte
-}
+type HeaderEdit = bzimage.Edit
 
 // Kernel describes the setup header of a bzImage as far as loaders use it
 // (Linux, Documentation/arch/x86/boot.rst).
@@ -65,13 +63,13 @@ func ReadKernel(in Input) (*Kernel, error) {
 func (k *Kernel) Edits(initrd int64, memory uint64, rule HeaderRule) ([]HeaderEdit, error) {
 	var edits []HeaderEdit
 	put8 := func(field string, at int64, v byte) {
-		edits = append(edits, HeaderEdit{field, at, []byte{v}})
+		edits = append(edits, HeaderEdit{Field: field, Offset: at, Bytes: []byte{v}})
 	}
 	put16 := func(field string, at int64, v uint16) {
-		edits = append(edits, HeaderEdit{field, at, binary.LittleEndian.AppendUint16(nil, v)})
+		edits = append(edits, HeaderEdit{Field: field, Offset: at, Bytes: binary.LittleEndian.AppendUint16(nil, v)})
 	}
 	put32 := func(field string, at int64, v uint32) {
-		edits = append(edits, HeaderEdit{field, at, binary.LittleEndian.AppendUint32(nil, v)})
+		edits = append(edits, HeaderEdit{Field: field, Offset: at, Bytes: binary.LittleEndian.AppendUint32(nil, v)})
 	}
 	p := k.Protocol
 	realMode, cmdline := uint32(0x10000), uint32(0x20000)
@@ -139,25 +137,7 @@ func (k *Kernel) initrdAddress(initrd int64, memory uint64) (uint32, error) {
 	return (limit - uint32(initrd)) &^ 4095, nil
 }
 
-// overlay reads r with edits in place of its bytes. The caller's bytes are
-// never changed.
-type overlay struct {
-	r     io.ReaderAt
-	edits []HeaderEdit
-}
-
-// ReadAt implements io.ReaderAt.
-func (o overlay) ReadAt(p []byte, at int64) (int, error) {
-	n, err := o.r.ReadAt(p, at)
-	for _, e := range o.edits {
-		for i, b := range e.Bytes {
-			if j := e.Offset + int64(i) - at; j >= 0 && j < int64(n) {
-				p[j] = b
-			}
-		}
-	}
-	return n, err
-}
-
 // Overlay reads the kernel's bytes with the edits in place.
-func (k *Kernel) Overlay(r io.ReaderAt, edits []HeaderEdit) io.ReaderAt { return overlay{r, edits} }
+func (k *Kernel) Overlay(r io.ReaderAt, edits []HeaderEdit) io.ReaderAt {
+	return bzimage.Overlay(r, edits)
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/retally/retally/internal/authenticode"
+	"github.com/retally/retally/internal/bzimage"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/trace"
 )
@@ -65,7 +66,7 @@ func (m *Measurer) kernelDigest(ctx context.Context, c *Config) (digest.Digest, 
 		key += fmt.Sprint(edits)
 	}
 	d, err := m.memo.get(key, func() (digest.Digest, error) {
-		return authenticode.Digest(ctx, digest.SHA384, overlay{m.Kernel.R, edits}, m.Kernel.Size, c.Profile.Authenticode)
+		return authenticode.Digest(ctx, digest.SHA384, bzimage.Overlay(m.Kernel.R, edits), m.Kernel.Size, c.Profile.Authenticode)
 	})
 	if err != nil {
 		err = &FileError{m.Kernel.Name, err}

@@ -101,7 +101,8 @@ func (t *Trace) Compute() (digest.Digest, error) {
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	all := t.Algorithm.New()
+	all, step := t.Algorithm.New(), t.Algorithm.New()
+	var zeros [digest.MaxSize]byte
 	for _, e := range t.Events {
 		if e.Digest.IsZero() {
 			return digest.Digest{}, fmt.Errorf("fold trace: event %d (%s) has no digest", e.Index, e.Label)
@@ -112,7 +113,11 @@ func (t *Trace) Compute() (digest.Digest, error) {
 			if len(b) > len(state) {
 				return digest.Digest{}, fmt.Errorf("fold trace: event %d (%s) has %d bytes, the register %d", e.Index, e.Label, len(b), len(state))
 			}
-			state = t.Algorithm.Sum(slices.Concat(state, b, make([]byte, len(state)-len(b)))).Bytes()
+			step.Reset()
+			step.Write(state)
+			step.Write(b)
+			step.Write(zeros[:len(state)-len(b)])
+			state = step.Sum(state[:0])
 		case History:
 			state = t.Algorithm.Sum(slices.Concat(b, state)).Bytes()
 		case Concat:

@@ -135,7 +135,7 @@ var attacks = []attack{
 	}},
 	// policy diff is equal only where whole documents, algorithm and rules are;
 	// data against rules is unchecked.
-	{folder: "12-policy-diff-says-the-same", rows: []attackRow{
+	{folder: "12-policy-diff-says-the-same", fails: 1, rows: []attackRow{
 		{name: "policy diff a.toml b.toml", call: 1, today: 0, want: exits(exitDiffers), reason: "cdh.toml", open: true},
 		{name: "policy diff a.toml c.toml", call: 2, today: 0, want: exits(exitDiffers), reason: "algorithm", open: true},
 		{name: "policy diff a.toml d.toml", call: 3, today: 0, want: exits(exitDiffers), open: true},
@@ -206,7 +206,7 @@ var attacks = []attack{
 			reason: "inside the own network", check: printsNot(`THE INTERNAL SERVICE WAS ASKED FOR`), open: true,
 		},
 	}},
-	{folder: "21-cache-of-others", needs: []string{"setpriv"}, root: true, rows: []attackRow{
+	{folder: "21-cache-of-others", needs: []string{"setpriv"}, root: true, mend: [][2]string{{`'run','-q'`, `'run','--test-root-ok','-q'`}}, rows: []attackRow{
 		{name: "the other user's own run", call: 1, control: true, want: exits(exitDiffers), check: prints(`the other user's own run: rc=1`)},
 		// No entry that another user could write is trusted: recounted (1), or the
 		// folder is refused (2).
@@ -268,7 +268,12 @@ var attacks = []attack{
 	}},
 	// A script that is not understood whole is unchecked, which no leave for
 	// file/** covers; a check that stops nothing is a defect, as "|| true" is.
-	{folder: "28-file-checks-that-stop-nothing", needs: []string{"dash"}, rows: []attackRow{
+	// The script's own configuration has nothing that is recounted, and nothing
+	// compared is no match: a model's disk is added.
+	{folder: "28-file-checks-that-stop-nothing", needs: []string{"dash"}, mend: [][2]string{
+		{`cd "$W"; H=`, `demo; cp -r "$D/models" "$D/models.yaml" "$W"; cd "$W"; H=`},
+		{`version: 1\ndeployment: d.yaml\n`, `version: 1\ndeployment: d.yaml\nmodels: models.yaml\ndisks: {harbor-tinychat-0-5b: {dir: models/harbor-tinychat-0-5b, normalize: true}}\n`},
+	}, rows: []attackRow{
 		{name: "enforced", call: 1, control: true, want: exits(exitMatch), check: prints(`enforced +retally rc=0, dash 1`)},
 		{name: "|| true", call: 2, today: 1, want: exits(exitDiffers), reason: "is checked, but not enforced"},
 		{name: "function", call: 3, today: 0, want: uncheckedOrDefect, check: prints(`function +retally rc=\d, dash 0`), open: true},

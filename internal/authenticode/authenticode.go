@@ -104,6 +104,8 @@ type headers struct {
 	checksum, security, sizeOfHeaders int64
 	certificates                      Range
 	sections                          []Range
+	table                             []byte // of sections, as it is
+	tableAt                           int64
 }
 
 func readHeaders(r io.ReaderAt, size int64) (*headers, error) {
@@ -137,6 +139,7 @@ func readHeaders(r io.ReaderAt, size int64) (*headers, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.table, h.tableAt = table, opt+optSize
 	var total int64
 	for i := range count {
 		b := table[i*sectionHeader:]

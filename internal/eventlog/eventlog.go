@@ -40,7 +40,6 @@ const (
 	HandoffTables2    Type = 0x8000000b
 	VariableAuth      Type = 0x800000e0
 	DstackRuntime     Type = 0x08000001
-	endOfLog               = 0xffffffff
 	maxEvents              = 1 << 16
 	maxAlgorithms          = 16
 	specSignature          = "Spec ID Event03\x00"
@@ -96,6 +95,12 @@ type Log struct {
 	Events     []Event
 	// Locality is what PCR 0 starts with in its last byte.
 	Locality byte
+	// SHA1Form says that the log has no head: each record has a SHA-1 digest.
+	SHA1Form bool
+	// Unread are algorithms of the log's head whose digests are read past.
+	Unread []uint16
+	// End is where the records end and only filling should follow.
+	End int64
 }
 
 // Error says what is wrong with a log, and where.
@@ -165,7 +170,8 @@ func Parse(data []byte) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	log.Events = append(log.Events, first)
+	// Records of real logs have some 300 bytes.
+	log.Events = append(make([]Event, 0, 16+min(len(data)/300, 1024)), first)
 	for r.at < len(data) && !r.padding() {
 		if len(log.Events) == maxEvents {
 			r.fail(r.at, fmt.Sprintf("at most %d records", maxEvents), "one more record")
@@ -177,7 +183,8 @@ func Parse(data []byte) (*Log, error) {
 		log.Events = append(log.Events, e)
 		log.locality(e)
 	}
-	return log, nil
+	log.End = int64(r.at)
+	return log, r.err
 }
 
 func (l *Log) locality(e Event) {
@@ -186,14 +193,16 @@ func (l *Log) locality(e Event) {
 	}
 }
 
-// padding reports whether only filling is left: 0xff, or zero bytes.
+// padding reports whether only filling is left: 0xff, or zero bytes. A register
+// of ffffffff alone is none: Windows writes records of type "no action" with it.
 func (r *reader) padding() bool {
 	rest := r.data[r.at:]
-	if len(rest) >= 4 && binary.LittleEndian.Uint32(rest) == endOfLog {
+	head := rest[:min(len(rest), 12)] // register, type and count
+	if len(bytes.TrimLeft(head, "\xff")) == 0 {
 		return true
 	}
-	if len(rest) >= 12 && !bytes.Equal(rest[:12], make([]byte, 12)) {
-		return false // a record's register, type and count are never all zero
+	if !bytes.Equal(head, make([]byte, len(head))) {
+		return false // they are never all zero in a record
 	}
 	return len(bytes.TrimLeft(rest, "\x00")) == 0
 }
@@ -201,7 +210,7 @@ func (r *reader) padding() bool {
 // sha1Log reads a log all of whose records have one SHA-1 digest.
 func sha1Log(data []byte) (*Log, error) {
 	r := &reader{data: data}
-	log := &Log{Algorithms: []digest.Algorithm{digest.SHA1}}
+	log := &Log{Algorithms: []digest.Algorithm{digest.SHA1}, SHA1Form: true}
 	for r.at < len(data) && !r.padding() {
 		if len(log.Events) == maxEvents {
 			r.fail(r.at, fmt.Sprintf("at most %d records", maxEvents), "one more record")
@@ -213,7 +222,8 @@ func sha1Log(data []byte) (*Log, error) {
 		log.Events = append(log.Events, e)
 		log.locality(e)
 	}
-	return log, nil
+	log.End = int64(r.at)
+	return log, r.err
 }
 
 func (r *reader) sha1Record() Event {
@@ -249,6 +259,8 @@ func (l *Log) specID(data []byte) (map[uint16]int, error) {
 			r.fail(at+2, fmt.Sprintf("%d for %s", a.Size(), a), "digest size %d", size)
 		} else if ok && !slices.Contains(l.Algorithms, a) {
 			l.Algorithms = append(l.Algorithms, a)
+		} else if !ok && !slices.Contains(l.Unread, id) {
+			l.Unread = append(l.Unread, id)
 		}
 		if size > digest.MaxSize {
 			r.fail(at+2, fmt.Sprintf("at most %d", digest.MaxSize), "digest size %d", size)
@@ -272,6 +284,9 @@ func (r *reader) record(sizes map[uint16]int) Event {
 	if r.err == nil && n > len(sizes) {
 		r.fail(at, fmt.Sprintf("at most %d", len(sizes)), "%d digests", n)
 	}
+	if r.err == nil && n > 0 {
+		e.Digests = make([]digest.Digest, 0, n)
+	}
 	for range n {
 		if r.err != nil {
 			return e
@@ -283,11 +298,14 @@ func (r *reader) record(sizes map[uint16]int) Event {
 			r.fail(at, "one of the log's head", "algorithm %#x", id)
 			return e
 		}
-		if slices.ContainsFunc(e.Digests, func(d digest.Digest) bool { return d.Algorithm() == algorithms[id] }) {
-			r.fail(at, "one digest of each algorithm", "a second digest of algorithm %#x", id)
+		a, known := algorithms[id]
+		if known {
+			if _, twice := e.Digest(a); twice {
+				r.fail(at, "one digest of each algorithm", "a second digest of algorithm %#x", id)
+			}
 		}
 		sum := r.take(size, "digest")
-		if a, ok := algorithms[id]; ok && r.err == nil {
+		if known && r.err == nil {
 			if d, err := digest.FromBytes(a, sum); err == nil {
 				e.Digests = append(e.Digests, d)
 			}

@@ -87,12 +87,29 @@ func Variable(data []byte) (name string, contents []byte, ok bool) {
 	return string(utf16.Decode(name16)), rest[2*units : 2*units+size], true
 }
 
+// variableSize is the length of a variable event's data by its own sizes; the
+// length of the data where these cannot be.
+func variableSize(data []byte) int {
+	_, contents, ok := Variable(data)
+	if !ok {
+		return len(data)
+	}
+	return 32 + 2*int(binary.LittleEndian.Uint64(data[16:])) + len(contents)
+}
+
 // Derived returns the bytes that an event's digest must be of, where its type
 // fixes that. For boot variables firmware measured only the value at first and
 // the whole data later: both are given.
 func (e *Event) Derived() [][]byte {
 	switch e.Type {
-	case Separator, Action, CRTMVersion, GPT, VariableConfig, VariableAuth:
+	case Separator, Action, CRTMVersion, GPT, VariableConfig:
+		return [][]byte{e.Data}
+	case VariableAuth:
+		// Older shims logged one byte more than they measured (shim, tpm.c,
+		// tpm_measure_variable); its data is longer than its own sizes say.
+		if n := len(e.Data); n > 0 && n > variableSize(e.Data) {
+			return [][]byte{e.Data, e.Data[:n-1]}
+		}
 		return [][]byte{e.Data}
 	case VariableBoot:
 		if _, value, ok := Variable(e.Data); ok {
