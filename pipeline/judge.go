@@ -72,6 +72,19 @@ func (r *Report) staleGlobs(c *Case) {
 	}
 }
 
+// CodeNotObeyed is the code of the problem that a configuration was found where
+// nobody's word counts.
+const CodeNotObeyed = "config-not-obeyed"
+
+// aboutUs puts first what says what this run did not do: a long list of
+// oddities in the inputs must not hide it.
+func aboutUs(code string) int {
+	if code == CodeNotObeyed || code == CodeStaleGlob {
+		return 0
+	}
+	return 1
+}
+
 // CodeStaleGlob is the code of the problem that a glob fits nothing. It leaves
 // the outcome unchecked.
 const CodeStaleGlob = "stale-glob"
@@ -89,7 +102,7 @@ func (r *Report) finish(standings map[Key]Standing, c *Case) {
 	slices.SortFunc(r.Inputs, func(a, b Input) int { return cmp.Compare(a.File, b.File) })
 	r.Inputs = slices.Compact(r.Inputs)
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
+		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(aboutUs(a.Code), aboutUs(b.Code)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
 	})
 	r.count()
 	r.judge(c)

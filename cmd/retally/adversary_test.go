@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -319,7 +318,6 @@ func (a attack) judge(t *testing.T, got attackRun) {
 			if problem, _, _ := strings.Cut(guess.broken(got), "\n"); problem != "" {
 				t.Logf("open: %s: %s", r.name, problem)
 			} else {
-				dumpAttack(a, r, got)
 				t.Errorf("%s: this holds now (exit %d at first): close the row, with one exit code and the line that names the reason, perhaps %q\n%s", r.name, r.today, r.reason, r.shown(got))
 			}
 		} else if problem := r.broken(got); problem != "" {
@@ -443,14 +441,4 @@ func removeTree(dir string) {
 		return nil
 	})
 	os.RemoveAll(dir)
-}
-
-func dumpAttack(a attack, r attackRow, got attackRun) {
-	f, _ := os.OpenFile("/tmp/adv.jsonl", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	c := attackCall{out: got.out, err: got.errOut, code: -1}
-	if r.call > 0 {
-		c = got.calls[r.call-1]
-	}
-	json.NewEncoder(f).Encode(map[string]any{"folder": a.folder, "name": r.name, "code": c.code, "out": c.out, "err": c.err, "want": r.want, "reason": r.reason})
-	f.Close()
 }
