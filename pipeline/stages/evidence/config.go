@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/tdxmeasure"
 )
 
 func check(c *config.Config, bad config.At) error {
@@ -114,12 +115,9 @@ func fill(c *config.Config) {
 
 // evidenceProfile is by whose conventions the evidence of a machine is judged.
 func evidenceProfile(machine string) string {
-	switch {
-	case machine == "secretvm" || machine == "reproduce-mr":
-		return string(evidence.SecretVM)
-	case strings.HasPrefix(machine, "dstack"):
-		return string(evidence.Dstack)
-	default:
-		return ""
+	p, err := tdxmeasure.LoadProfile(machine)
+	if err != nil {
+		return "" // one of the user's own: as the file shows
 	}
+	return p.Evidence
 }
