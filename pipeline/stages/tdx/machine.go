@@ -136,6 +136,14 @@ func (m *Machine) bad(field, hint, format string, args ...any) error {
 func (m *Machine) explained(err error) error {
 	var e *tdxmeasure.Error
 	var done *run.Fault
+	var shape *acpi.ShapeError
+	if errors.As(err, &shape) && !errors.As(err, &done) {
+		hint := "tables of such a machine: {acpi}"
+		if shape.Field == acpi.RootPortsField {
+			hint = "{hotplug_off: true}, where the machine has it off, or " + hint
+		}
+		return &run.Fault{Err: err, Hint: tdxmeasure.NameFields(hint, m.say)}
+	}
 	if !errors.As(err, &e) || e.Hint == "" || errors.As(err, &done) {
 		return err
 	}

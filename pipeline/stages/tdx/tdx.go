@@ -341,6 +341,9 @@ func (r *stageRun) aggregates(m *Machine, res *tdxmeasure.Result) {
 	}
 	provider, known := m.keyProvider()
 	add := func(name string, value digest.Digest, providerToo bool, parts ...int) {
+		if !r.in.Wants(m.key(name)) {
+			return
+		}
 		assumed := providerToo && !known
 		ms := pipeline.Measurement{Value: pipeline.OfDigest(value), Basis: pipeline.Recomputed, Trace: &trace.Trace{Fold: trace.Concat, Algorithm: digest.SHA256}}
 		for _, i := range parts {
