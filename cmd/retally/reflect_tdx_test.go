@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -122,6 +123,104 @@ func TestReflectPlatform(t *testing.T) {
 	}
 }
 
+// TestReflectAbsence leaves each field out of a description: both doors take it for
+// the same.
+func TestReflectAbsence(t *testing.T) {
+	testenv.OwnSpeed(t)
+	dir := t.TempDir()
+	tdxArtifacts(t, dir)
+	t.Chdir(dir)
+	putFile(t, "machine.json", []byte(metadataFile))
+	putFile(t, "log.json", []byte(`[]`))
+	for base, fields := range machines {
+		for name := range fields {
+			if name == "firmware" || name == "kernel" || name == "profile" || base == "disk" && name != "cmdline" && name != "memory" {
+				continue // tdx measure refuses what it cannot compute, which a run leaves open
+			}
+			t.Run(base+" without "+name, func(t *testing.T) {
+				left := maps.Clone(fields)
+				delete(left, name)
+				byFlag, byKey := flagReportOf(t, left, "", described{}), yamlReportOf(t, left, "", described{})
+				if byFlag != byKey {
+					t.Errorf("two reports:\nflags:\n%s\nretally.yaml:\n%s", firstDifferent(byFlag, byKey), firstDifferent(byKey, byFlag))
+				}
+			})
+		}
+	}
+}
+
+// TestReflectFaults gives fields what they cannot hold: both doors refuse, for one
+// reason.
+func TestReflectFaults(t *testing.T) {
+	testenv.OwnSpeed(t)
+	dir := t.TempDir()
+	tdxArtifacts(t, dir)
+	t.Chdir(dir)
+	for _, c := range []struct{ name, value, flag string }{
+		{"profile", "nobody", ""},
+		{"profile", "./none.yaml", ""},
+		{"memory", "2X", ""},
+		{"memory", "1000", ""},
+		{"vcpus", "0", ""},
+		{"vcpus", "5000", ""},
+		{"qemu", "'9.2'", "9.2"},
+		{"qemu", "7.2.0", ""},
+		{"page_order", "tow-pass", ""},
+		{"acpi_family", "'7.2'", "7.2"},
+		{"acpi_source", "file", ""},
+		{"acpi", "none.bin", ""},
+		{"devices", "many", ""},
+		{"gpus", "2", ""},
+		{"gpus", "99", ""},
+		{"nics", "31", ""},
+		{"pci_hole64", "x", ""},
+		{"rootfs", "sha256:12", ""},
+		{"app_id", "'12'", "12"},
+		{"key_provider", "other", ""},
+		{"events", "[x]", "x"},
+		{"events", "[x=yy]", "x=yy"},
+		{"event_version", "3", ""},
+		{"mr_config_id", "v2:other", ""},
+		{"mr_config_id", "zz", ""},
+		{"expect", "{rtmr9: '00'}", "rtmr9=00"},
+		{"expect", "{rtmr0: '00'}", "rtmr0=00"},
+		{"given", "{mr_image: '00'}", "mr_image=00"},
+		{"cfv", "x", ""},
+		{"hob", "x", ""},
+		{"rtmr3", "x", ""},
+		{"header_rule", "x", ""},
+		{"authenticode", "x", ""},
+		{"initrd_argument", "x", ""},
+		{"log", "ovmf.fd", ""},
+		{"event_log", "ovmf.fd", ""},
+		{"vm_config", "ovmf.fd", ""},
+		{"metadata", "none.json", ""},
+	} {
+		t.Run(c.name+" "+c.value, func(t *testing.T) {
+			var flags, yaml []string
+			for field, value := range machines["secretvm"] {
+				if field != c.name {
+					flags, yaml = append(flags, "--"+strings.ReplaceAll(field, "_", "-")+"="+value), append(yaml, field+": "+value)
+				}
+			}
+			value := c.flag
+			if value == "" {
+				value = c.value
+			}
+			f := byFlags(t, append(flags, "--"+strings.ReplaceAll(c.name, "_", "-")+"="+value))
+			y := byYAML(t, strings.Join(append(yaml, c.name+": "+c.value), ", "))
+			why := strings.TrimLeft(strings.TrimPrefix(f.refused, "tdx measure"), ": ")
+			why = strings.TrimLeft(strings.TrimPrefix(why, "--"+strings.ReplaceAll(c.name, "_", "-")), ": ")
+			if why, _, _ = strings.Cut(why, " ("); why == "" || !strings.Contains(y.refused, strings.TrimPrefix(why, "rtmr9 ")) && !strings.Contains(y.refused, why[strings.Index(why, " ")+1:]) {
+				t.Errorf("two reasons:\nflags: %s\nyaml: %s", f.refused, y.refused)
+			}
+			if text := y.refused + " " + y.hint; strings.Contains(text, " --") || strings.Contains(text, "(--") {
+				t.Errorf("a flag for retally.yaml's user: %s", text)
+			}
+		})
+	}
+}
+
 // sameAsBase are fields whose value here is what the base has by itself, or that
 // the machine's registers do not depend on.
 var sameAsBase = []string{"acpi_source", "read_on", "header_rule", "authenticode", "event_version", "gpt"}
@@ -156,14 +255,19 @@ func machineFlags() (names []string) {
 // flagReport is the report of tdx measure.
 func flagReport(t *testing.T, name string, c described) string {
 	t.Helper()
+	return flagReportOf(t, machines[c.base], name, c)
+}
+
+func flagReportOf(t *testing.T, fields map[string]string, name string, c described) string {
+	t.Helper()
 	var args []string
-	for field, value := range machines[c.base] {
+	for field, value := range fields {
 		if field != name {
 			args = append(args, "--"+strings.ReplaceAll(field, "_", "-")+"="+value)
 		}
 	}
 	values := c.flag
-	if values == nil {
+	if values == nil && name != "" {
 		values = []string{c.value}
 	}
 	for _, v := range values {
@@ -184,9 +288,14 @@ func flagReport(t *testing.T, name string, c described) string {
 // yamlReport is the report of a run of the stage over a retally.yaml.
 func yamlReport(t *testing.T, name string, c described) string {
 	t.Helper()
+	return yamlReportOf(t, machines[c.base], name, c)
+}
+
+func yamlReportOf(t *testing.T, fields map[string]string, name string, c described) string {
+	t.Helper()
 	var b bytes.Buffer
 	b.WriteString("version: 1\nplatforms:\n  machine:\n    tee: tdx\n")
-	for field, value := range machines[c.base] {
+	for field, value := range fields {
 		if field != name {
 			if field == "devices" {
 				value = "'" + value + "'"

@@ -40,8 +40,8 @@ func (f *searchFlags) flags(cmd *cobra.Command, args func() []string) {
 // searchedRegister reads mrtd, rtmr0 to rtmr3, or such a key of a report.
 func searchedRegister(key string) (explain.Register, error) {
 	name := key
-	if parts := strings.Split(key, "/"); len(parts) == 3 && parts[0] == "tdx" {
-		name = parts[2]
+	if parts := strings.Split(key, "/"); len(parts) > 2 && parts[0] == "tdx" {
+		name = tdx.RegisterOf(pipeline.Key(key))
 	}
 	if i := slices.Index(tdxRegisters[:], strings.ToLower(name)); i >= 0 {
 		return explain.Register(i), nil

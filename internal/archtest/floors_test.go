@@ -226,7 +226,8 @@ var flagsInRooms = map[string]int{
 func TestRoomsKnowNoFlags(t *testing.T) {
 	root := testenv.ModuleRoot(t)
 	found := map[string]int{}
-	for _, room := range measuring {
+	// So do the rooms' floors above that one description was brought to.
+	for _, room := range append(slices.Clone(measuring), "pipeline/config", "pipeline/stages/tdx") {
 		if _, err := os.Stat(filepath.Join(root, room)); err != nil {
 			continue // not built yet
 		}

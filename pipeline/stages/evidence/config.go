@@ -105,7 +105,9 @@ func fill(c *config.Config) {
 		p := c.Platforms[e.Platform]
 		take(&e.Profile, evidenceProfile(p.Profile))
 		take(&e.Registry, c.Registry)
-		take(&e.Compose, p.Compose, c.Compose)
+		if !strings.HasPrefix(p.Compose, "sha256:") { // the text is judged, too
+			take(&e.Compose, p.Compose, c.Compose)
+		}
 		take(&e.Rootfs, p.Rootfs)
 		take(&e.DockerFiles, p.DockerFiles)
 		take(&e.AppID, p.AppID)

@@ -55,12 +55,11 @@ type Machine struct {
 	document *tdxmeasure.DstackConfig
 	indirect *tdxmeasure.Indirect // a boot from disk
 
-	tables       digest.Digest // SHA-256 of the tables file, if there is one
-	described    bool          // it is known which devices there are
-	provider     []byte        // nil: not given
-	configID     [48]byte
-	configBasis  pipeline.Basis
-	fromEventLog bool
+	tables      digest.Digest // SHA-256 of the tables file, if there is one
+	described   bool          // it is known which devices there are
+	provider    []byte        // nil: not given
+	configID    [48]byte
+	configBasis pipeline.Basis
 
 	// lacks says by the index of Registers what is missing for a register;
 	// assumed what is taken for it where something can be.
@@ -357,8 +356,11 @@ func (m *Machine) takeMetadata() error {
 }
 
 func (m *Machine) readACPI(ctx context.Context) (err error) {
+	if !m.want[1] || !m.measuresTables() {
+		return nil
+	}
 	own := m.in.Config.Platforms[m.name].ACPI != ""
-	if file := m.conf.ACPI; file != "" && m.want[1] && m.measuresTables() {
+	if file := m.conf.ACPI; file != "" {
 		data, err := m.in.ReadFile(ctx, file, config.TablesLimit)
 		switch {
 		case err == nil:

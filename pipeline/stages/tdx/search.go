@@ -43,6 +43,9 @@ func OpenSearch(ctx context.Context, cfg *config.Config, root string, r *pipelin
 		return &pipeline.InputError{Op: "search", File: string(key), Err: fmt.Errorf(format, args...), Hint: hint}
 	}
 	parts := key.Parts()
+	if len(parts) == 4 && parts[0] == "tdx" && parts[2] == AssumedPart {
+		parts = slices.Delete(parts, 2, 3)
+	}
 	if len(parts) != 3 || parts[0] != "tdx" && parts[0] != "evidence" || !slices.Contains(Registers[:], parts[2]) {
 		return nil, fail("", "is no register, want tdx/PLATFORM/REGISTER or evidence/NAME/REGISTER, and of the registers %s", strings.Join(Registers[:], ", "))
 	}
