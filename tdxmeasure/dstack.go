@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
+	"github.com/retally/retally/profiles"
 	"github.com/retally/retally/tdxmeasure/acpi"
 	"github.com/retally/retally/trace"
 )
@@ -307,22 +308,41 @@ func (d DstackDevices) Shape() acpi.Shape {
 	return s
 }
 
+// Profile returns the built-in profile of the machines that the document is of.
+func (m *DstackMeasurement) Profile() (Profile, error) {
+	var known []string
+	for _, name := range profiles.TDXNames() {
+		p, err := LoadProfile(name)
+		if err != nil {
+			return p, err
+		}
+		if p.Document == "" {
+			continue
+		}
+		if p.Document == m.Variant {
+			return p, nil
+		}
+		known = append(known, p.Document)
+	}
+	return Profile{}, m.otherVariant(strings.Join(known, ", "))
+}
+
+func (m *DstackMeasurement) otherVariant(want string) error {
+	return &Error{Input: "measurement document", Offset: -1, Found: fmt.Sprintf("firmware variant %.40q", m.Variant), Want: want}
+}
+
 // Measure computes MRTD and RTMR0 to RTMR2 from the measurement document and
-// the machine in the configuration. The document's kernel event holds for
-// machines of 2 GiB, or of 2816 MiB and more; others are refused.
-func (m *DstackMeasurement) Measure(ctx context.Context, c *DstackConfig, source Source) (*Result, error) {
+// the machine in the configuration, which behaves as p says. The document's
+// kernel event holds for machines of 2 GiB, or of 2816 MiB and more; others are refused.
+func (m *DstackMeasurement) Measure(ctx context.Context, p Profile, c *DstackConfig, source Source) (*Result, error) {
 	if c.Memory != 2<<30 && c.Memory < lowMemorySplit {
 		return nil, &Error{
 			Input: "memory", Offset: -1, Found: fmt.Sprintf("%d bytes", c.Memory), Want: "2 GiB, or 2816 MiB and more",
 			Hint: "the document's kernel event is for these; measure from the image's files",
 		}
 	}
-	p, err := LoadProfile("dstack")
-	if err != nil {
-		return nil, err
-	}
-	if m.Variant != "pre202505" {
-		return nil, &Error{Input: "measurement document", Offset: -1, Found: fmt.Sprintf("firmware variant %.40q", m.Variant), Want: "pre202505"}
+	if m.Variant != p.Document {
+		return nil, m.otherVariant(p.Document)
 	}
 	if c.QEMU != "" {
 		if err := p.SetQEMU(c.QEMU); err != nil {
@@ -338,6 +358,7 @@ func (m *DstackMeasurement) Measure(ctx context.Context, c *DstackConfig, source
 	if c.PIC != nil {
 		p.PIC = *c.PIC
 	}
+	var err error
 	r := &Result{Notes: p.Notes}
 	r.MRTDTrace = newTrace(trace.Running)
 	r.MRTDTrace.Add("MRTD as the measurement document has it, "+string(p.PageOrder), m.MRTD(p.PageOrder), trace.Origin{Size: -1})

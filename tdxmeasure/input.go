@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 
 	"github.com/retally/retally/internal/digest"
 )
@@ -49,7 +50,10 @@ type Error struct {
 	Offset int64  // byte offset in it; -1 where none applies
 	Found  string
 	Want   string
-	Hint   string // the flag or edit that helps
+	// Hint is what helps. It names a field of the machine's description as
+	// {field} or {field: value}: a room does not know by which name its user
+	// gives it.
+	Hint string
 }
 
 // Error implements error.
@@ -63,9 +67,29 @@ func (e *Error) Error() string {
 		s += ", want " + e.Want
 	}
 	if e.Hint != "" {
-		s += " (" + e.Hint + ")"
+		s += " (" + NameFields(e.Hint, nil) + ")"
 	}
 	return s
+}
+
+// fieldMark is a field of a machine's description in a hint, with a value or
+// without.
+var fieldMark = regexp.MustCompile(`\{([a-z][a-z0-9_]*)(?:: ([^{}]*))?\}`)
+
+// NameFields replaces the fields in a hint: name says how its user gives a field
+// and the value proposed for it, if one is. Without name it is "field: value".
+func NameFields(hint string, name func(field, value string) string) string {
+	return fieldMark.ReplaceAllStringFunc(hint, func(mark string) string {
+		m := fieldMark.FindStringSubmatch(mark)
+		switch {
+		case name != nil:
+			return name(m[1], m[2])
+		case m[2] == "":
+			return m[1]
+		default:
+			return m[1] + ": " + m[2]
+		}
+	})
 }
 
 const chunk = 256 << 10

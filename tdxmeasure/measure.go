@@ -121,7 +121,7 @@ func (m *memo) get(key string, compute func() (digest.Digest, error)) (digest.Di
 func (m *Measurer) descriptor() (*ovmf.TDVF, error) {
 	m.tdvfOnce.Do(func() {
 		if m.Firmware.R == nil {
-			m.tdvfErr = missing("firmware", "--firmware FILE")
+			m.tdvfErr = missing("firmware", "{firmware}")
 			return
 		}
 		m.tdvf, m.tdvfErr = ovmf.ReadTDVF(m.Firmware.R, m.Firmware.Size)
@@ -180,7 +180,7 @@ func (m *Measurer) registers() [5]func(context.Context, *Config) (Trace, error) 
 func (m *Measurer) MeasureEach(ctx context.Context, c *Config) (r *Result, errs [5]error) {
 	r = &Result{Notes: c.Profile.Notes}
 	if c.VCPUs < 1 || c.VCPUs > acpi.MaxVCPUs {
-		err := &Error{Input: "vCPUs", Offset: -1, Found: fmt.Sprint(c.VCPUs), Want: fmt.Sprintf("1 to %d", acpi.MaxVCPUs), Hint: "--cpu N"}
+		err := &Error{Input: "vCPUs", Offset: -1, Found: fmt.Sprint(c.VCPUs), Want: fmt.Sprintf("1 to %d", acpi.MaxVCPUs), Hint: "{vcpus}"}
 		return r, [5]error{err, err, err, err, err}
 	}
 	var wg sync.WaitGroup

@@ -103,7 +103,7 @@ func TestMissingInputs(t *testing.T) {
 	c := config(t, "secretvm")
 	c.ACPI = nil
 	_, errs := tdxmeasure.New(tdxmeasure.Artifacts{Firmware: tdxmeasure.Bytes("fw", synthetic(t))}).MeasureEach(context.Background(), c)
-	for i, want := range []string{"", "--acpi", "--kernel", "", ""} {
+	for i, want := range []string{"", "(acpi)", "(kernel)", "", ""} {
 		if want == "" && errs[i] != nil || want != "" && (errs[i] == nil || !strings.Contains(errs[i].Error(), want)) {
 			t.Errorf("register %d: error = %v, want %q", i, errs[i], want)
 		}

@@ -115,6 +115,12 @@ func ParseMemory(s string) (uint64, error) {
 	return n << shift, nil
 }
 
+// The kinds of metadata files.
+const (
+	dstackKind     = "dstack"
+	tdxMeasureKind = "tdx-measure"
+)
+
 // Metadata is a metadata file of dstack (an image's metadata.json) or of
 // tdx-measure: names of files, and the machine as far as it says.
 type Metadata struct {
@@ -150,7 +156,7 @@ func ParseMetadata(file string, data []byte) (*Metadata, error) {
 		return parseTDXMeasure(g)
 	}
 	m := &Metadata{
-		Kind: "dstack", Firmware: g.text("bios"), Kernel: g.text("kernel"), Initrd: g.text("initrd"), Cmdline: g.text("cmdline"),
+		Kind: dstackKind, Firmware: g.text("bios"), Kernel: g.text("kernel"), Initrd: g.text("initrd"), Cmdline: g.text("cmdline"),
 		Rootfs: g.text("rootfs"), RootfsHash: g.text("rootfs_hash"), Variant: g.text("ovmf_variant"), Version: g.text("version"),
 		VCPUs: 1, Memory: 2 << 30,
 	}
@@ -166,7 +172,7 @@ func ParseMetadata(file string, data []byte) (*Metadata, error) {
 func parseTDXMeasure(g *getter) (*Metadata, error) {
 	boot := g.object("boot_config")
 	m := &Metadata{
-		Kind: "tdx-measure", Firmware: boot.text("bios"), ACPITables: boot.text("acpi_tables"), VCPUs: int(boot.number("cpus", 1)),
+		Kind: tdxMeasureKind, Firmware: boot.text("bios"), ACPITables: boot.text("acpi_tables"), VCPUs: int(boot.number("cpus", 1)),
 		BootOrder: boot.text("boot_order"), BootEntries: boot.text("path_boot_xxxx"),
 	}
 	size := boot.text("memory")

@@ -21,7 +21,7 @@ func (m *Metadata) Shape() (s acpi.Shape, ok bool, err error) {
 	bad := func(what, found, want string) (acpi.Shape, bool, error) {
 		return acpi.Shape{}, false, &Error{
 			Input: "metadata " + what, Offset: -1, Found: fmt.Sprintf("%.80q", found), Want: want,
-			Hint: "give the tables with --acpi FILE",
+			Hint: "give the tables of such a machine: {acpi}",
 		}
 	}
 	options := qemuOptions(m.Machine)
@@ -94,3 +94,7 @@ func qemuOptions(s string) map[string]string {
 	}
 	return out
 }
+
+// Describes reports whether the metadata says how large the machine is: an
+// image's does not.
+func (m *Metadata) Describes() bool { return m.Kind == tdxMeasureKind }

@@ -48,6 +48,24 @@ type Profile struct {
 
 	RTMR3 RTMR3Scheme
 
+	// Layout is how the family's machines lay their devices out.
+	Layout Layout
+	// COM1 lists the QEMU families whose machines have a serial port where there
+	// is no GPU; nil: all.
+	COM1 []acpi.Family
+	// Aggregates says which digests over the registers its tools print.
+	Aggregates Aggregates
+	// Evidence is by whose conventions its quotes are judged, "" for Intel's
+	// alone.
+	Evidence string
+	// For lists the descriptions that name no profile and mean this one:
+	// "vm_config", or a metadata file's kind, with "/" and the firmware's variant
+	// where it has one, in which * stands for anything.
+	For []string
+	// Document is the firmware variant whose measurement documents are of this
+	// family; "": none are.
+	Document string
+
 	// QEMU is the version that PageOrder, PatchKernel, ACPIFamily and PIC
 	// follow from, where the profile knows one.
 	QEMU  string
@@ -81,9 +99,17 @@ type profileFile struct {
 		HeaderRule   string `yaml:"header_rule"`
 		Authenticode string `yaml:"authenticode"`
 	} `yaml:"kernel"`
-	InitrdArgument string   `yaml:"initrd_argument"`
-	RTMR3          string   `yaml:"rtmr3"`
-	Notes          []string `yaml:"notes"`
+	InitrdArgument string `yaml:"initrd_argument"`
+	RTMR3          string `yaml:"rtmr3"`
+	Devices        struct {
+		Layout string   `yaml:"layout"`
+		COM1   []string `yaml:"com1"`
+	} `yaml:"devices"`
+	Aggregates string   `yaml:"aggregates"`
+	Evidence   string   `yaml:"evidence"`
+	For        []string `yaml:"for"`
+	Document   string   `yaml:"document"`
+	Notes      []string `yaml:"notes"`
 }
 
 // LoadProfile returns a built-in profile.
@@ -116,7 +142,7 @@ func ParseProfile(file string, data []byte) (Profile, error) {
 }
 
 func (f *profileFile) profile() (Profile, error) {
-	p := Profile{Name: f.Name, Title: f.Title, Source: f.Source, Confirmed: f.Confirmed, Notes: f.Notes}
+	p := Profile{Name: f.Name, Title: f.Title, Source: f.Source, Confirmed: f.Confirmed, Notes: f.Notes, Evidence: f.Evidence, For: f.For, Document: f.Document}
 	if f.Version != 1 {
 		return p, fmt.Errorf("version %d, want 1", f.Version)
 	}
@@ -153,7 +179,20 @@ func (f *profileFile) profile() (Profile, error) {
 			"": func() { p.RTMR3 = RTMR3None }, "none": func() { p.RTMR3 = RTMR3None }, "raw": func() { p.RTMR3 = RTMR3Raw },
 			"secretvm-kms": func() { p.RTMR3 = RTMR3SecretVMKMS }, "events": func() { p.RTMR3 = RTMR3Events },
 		}),
+		pick("devices.layout", f.Devices.Layout, map[string]func(){
+			"": func() {}, string(SecretVMLayout): func() { p.Layout = SecretVMLayout }, string(DstackLayout): func() { p.Layout = DstackLayout },
+		}),
+		pick("aggregates", f.Aggregates, map[string]func(){
+			"": func() { p.Aggregates = ReproduceMRAggregates }, string(ReproduceMRAggregates): func() { p.Aggregates = ReproduceMRAggregates },
+			string(DstackAggregates): func() { p.Aggregates = DstackAggregates }, string(NoAggregates): func() { p.Aggregates = NoAggregates },
+		}),
 	)
+	for _, name := range f.Devices.COM1 {
+		if !slices.Contains(acpi.Families(), acpi.Family(name)) {
+			errs = append(errs, fmt.Errorf("devices.com1: %.40q is no family of QEMU", name))
+		}
+		p.COM1 = append(p.COM1, acpi.Family(name))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return p, err
 	}

@@ -216,7 +216,7 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 	if i < 0 {
 		return &FileError{m.Firmware.Name, &Error{
 			Input: "TDVF descriptor", Offset: tdvf.Offset, Found: fmt.Sprintf("no CFV section among its %d", len(tdvf.Sections)), Want: "one",
-			Hint: "some tools take the constant of an empty 4 MiB variable store: --cfv constant",
+			Hint: "some tools take the constant of an empty 4 MiB variable store: {cfv: constant}",
 		}}
 	}
 	if _, err := tdvf.Data(m.Firmware.R, i); err != nil {
@@ -252,7 +252,7 @@ func (m *Measurer) tables(ctx context.Context, c *Config) (*tableEvents, error) 
 	if c.ACPI == nil {
 		return nil, &Error{
 			Input: "ACPI tables", Offset: -1, Found: "no source", Want: "a file, the built-in templates or QEMU",
-			Hint: "--acpi FILE or --acpi-source template|qemu",
+			Hint: "{acpi}",
 		}
 	}
 	shape := c.Shape().Canonical()

@@ -25,7 +25,7 @@ const (
 func (m *Measurer) rtmr1(ctx context.Context, c *Config) (Trace, error) {
 	t := newTrace(trace.Extend)
 	if !m.Kernel.Present() {
-		return t, missing("kernel", "--kernel FILE")
+		return t, missing("kernel", "{kernel}")
 	}
 	d, edits, err := m.kernelDigest(ctx, c)
 	if err != nil {
@@ -43,8 +43,8 @@ func (m *Measurer) rtmr1(ctx context.Context, c *Config) (Trace, error) {
 	return t, nil
 }
 
-func missing(what, flag string) error {
-	return &Error{Input: what, Offset: -1, Found: "not given", Want: "a file", Hint: flag}
+func missing(what, hint string) error {
+	return &Error{Input: what, Offset: -1, Found: "not given", Want: "a file", Hint: hint}
 }
 
 // kernelDigest measures the kernel's bytes with the header edits in place,
@@ -224,7 +224,7 @@ func (m *Measurer) rtmr3(ctx context.Context, c *Config) (Trace, error) {
 		events = append(events, RuntimeEvent{Name: "docker-files-hash", Payload: docker.Bytes()})
 	}
 	if len(c.AppID) == 0 {
-		return t, &Error{Input: "app id", Offset: -1, Found: "not given", Want: "the 20 bytes that the key service knows", Hint: "--app-id HEX"}
+		return t, &Error{Input: "app id", Offset: -1, Found: "not given", Want: "the 20 bytes that the key service knows", Hint: "{app_id}"}
 	}
 	AppendRuntime(&t, events...)
 	return t, nil

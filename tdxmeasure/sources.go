@@ -44,14 +44,3 @@ func (s *TemplateSource) Name() string { return "built-in ACPI templates" }
 func (s *TemplateSource) Tables(_ context.Context, shape acpi.Shape) (*acpi.Blobs, error) {
 	return s.Templates.Make(shape)
 }
-
-// SecretVMDevices are the devices of a SecretVM's machine under a profile. Its
-// hosts with QEMU 10 have no serial port unless there is a GPU; those with a
-// TDX branch of QEMU 8 have one (the registry's RTMR0 values and the templates
-// of scrtlabs/reproduce-mr, by size and host).
-func SecretVMDevices(p *Profile, gpu bool) acpi.Shape {
-	if gpu {
-		return acpi.Shape{Base: acpi.SecretVMGPU}
-	}
-	return acpi.Shape{Base: acpi.SecretVM, NoCOM1: p.Name == "secretvm" && p.ACPIFamily != acpi.Family82 && p.ACPIFamily != acpi.Family92}
-}

@@ -346,7 +346,11 @@ func TestVectorQuotes(t *testing.T) {
 		m := doc.Measurement
 		want := r.Registers
 		equal(t, "MRTD", m.MRTD(tdxmeasure.TwoPass), want.MRTD)
-		res, err := m.Measure(context.Background(), doc, templateSource(t))
+		profile, err := m.Profile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := m.Measure(context.Background(), profile, doc, templateSource(t))
 		if err != nil {
 			t.Fatal(err)
 		}

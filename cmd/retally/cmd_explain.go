@@ -67,7 +67,7 @@ the evidence says.`,
 	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&file, "report", "retally-out/report.json", "report to read, - for stdin")
 	cmd.Flags().StringVarP(&configFile, "file", "f", config.FileName, "with --search and without --want: the configuration that the report was made with, - for stdin")
-	search.flags(cmd)
+	search.flags(cmd, func() []string { return a.args })
 	return cmd
 }
 

@@ -1,17 +1,23 @@
 package main
 
 import (
+	"context"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/reproducemr"
 )
@@ -32,19 +38,15 @@ its own data is a problem and ends with exit code 1.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const op = "tdx replay"
-			asked, err := askedRegisters(op, tdxRegisters[1:])
+			expected, err := expectations(op, expect)
 			if err != nil {
 				return err
 			}
-			expected, err := expectations(op, "expect", expect, asked)
+			data, err := a.readInput(op, args[0], pipeLimit)
 			if err != nil {
 				return err
 			}
-			data, err := a.readInput(op, args[0], tdxPipe)
-			if err != nil {
-				return err
-			}
-			log, format, err := tdxmeasure.ReplayLog(args[0], embedded(data, "event_log"))
+			log, format, err := tdxmeasure.ReplayLog(args[0], tdxmeasure.Embedded(data, "event_log"))
 			if err != nil {
 				return tdxTrouble(op, err)
 			}
@@ -70,6 +72,24 @@ its own data is a problem and ends with exit code 1.`,
 	cmd.Flags().StringArrayVar(&expect, "expect", nil, "compare, as rtmr0=HEX; may be given several times")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// expectations reads REGISTER=HEX of a log's registers.
+func expectations(op string, list []string) ([]registerComparison, error) {
+	var out []registerComparison
+	for _, text := range list {
+		name, want, ok := strings.Cut(text, "=")
+		name = strings.ToLower(name)
+		b, err := hex.DecodeString(strings.ToLower(strings.TrimPrefix(want, "0x")))
+		switch {
+		case !ok || !slices.Contains(tdxRegisters[1:], name):
+			return nil, &userError{op: op, msg: fmt.Sprintf("--expect %.120q: want REGISTER=HEX", text), hint: "for instance --expect rtmr0=671800f0..., of " + strings.Join(tdxRegisters[1:], ", ")}
+		case err != nil || len(b) != digest.SHA384.Size():
+			return nil, &userError{op: op, msg: fmt.Sprintf("--expect %.120q: want 96 hex digits", text)}
+		}
+		out = append(out, registerComparison{Register: name, Want: hex.EncodeToString(b)})
+	}
+	return out, nil
 }
 
 // tdxReplay is the result of tdx replay.
@@ -168,31 +188,71 @@ Flags: -fw -kernel -initrd -rootfs -dockercompose -dockerfiles -memory -cpu
 			case err != nil:
 				return tdxTrouble(op, err)
 			}
-			in := &inputs{app: a, op: op}
-			defer in.close()
-			var out *reproducemr.Output
-			err = in.counted(func() error {
-				out, _, err = o.Measure(cmd.Context(), in.opener(), func(name string) ([]byte, error) { return in.small("acpi", name) })
-				return err
-			})
+			out, err := a.reproduce(cmd.Context(), op, o)
 			if err != nil {
-				return tdxTrouble(op, err)
+				return err
 			}
 			return out.Write(a.stdout, o.JSON || asJSON)
 		},
 	}
 }
 
-// opener opens files for a room; all are closed with the inputs.
-func (in *inputs) opener() reproducemr.Open {
-	return func(name string) (tdxmeasure.Input, io.Closer, error) {
-		i, err := in.artifact("file", name)
-		var u *userError
-		if errors.As(err, &u) {
-			u.hint = "" // one file of several; the name in the message tells which
-		}
-		return i, io.NopCloser(nil), err
+// reproduce measures the machine that the tool's flags describe.
+func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) (*reproducemr.Output, error) {
+	order, err := o.PageOrder()
+	if err != nil {
+		return nil, tdxTrouble(op, err)
 	}
+	p := config.Platform{
+		TEE: "tdx", Profile: "reproduce-mr", Firmware: &o.Firmware, Kernel: &o.Kernel, Initrd: &o.Initrd, Cmdline: &o.Cmdline, Memory: strconv.FormatUint(o.Memory, 10),
+		VCPUs: &o.VCPUs, Rootfs: o.Rootfs, Compose: o.Compose, DockerFiles: o.DockerFiles, KeyProvider: o.KeyProvider, PageOrder: string(order), ACPI: o.ACPI, ACPIFamily: o.QEMUFamily,
+	}
+	if o.PIC {
+		p.PIC = &o.PIC
+	}
+	if o.NoCOM1 {
+		p.COM1 = new(false)
+	}
+	field := func(_ string, path ...string) string { return "-" + reproduceNames[path[len(path)-1]] }
+	at := func(msg, hint string, path ...string) error {
+		return &userError{op: op, msg: field("", path...) + " " + msg, hint: hint}
+	}
+	if err := tdx.Check(&p, at, func(name, _ string) string { return field("", name) }); err != nil {
+		return nil, err
+	}
+	reader := run.NewReader(".", nil)
+	var f tdxFlags
+	if err := a.holdPipes(op, reader, f.files(&p)); err != nil {
+		return nil, err
+	}
+	progress := new(run.Progress)
+	stop := a.showProgress(progress)
+	res, err := run.Run(ctx, []run.Stage{tdx.Stage()}, configuration(p), run.Options{Root: ".", Tool: tool(), Reader: reader, Progress: progress, Field: field})
+	stop()
+	if err != nil {
+		return nil, registerTrouble(op, err)
+	}
+	out := new(reproducemr.Output)
+	to := map[string]*string{
+		"mrtd": &out.MRTD, "rtmr0": &out.RTMR0, "rtmr1": &out.RTMR1, "rtmr2": &out.RTMR2, "rtmr3": &out.RTMR3, "mr_aggregated": &out.Aggregated, "mr_image": &out.Image,
+	}
+	for _, m := range res.Report.Measurements {
+		if value, ok := to[tdx.RegisterOf(m.Key)]; ok {
+			*value = m.Value.Digest().Hex()
+		}
+	}
+	for name, value := range to {
+		if *value == "" {
+			return nil, &userError{op: op, msg: name + " could not be computed"}
+		}
+	}
+	return out, nil
+}
+
+// reproduceNames are the tool's names of the fields.
+var reproduceNames = map[string]string{
+	"firmware": "fw", "kernel": "kernel", "initrd": "initrd", "cmdline": "cmdline", "memory": "memory", "vcpus": "cpu", "rootfs": "rootfs", "compose": "dockercompose",
+	"docker_files": "dockerfiles", "key_provider": "mrkp", "page_order": "tcbver", "acpi": "acpi", "acpi_family": "acpi-family", "pic": "pic", "com1": "no-com1",
 }
 
 // reproduceValues are reproduce-mr's flags that the next argument belongs to.

@@ -95,6 +95,10 @@ func describe(err error) (op, path, msg, hint string) {
 	if errors.As(err, &in) {
 		op, path, hint = in.Op, in.File, in.Hint
 	}
+	var fault *run.Fault
+	if errors.As(err, &fault) {
+		hint = fault.Hint
+	}
 	var y *yamldoc.Error
 	if errors.As(err, &y) {
 		path, hint = y.File, y.Hint

@@ -15,6 +15,7 @@ import (
 
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/testtdx"
+	"github.com/retally/retally/pipeline/stages/tdx"
 )
 
 // retallyJSON runs a command line in process and decodes what it prints.
@@ -364,7 +365,11 @@ func (r peerRun) dstack(t *testing.T, f inputFiles) {
 	}
 	r.check(t, m)
 	r.checkLogs(t, m)
-	same(t, "basis", m.Basis["rtmr0"], "recomputed")
+	basis := "recomputed"
+	if r.Inputs["cpu"] == nil || r.Inputs["memory"] == nil {
+		basis = "assumed" // the tool's own default, which nobody stated
+	}
+	same(t, "basis", m.Basis["rtmr0"], basis)
 }
 
 func (r peerRun) tdxMeasure(t *testing.T, f inputFiles) {
@@ -477,7 +482,8 @@ func TestVectorSecretVM(t *testing.T) {
 		"--expect", "rtmr0=" + sample.RTMR0, "--expect", "mr_aggregated=" + sample.Aggregated, "--expect", "mr_image=" + sample.Image,
 	})
 	m, code := measureTD(t, args...)
-	if code != exitMatch {
+	// The aggregates agree and rest on registers that were only given.
+	if code != exitUnchecked || m.Aggregated != sample.Aggregated || m.Image != sample.Image || m.RTMR0 != sample.RTMR0 {
 		t.Errorf("the sample: exit %d, %+v", code, m)
 	}
 	for name, want := range map[string]string{"mrtd": "copied", "rtmr0": "recomputed", "rtmr3": "copied", "mr_aggregated": "copied"} {
@@ -516,8 +522,9 @@ func TestVectorQuoteRegisters(t *testing.T) {
 	same(t, "RTMR3", m.RTMR3, small.RTMR3)
 
 	doc := filepath.Join(dir, "quotes/dstack-0.6.0-lite.json")
+	// All agree; the image's part is copied from the document.
 	m, code = measureTD(t, "--vm-config", doc, "--event-log", doc, "--log", doc)
-	if code != exitMatch {
+	if code != exitUnchecked {
 		t.Fatalf("exit %d: %s", code, m.Error.Message)
 	}
 	peerRun{Outputs: lite}.check(t, m)
@@ -554,12 +561,15 @@ func TestOracleTables(t *testing.T) {
 	}
 	env := func(name string) string { return map[string]string{"RETALLY_QEMU": programs}[name] }
 	answered := 0
-	for _, family := range families()[2:] {
+	for _, family := range tdx.Families()[2:] {
 		for _, shape := range [][]string{
 			{"--profile", "secretvm"},
 			{"--profile", "secretvm", "--gpus", "1", "--cpu", "16", "--memory", "256G", "--no-com1"},
 			{"--profile", "dstack", "--pic"},
 		} {
+			if !slices.Contains(shape, "--cpu") {
+				shape = append(shape, "--cpu", "1", "--memory", "2G")
+			}
 			args := append(shape, "--firmware", filepath.Join(dir, "ovmf.fd"), "--only", "rtmr0", "--acpi-family", family)
 			want, code := measureTD(t, args...)
 			if code != exitMatch {

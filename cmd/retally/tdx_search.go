@@ -15,6 +15,9 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
@@ -27,18 +30,18 @@ type searchFlags struct {
 	rootfs []string
 }
 
-func (f *searchFlags) flags(cmd *cobra.Command) {
+func (f *searchFlags) flags(cmd *cobra.Command, args func() []string) {
 	cmd.Flags().BoolVar(&f.on, "search", false, "try the known deviations of a TDX machine until one gives --want")
 	cmd.Flags().StringVar(&f.want, "want", "", "with --search: the register's published value, 96 hex digits")
 	cmd.Flags().StringArrayVar(&f.rootfs, "try-rootfs", nil, "with --search rtmr3: another root file system, as NAME=FILE or NAME=sha256:HEX; may be given several times")
-	f.td.sharedFlags(cmd)
+	f.td.sharedFlags(cmd, args)
 }
 
 // searchedRegister reads mrtd, rtmr0 to rtmr3, or such a key of a report.
 func searchedRegister(key string) (explain.Register, error) {
 	name := key
-	if parts := strings.Split(key, "/"); len(parts) == 3 && parts[0] == "tdx" {
-		name = parts[2]
+	if parts := strings.Split(key, "/"); len(parts) > 2 && parts[0] == "tdx" {
+		name = tdx.RegisterOf(pipeline.Key(key))
 	}
 	if i := slices.Index(tdxRegisters[:], strings.ToLower(name)); i >= 0 {
 		return explain.Register(i), nil
@@ -64,34 +67,43 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 	if err != nil {
 		return err
 	}
-	m, err := a.tdMachine(op, &f.td, "secretvm")
+	if f.td.p.Profile == "" && f.td.p.Metadata == "" && f.td.p.VMConfig == "" {
+		f.td.p.Profile = "secretvm" // whose machines this search knows best
+	}
+	in, err := f.td.open(ctx, a, op)
 	if err != nil {
 		return err
 	}
-	defer m.close()
-	if m.indirect != nil || m.document != nil {
-		return &userError{op: op, msg: "--search knows deviations of a direct boot from an image's files only", hint: "give --firmware, --kernel and --initrd"}
-	}
-	in := explain.Input{Artifacts: m.artifacts, Config: m.config, Compose: m.compose}
+	in.As(f.td.field, []string{string(pipeline.NewKey("tdx", flagMachine, tdx.Registers[register]))})
+	var others []tdxmeasure.Input
 	for _, text := range f.rootfs {
 		name, value, ok := strings.Cut(text, "=")
 		if !ok || name == "" || value == "" {
 			return &userError{op: op, msg: fmt.Sprintf("--try-rootfs %.120q: want NAME=FILE or NAME=sha256:HEX", text)}
 		}
-		r, err := m.digestOr("try-rootfs", value)
+		known, err := fileOrDigest(ctx, in, value)
 		if err != nil {
-			return err
+			return registerTrouble(op, err)
 		}
-		r.Name = name
-		in.Rootfs = append(in.Rootfs, r)
+		others = append(others, tdxmeasure.Input{Name: name, Known: known})
 	}
-	// The base itself must be measurable: else every variant fails, and "no
-	// known variant" would be a lie.
-	if _, err := tdxmeasure.New(in.Artifacts).Register(ctx, &in.Config, int(register)); err != nil {
-		return tdxTrouble(op, err)
+	s, err := tdx.SearchMachine(ctx, in, flagMachine, register, want, others)
+	if err != nil {
+		return registerTrouble(op, err)
 	}
-	shape := register == explain.RTMR0 && f.td.anyGiven("cpu", "memory", "acpi", "metadata", "vm-config", "devices", "slots", "root-ports") == ""
-	return a.searchRegister(ctx, output, register, in, want, shape)
+	defer s.Close()
+	p := &f.td.p
+	shape := register == explain.RTMR0 && p.VCPUs == nil && p.Memory+p.ACPI+p.Metadata+p.VMConfig+p.Devices == "" && len(p.Slots)+len(p.RootPorts) == 0
+	return a.searchRegister(ctx, output, register, s.Input, want, shape)
+}
+
+// fileOrDigest is the SHA-256 of a file, or the one given in its place.
+func fileOrDigest(ctx context.Context, in *run.In, value string) (digest.Digest, error) {
+	if sum, ok := strings.CutPrefix(value, "sha256:"); ok {
+		return digest.ParseHex(digest.SHA256, strings.ToLower(sum))
+	}
+	s, err := in.Sums(ctx, value, false)
+	return s.SHA256, err
 }
 
 // searchResult is the answer of a search.

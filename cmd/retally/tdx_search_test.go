@@ -33,7 +33,7 @@ func TestSeededMismatches(t *testing.T) {
 	t.Chdir(dir)
 	base := map[string]string{
 		"profile": "secretvm", "firmware": "ovmf.fd", "kernel": "bzImage", "initrd": "auto/initramfs.cpio.gz", "docker-compose": "config/docker-compose.yaml",
-		"rootfs": "rootfs.iso", "docker-files": "docker-files.tar", "cmdline": "console=ttyS0 loglevel=7 ", "app-id": strings.Repeat("0", 40),
+		"rootfs": "rootfs.iso", "docker-files": "docker-files.tar", "cmdline": "console=ttyS0 loglevel=7 ", "app-id": strings.Repeat("0", 40), "rtmr3": "raw",
 	}
 	flags := func(changes ...string) []string {
 		all := map[string]string{}

@@ -8,4 +8,5 @@ const (
 	ComposeLimit  = 16 << 20
 	TablesLimit   = 4 << 20
 	MetadataLimit = 1 << 20
+	ReplyLimit    = 16 << 20 // of a guest agent
 )

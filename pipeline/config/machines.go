@@ -29,48 +29,6 @@ type Policies struct {
 	Published string `yaml:"published,omitempty" json:"published,omitempty"`
 }
 
-// Platform is a machine: the artifacts it boots and its shape.
-type Platform struct {
-	// TEE is "tdx". Others come with their rooms.
-	TEE string `yaml:"tee" json:"tee"`
-	// Profile is how hypervisor and firmware behave: secretvm, dstack, ...
-	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
-	// Metadata is a dstack or tdx-measure metadata file; fields given here win.
-	Metadata string `yaml:"metadata,omitempty" json:"metadata,omitempty"`
-
-	Firmware string `yaml:"firmware,omitempty" json:"firmware,omitempty"`
-	Kernel   string `yaml:"kernel,omitempty" json:"kernel,omitempty"`
-	Initrd   string `yaml:"initrd,omitempty" json:"initrd,omitempty"`
-	// Cmdline is the kernel command line; "" is an empty one, none is unknown.
-	Cmdline *string `yaml:"cmdline,omitempty" json:"cmdline,omitempty"`
-	Memory  string  `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
-	VCPUs   int     `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
-	GPUs    int     `yaml:"gpus,omitempty" json:"gpus,omitempty"`
-
-	// QEMU is the hypervisor's version; what follows from it may be set after.
-	QEMU        string `yaml:"qemu,omitempty" json:"qemu,omitempty"`
-	PageOrder   string `yaml:"page_order,omitempty" json:"page_order,omitempty"`
-	PatchKernel *bool  `yaml:"patch_kernel,omitempty" json:"patch_kernel,omitempty"`
-	// PIC and COM1 say whether the machine has these devices; without them as
-	// the profile has it.
-	PIC  *bool `yaml:"pic,omitempty" json:"pic,omitempty"`
-	COM1 *bool `yaml:"com1,omitempty" json:"com1,omitempty"`
-	// ACPI is a tables file. ACPISource is "template", the built-in tables, and
-	// the default where no file is given.
-	ACPI       string `yaml:"acpi,omitempty" json:"acpi,omitempty"`
-	ACPISource string `yaml:"acpi_source,omitempty" json:"acpi_source,omitempty"`
-
-	Rootfs      string `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`
-	Compose     string `yaml:"compose,omitempty" json:"compose,omitempty"`
-	DockerFiles string `yaml:"docker_files,omitempty" json:"docker_files,omitempty"`
-	KeyProvider string `yaml:"key_provider,omitempty" json:"key_provider,omitempty"`
-	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"` // hex
-
-	// Expect are registers as the vendor prints them, by their names (mrtd,
-	// rtmr0 to rtmr3, mr_aggregated, mr_image), in hex.
-	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
-}
-
 // Evidence is a quote or a capture folder and what it is held against
 // (package evidence).
 type Evidence struct {

@@ -20,7 +20,13 @@ type Options struct {
 	Root    string   // folder that the configuration's names start from
 	Subject string   // what is recounted, for the report's first line
 	Only    []string // globs: compare and report these keys only
-	Allow   []string // globs of --allow-unchecked
+	// Wanted are globs of the keys that are asked for: a stage may leave out
+	// the others, and with them what only they need. None: all.
+	Wanted []string
+	// Field says how the user gives a field of the configuration, where it is
+	// not by its name in retally.yaml. See In.Field.
+	Field func(value string, path ...string) string
+	Allow []string // globs of --allow-unchecked
 	// TestRootOK lets a run under a test root end in a match.
 	TestRootOK bool
 	Tool       pipeline.Tool
@@ -75,7 +81,7 @@ func Run(ctx context.Context, table []Stage, cfg *config.Config, o Options) (*Re
 		cfg: cfg, o: o, reader: reader,
 		ms: map[pipeline.Key]pipeline.Measurement{}, inputs: map[string]pipeline.Input{}, result: new(Result),
 	}
-	if o.Cache != nil {
+	if o.Cache != nil && len(o.Wanted) == 0 {
 		r.cached = &cached{store: o.Cache, salt: fmt.Sprintf("%s %s %q %s", o.Tool.Version, o.Build, o.Root, cfg.Identity())}
 	}
 	for i := range table {
@@ -114,7 +120,7 @@ func (r *runner) stage(ctx context.Context, s *Stage) error {
 			return r.take(s, &rec.Out)
 		}
 	}
-	in := &In{Config: r.cfg, Progress: r.o.Progress, reader: r.reader, ms: r.ms}
+	in := &In{Config: r.cfg, Progress: r.o.Progress, reader: r.reader, ms: r.ms, wanted: r.o.Wanted, field: r.o.Field}
 	out, err := s.Run(ctx, in)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
@@ -45,6 +46,8 @@ type In struct {
 	Config   *config.Config
 	Progress *Progress
 
+	wanted []string
+	field  func(value string, path ...string) string
 	reader *Reader
 	ms     map[pipeline.Key]pipeline.Measurement
 	files  []*readFile
@@ -56,6 +59,48 @@ type In struct {
 func NewIn(cfg *config.Config, reader *Reader) *In {
 	return &In{Config: cfg, Progress: new(Progress), reader: reader, ms: map[pipeline.Key]pipeline.Measurement{}}
 }
+
+// As sets how the user gives fields (see Options.Field) and which values are
+// asked for, for an In without a run around it.
+func (in *In) As(field func(value string, path ...string) string, wanted []string) *In {
+	in.field, in.wanted = field, wanted
+	return in
+}
+
+// Wants reports whether a value is asked for. A stage may leave out what is
+// not, and what only that would need.
+func (in *In) Wants(k pipeline.Key) bool { return len(in.wanted) == 0 || k.MatchAny(in.wanted) }
+
+// Field says how the user gives a field of the configuration: as a key of
+// retally.yaml, or as a flag, whichever door the configuration came through.
+// value is what to write there, "" for no proposal.
+func (in *In) Field(value string, path ...string) string {
+	switch {
+	case in.field != nil:
+		return in.field(value, path...)
+	case value == "":
+		return strings.Join(path, ".")
+	default:
+		return strings.Join(path, ".") + ": " + value
+	}
+}
+
+// A Fault is an error whose hint names fields as their user gives them.
+type Fault struct {
+	Err  error // without the hint
+	Hint string
+}
+
+// Error implements error.
+func (f *Fault) Error() string {
+	if f.Hint == "" {
+		return f.Err.Error()
+	}
+	return f.Err.Error() + " (" + f.Hint + ")"
+}
+
+// Unwrap gives the error without its hint.
+func (f *Fault) Unwrap() error { return f.Err }
 
 // Path returns where a name leads on this machine.
 func (in *In) Path(name string) string { return in.reader.Path(name) }

@@ -91,6 +91,9 @@ type Shape struct {
 	PCIHole64, PCI64Max uint64
 }
 
+// RootPortsField is the setting of a ShapeError about occupied root ports.
+const RootPortsField = "root ports"
+
 // ShapeError says which setting of a shape cannot be made.
 type ShapeError struct {
 	Field, Found, Want string
@@ -146,7 +149,7 @@ func (s Shape) checkSlots() error {
 		seen[slot] = true
 	}
 	if len(s.RootPorts) > 0 && !s.NoHotplug {
-		return s.bad("root ports", "PCI hot-plug off, or tables from QEMU", "%d with PCI hot-plug on", len(s.RootPorts))
+		return s.bad(RootPortsField, "PCI hot-plug off, or tables from QEMU", "%d with PCI hot-plug on", len(s.RootPorts))
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (c *candidate) usualSerial() {
 }
 
 func usualNoCOM1(c *candidate) bool {
-	return c.Devices.Base == acpi.SecretVM && tdxmeasure.SecretVMDevices(&c.Profile, false).NoCOM1
+	return c.Devices.Base == acpi.SecretVM && c.Profile.SecretVMDevices(false).NoCOM1
 }
 
 // start is the candidate that a search's machine is.

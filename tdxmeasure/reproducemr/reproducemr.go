@@ -4,7 +4,6 @@
 package reproducemr
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -16,12 +15,6 @@ import (
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/acpi"
 )
-
-// Open opens an input file. The closer is called when all is measured.
-type Open func(name string) (tdxmeasure.Input, io.Closer, error)
-
-// ReadFile reads a small file whole.
-type ReadFile func(name string) ([]byte, error)
 
 // UsageError is a command line that cannot be run.
 type UsageError struct{ Message string }
@@ -115,79 +108,16 @@ type Output struct {
 	Image      string `json:"mr_image"`
 }
 
-// Measure computes what the tool computes. The result holds the traces too.
-func (o *Options) Measure(ctx context.Context, open Open, read ReadFile) (*Output, *tdxmeasure.Result, error) {
-	provider, err := tdxmeasure.ParseKeyProvider(o.KeyProvider)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := o.config(read)
-	if err != nil {
-		return nil, nil, err
-	}
-	var a tdxmeasure.Artifacts
-	for _, f := range []struct {
-		name string
-		to   *tdxmeasure.Input
-	}{
-		{o.Firmware, &a.Firmware},
-		{o.Kernel, &a.Kernel},
-		{o.Initrd, &a.Initrd},
-		{o.Rootfs, &a.Rootfs},
-		{o.Compose, &a.Compose},
-		{o.DockerFiles, &a.DockerFiles},
-	} {
-		if f.name == "" {
-			continue
-		}
-		in, closer, err := open(f.name)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer closer.Close()
-		*f.to = in
-	}
-	r, err := tdxmeasure.New(a).Measure(ctx, c)
-	if err != nil {
-		return nil, nil, err
-	}
-	return &Output{
-		MRTD: r.MRTD.Hex(), RTMR0: r.RTMR[0].Hex(), RTMR1: r.RTMR[1].Hex(), RTMR2: r.RTMR[2].Hex(), RTMR3: r.RTMR[3].Hex(),
-		Aggregated: r.MRAggregated(provider).Hex(), Image: r.MRImage().Hex(),
-	}, r, nil
-}
-
-func (o *Options) config(read ReadFile) (*tdxmeasure.Config, error) {
-	p, err := tdxmeasure.LoadProfile("reproduce-mr")
-	if err != nil {
-		return nil, err
-	}
+// PageOrder is the order of pages that -tcbver means.
+func (o *Options) PageOrder() (tdxmeasure.PageOrder, error) {
 	switch o.TCBVersion {
-	case "":
-	case "6":
-		p.PageOrder = tdxmeasure.SinglePass
+	case "", "6":
+		return tdxmeasure.SinglePass, nil
 	case "7":
-		p.PageOrder = tdxmeasure.TwoPass
+		return tdxmeasure.TwoPass, nil
 	default:
-		return nil, &tdxmeasure.Error{Input: "-tcbver", Offset: -1, Found: fmt.Sprintf("%.40q", o.TCBVersion), Want: "6 (single pass) or 7 (two passes)"}
+		return "", &tdxmeasure.Error{Input: "-tcbver", Offset: -1, Found: fmt.Sprintf("%.40q", o.TCBVersion), Want: "6 (single pass) or 7 (two passes)"}
 	}
-	if o.QEMUFamily != "" {
-		p.ACPIFamily = acpi.Family(o.QEMUFamily)
-	}
-	c := &tdxmeasure.Config{
-		Profile: p, VCPUs: o.VCPUs, Memory: o.Memory, Cmdline: o.Cmdline,
-		Devices: acpi.Shape{Base: acpi.SecretVM, PIC: o.PIC, NoCOM1: o.NoCOM1},
-	}
-	if o.ACPI != "" {
-		data, err := read(o.ACPI)
-		if err != nil {
-			return nil, err
-		}
-		c.ACPI, err = tdxmeasure.NewFileSource(o.ACPI, data)
-		return c, err
-	}
-	c.ACPI, err = tdxmeasure.NewTemplateSource()
-	return c, err
 }
 
 // Write prints the values as the tool does: a line each, or indented JSON.
@@ -203,18 +133,4 @@ func (out *Output) Write(w io.Writer, asJSON bool) error {
 	_, err := fmt.Fprintf(w, "MRTD: %s\nRTMR0: %s\nRTMR1: %s\nRTMR2: %s\nRTMR3: %s\nMR_AGGREGATED: %s\nMR_IMAGE: %s\n",
 		out.MRTD, out.RTMR0, out.RTMR1, out.RTMR2, out.RTMR3, out.Aggregated, out.Image)
 	return err
-}
-
-// Run parses the flags, measures and prints. Usage goes to stderr: stdout
-// carries values only.
-func Run(ctx context.Context, args []string, open Open, read ReadFile, stdout, stderr io.Writer) error {
-	o, err := Parse(args, stderr)
-	if err != nil {
-		return err
-	}
-	out, _, err := o.Measure(ctx, open, read)
-	if err != nil {
-		return err
-	}
-	return out.Write(stdout, o.JSON)
 }

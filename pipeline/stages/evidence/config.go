@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/tdxmeasure"
 )
 
 func check(c *config.Config, bad config.At) error {
@@ -104,7 +105,9 @@ func fill(c *config.Config) {
 		p := c.Platforms[e.Platform]
 		take(&e.Profile, evidenceProfile(p.Profile))
 		take(&e.Registry, c.Registry)
-		take(&e.Compose, p.Compose, c.Compose)
+		if !strings.HasPrefix(p.Compose, "sha256:") { // the text is judged, too
+			take(&e.Compose, p.Compose, c.Compose)
+		}
 		take(&e.Rootfs, p.Rootfs)
 		take(&e.DockerFiles, p.DockerFiles)
 		take(&e.AppID, p.AppID)
@@ -114,12 +117,9 @@ func fill(c *config.Config) {
 
 // evidenceProfile is by whose conventions the evidence of a machine is judged.
 func evidenceProfile(machine string) string {
-	switch {
-	case machine == "secretvm" || machine == "reproduce-mr":
-		return string(evidence.SecretVM)
-	case strings.HasPrefix(machine, "dstack"):
-		return string(evidence.Dstack)
-	default:
-		return ""
+	p, err := tdxmeasure.LoadProfile(machine)
+	if err != nil {
+		return "" // one of the user's own: as the file shows
 	}
+	return p.Evidence
 }

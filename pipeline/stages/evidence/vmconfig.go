@@ -98,7 +98,11 @@ func VMConfigSet(ctx context.Context, file string, data []byte, imageHash digest
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := c.Measurement.Measure(ctx, c, source)
+	p, err := c.Measurement.Profile()
+	var r *tdxmeasure.Result
+	if err == nil {
+		r, err = c.Measurement.Measure(ctx, p, c, source)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()

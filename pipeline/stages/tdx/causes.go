@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
@@ -61,6 +62,12 @@ func (m *Machine) TakeRows(r *evidence.Registry) {
 // Cause looks for the known deviation that makes a register the wanted one.
 // One that is found is proved: with it, the register is exactly that value.
 func (m *Machine) Cause(ctx context.Context, in *run.In, i int, key pipeline.Key, got, want digest.Digest, where pipeline.Where) (pipeline.Cause, error) {
+	if m.document != nil || m.indirect != nil {
+		c := tdxCause(i, search.Answer{})
+		c.Path, c.Expected, c.Actual, c.Where = []string{string(key)}, got.String(), want.String(), where
+		c.Standing, c.Note = pipeline.Suspected, "deviations are known of a direct boot from an image's files only"
+		return c, nil
+	}
 	if explain.Register(i) == explain.RTMR1 {
 		if err := m.openKernel(ctx, in); err != nil {
 			return pipeline.Cause{}, err
@@ -84,7 +91,7 @@ func (m *Machine) Cause(ctx context.Context, in *run.In, i int, key pipeline.Key
 	c.Standing = pipeline.Suspected
 	c.Note = fmt.Sprintf("%s: %s", answer.Sentence(), m.suspect(i))
 	if !answer.Exhausted {
-		c.Note += "; retally explain " + string(key) + " --search tries more"
+		c.Note += "; a search by retally explain " + string(key) + " tries more"
 	}
 	return c, nil
 }
@@ -125,13 +132,13 @@ func tdxCause(i int, a search.Answer) pipeline.Cause {
 func (m *Machine) suspect(i int) string {
 	switch i {
 	case 0:
-		return "the machine was started with another firmware than " + m.conf.Firmware
+		return "the machine was started with another firmware than " + config.Or(m.conf.Firmware)
 	case 1:
 		return "the machine has another shape (vCPUs, memory, devices), another hypervisor or another firmware"
 	case 2:
-		return "the machine was started with another kernel than " + m.conf.Kernel
+		return "the machine was started with another kernel than " + config.Or(m.conf.Kernel)
 	case 3:
-		return "the machine has another command line, or another initrd than " + m.conf.Initrd
+		return "the machine has another command line, or another initrd than " + config.Or(m.conf.Initrd)
 	default:
 		if m.conf.Compose == "" {
 			return "the machine measured something at run time"

@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
 
@@ -42,6 +43,9 @@ func OpenSearch(ctx context.Context, cfg *config.Config, root string, r *pipelin
 		return &pipeline.InputError{Op: "search", File: string(key), Err: fmt.Errorf(format, args...), Hint: hint}
 	}
 	parts := key.Parts()
+	if len(parts) == 4 && parts[0] == "tdx" && parts[2] == AssumedPart {
+		parts = slices.Delete(parts, 2, 3)
+	}
 	if len(parts) != 3 || parts[0] != "tdx" && parts[0] != "evidence" || !slices.Contains(Registers[:], parts[2]) {
 		return nil, fail("", "is no register, want tdx/PLATFORM/REGISTER or evidence/NAME/REGISTER, and of the registers %s", strings.Join(Registers[:], ", "))
 	}
@@ -66,21 +70,48 @@ func OpenSearch(ctx context.Context, cfg *config.Config, root string, r *pipelin
 	}
 	var ok bool
 	if s.Want, ok = wanted(r, key); !ok {
-		return nil, fail("run retally run first, or name its report with --report FILE", "the report has no other value of it to search for")
+		return nil, fail("run retally run first, or name its report", "the report has no other value of it to search for")
 	}
-	in := run.NewIn(cfg, run.NewReader(root, nil))
-	var err error
-	if s.machine, err = Open(ctx, in, s.Platform); err != nil {
+	if err := s.start(ctx, run.NewIn(cfg, run.NewReader(root, nil))); err != nil {
 		return nil, err
-	}
-	if err := s.open(ctx, in); err != nil {
-		return nil, errors.Join(err, s.machine.Close())
 	}
 	return s, nil
 }
 
+// SearchMachine prepares the search for a register of one of in's platforms
+// that is to be want, with other root file systems to try.
+func SearchMachine(ctx context.Context, in *run.In, platform string, register explain.Register, want digest.Digest, rootfs []tdxmeasure.Input) (*Search, error) {
+	s := &Search{Key: pipeline.NewKey("tdx", platform, Registers[register]), Platform: platform, Register: register, Want: want}
+	if err := s.start(ctx, in); err != nil {
+		return nil, err
+	}
+	s.Input.Rootfs = append(s.Input.Rootfs, rootfs...)
+	// The machine itself must be measurable: else every variant fails, and "no
+	// known variant" would be a lie.
+	if _, err := tdxmeasure.New(s.Input.Artifacts).Register(ctx, &s.Input.Config, int(register)); err != nil {
+		return nil, errors.Join(s.machine.explained(err), s.Close())
+	}
+	return s, nil
+}
+
+func (s *Search) start(ctx context.Context, in *run.In) (err error) {
+	if s.machine, err = Open(ctx, in, s.Platform); err != nil {
+		return err
+	}
+	if err := s.open(ctx, in); err != nil {
+		return errors.Join(err, s.machine.Close())
+	}
+	return nil
+}
+
 func (s *Search) open(ctx context.Context, in *run.In) error {
-	if l := s.machine.lacks[s.Register]; l != nil {
+	if s.machine.document != nil || s.machine.indirect != nil {
+		return &run.Fault{
+			Err:  errors.New("deviations are known of a direct boot from an image's files only"),
+			Hint: tdxmeasure.NameFields("give {firmware}, {kernel} and {initrd}", s.machine.say),
+		}
+	}
+	if l := s.machine.lacks[s.Register]; l != nil && len(s.machine.assumed[s.Register]) == 0 {
 		return &pipeline.InputError{Op: "search", File: string(s.Key), Err: errors.New("no " + l.What + " is given"), Hint: l.How}
 	}
 	if s.Register == explain.RTMR1 {

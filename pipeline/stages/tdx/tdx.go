@@ -12,6 +12,7 @@ import (
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
@@ -24,26 +25,37 @@ import (
 // Stage computes the registers of TDX machines from their artifacts and
 // holds them against the values that are expected, against a registry of
 // releases, and, where the manifest names the machine, against the manifest.
-func Stage() run.Stage {
-	return run.Stage{Name: "tdx", Version: 2, Fill: fill, Check: check, Run: execute, Plan: plan}
+func Stage() run.Stage { return StageWith(nil) }
+
+// StageWith is the stage with a source of ACPI tables for machines whose
+// acpi_source is "qemu", for whoever lets a program be run.
+func StageWith(qemu tdxmeasure.Source) run.Stage {
+	return run.Stage{Name: "tdx", Version: 3, Fill: fill, Check: check, Plan: plan, Run: func(ctx context.Context, in *run.In) (*run.Out, error) {
+		return execute(ctx, in, qemu)
+	}}
 }
 
 func plan(c *config.Config) []run.PlanLine {
 	var lines []run.PlanLine
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
-		if p.Metadata != "" {
-			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: p.Metadata + " and the files that it names"})
+		if described := strings.Join(slices.DeleteFunc([]string{p.Metadata, p.VMConfig}, func(s string) bool { return s == "" }), " and "); described != "" {
+			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: described + " and the files that it names"})
 			continue
 		}
 		profile, err := tdxmeasure.LoadProfile(p.Profile)
-		if err != nil {
-			continue // the configuration was checked
+		if err != nil { // one of the user's own: a plan reads no file
+			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: "the files of platform " + name + ", as " + p.Profile + " says"})
+			continue
+		}
+		if p.AppID != "" && profile.RTMR3 == tdxmeasure.RTMR3Raw {
+			profile.RTMR3 = tdxmeasure.RTMR3SecretVMKMS
 		}
 		from := registerInputs(&p, &profile)
-		for i, list := range needs(&p, &profile, false) {
+		say := func(field, value string) string { return "platforms." + name + "." + field + ": " + value }
+		for i, list := range needs(&p, &profile, tdxmeasure.Config{}, builtInTables(&p, &profile)) {
 			line := run.PlanLine{Key: string(pipeline.NewKey("tdx", name, Registers[i])), From: strings.Join(from[i], ", ")}
-			if what, how := missing(name, list); what != "" {
+			if what, how, _ := missing(say, list); what != "" {
 				line.From, line.Missing, line.How = "", what, how
 			} else if line.From == "" {
 				line.From = "the profile " + p.Profile
@@ -54,20 +66,27 @@ func plan(c *config.Config) []run.PlanLine {
 	return lines
 }
 
+// builtInTables reports whether the built-in ACPI tables are those of the
+// platform's machines.
+func builtInTables(c *config.Platform, p *tdxmeasure.Profile) bool {
+	return p.Layout != "" || c.Devices != "" || len(c.Slots)+len(c.RootPorts) > 0 || config.Or(c.GPUs) > 0
+}
+
 // registerFiles lists the files that each register is computed from.
 func registerFiles(c *config.Platform, p *tdxmeasure.Profile) [5][]string {
-	out := [5][]string{{c.Firmware}, {c.Firmware}, {c.Kernel}, {c.Initrd}, nil}
+	firmware, kernel, initrd := config.Or(c.Firmware), config.Or(c.Kernel), config.Or(c.Initrd)
+	out := [5][]string{{firmware}, {firmware}, {kernel}, {initrd}, nil}
 	if readsTables(p) && c.ACPI != "" {
 		out[1] = append(out[1], c.ACPI)
 	}
 	if p.PatchKernel {
-		out[2] = append(out[2], c.Initrd)
+		out[2] = append(out[2], initrd)
 	}
-	if p.RTMR3 == tdxmeasure.RTMR3Raw || p.RTMR3 == tdxmeasure.RTMR3SecretVMKMS {
+	if p.MeasuresCompose() {
 		out[4] = []string{c.Compose, c.Rootfs, c.DockerFiles}
 	}
 	for i := range out {
-		out[i] = slices.DeleteFunc(out[i], func(s string) bool { return s == "" })
+		out[i] = slices.DeleteFunc(out[i], func(s string) bool { return s == "" || strings.HasPrefix(s, "sha256:") })
 	}
 	return out
 }
@@ -80,7 +99,7 @@ func registerInputs(c *config.Platform, p *tdxmeasure.Profile) [5][]string {
 		out[1] = append(out[1], "memory "+c.Memory)
 	}
 	if readsTables(p) && c.ACPI == "" {
-		out[1] = append(out[1], "vcpus "+strconv.Itoa(c.VCPUs), "built-in ACPI tables")
+		out[1] = append(out[1], "vcpus "+strconv.Itoa(config.Or(c.VCPUs)), "built-in ACPI tables")
 	}
 	if p.PatchKernel {
 		out[2] = append(out[2], "memory "+c.Memory)
@@ -92,21 +111,17 @@ func registerInputs(c *config.Platform, p *tdxmeasure.Profile) [5][]string {
 	return out
 }
 
-// readsTables reports whether RTMR0 of a profile holds ACPI tables.
-func readsTables(p *tdxmeasure.Profile) bool {
-	return measures(p, tdxmeasure.EventLoader, tdxmeasure.EventRSDP, tdxmeasure.EventTables)
-}
-
 // stageRun collects what the stage finds.
 type stageRun struct {
 	in        *run.In
 	out       *run.Out
+	qemu      tdxmeasure.Source
 	registry  *evidence.Registry
 	published *manifest.Manifest
 }
 
-func execute(ctx context.Context, in *run.In) (*run.Out, error) {
-	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
+func execute(ctx context.Context, in *run.In, qemu tdxmeasure.Source) (*run.Out, error) {
+	r := &stageRun{in: in, qemu: qemu, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
 	if len(in.Config.Platforms) == 0 {
 		return r.out, nil
 	}
@@ -136,27 +151,30 @@ func (r *stageRun) platform(ctx context.Context, name string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	if m.conf.ACPISource == "qemu" && r.qemu != nil {
+		m.config.ACPI = r.qemu
+	}
 	m.TakeRows(r.registry)
-	res, errs, err := m.measure(ctx, r.in)
+	res, errs, err := m.measure(ctx)
 	if err != nil {
 		return err
 	}
-	var failed []error
-	for i, err := range errs {
-		switch {
-		case m.lacks[i] != nil:
-			r.in.Lack(m.lacks[i].What, m.lacks[i].For, m.lacks[i].How)
-		case err != nil:
-			failed = append(failed, err)
-		}
-	}
-	if err := errors.Join(dedupe(failed)...); err != nil {
+	if err := m.failures(errs); err != nil {
 		return err
 	}
-	r.foundations(m)
+	for _, l := range m.lacks {
+		if l != nil {
+			r.in.Lack(l.What, l.For, l.How)
+		}
+	}
+	r.out.Problems = append(r.out.Problems, m.problems...)
 	r.registers(m, res)
 	r.aggregates(m, res)
+	r.foundations(m)
 	if err := r.expected(ctx, m); err != nil {
+		return err
+	}
+	if err := r.logged(ctx, m, res); err != nil {
 		return err
 	}
 	if err := r.rows(ctx, m); err != nil {
@@ -165,74 +183,124 @@ func (r *stageRun) platform(ctx context.Context, name string) (err error) {
 	return r.entries(ctx, m)
 }
 
-// dedupe leaves out errors that say the same: several registers depend on one
-// file.
-func dedupe(errs []error) []error {
-	seen := map[string]bool{}
-	return slices.DeleteFunc(errs, func(e error) bool {
-		was := seen[e.Error()]
-		seen[e.Error()] = true
-		return was
-	})
+// A RegisterError is what kept registers from being computed.
+type RegisterError struct {
+	Registers []string
+	Err       error
 }
 
-func (m *Machine) key(what string) pipeline.Key { return pipeline.NewKey("tdx", m.name, what) }
+// Error implements error.
+func (e *RegisterError) Error() string { return e.Err.Error() }
 
-func (m *Machine) profileFile() string { return config.ProfilePrefix + "tdx@" + m.conf.Profile }
+// Unwrap gives the error itself.
+func (e *RegisterError) Unwrap() error { return e.Err }
+
+// failures joins the errors of registers; several depend on one file.
+func (m *Machine) failures(errs [5]error) error {
+	var out []error
+	for i, err := range errs {
+		if err == nil {
+			continue
+		}
+		err = m.explained(err)
+		at := slices.IndexFunc(out, func(e error) bool { return e.Error() == err.Error() })
+		if at < 0 {
+			at = len(out)
+			out = append(out, &RegisterError{Err: err})
+		}
+		if e, ok := out[at].(*RegisterError); ok {
+			e.Registers = append(e.Registers, Registers[i])
+		}
+	}
+	return errors.Join(out...)
+}
+
+// key is the key of one of the machine's values.
+func (m *Machine) key(what ...string) pipeline.Key {
+	return pipeline.NewKey(append([]string{"tdx", m.name}, what...)...)
+}
+
+// AssumedPart is the part of a key that stands before the name of a value which
+// rests on what nobody said: tdx/NAME/assumed/rtmr2.
+const AssumedPart = "assumed"
 
 // foundations are the values that registers rest on and that a reader must be
 // able to doubt: what was assumed or taken over is a measurement of its own, so
 // that every register's effective basis tells it.
 func (r *stageRun) foundations(m *Machine) {
-	add := func(what string, v pipeline.Value, basis pipeline.Basis, note string, from ...pipeline.InputRef) {
-		r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.key(what), Value: v, Basis: basis, Inputs: from, Note: note})
+	for _, f := range m.rests {
+		used := f.basis == pipeline.Recomputed || len(f.registers) == 0
+		for _, i := range f.registers {
+			ok, _ := m.computes(i)
+			used = used || ok
+		}
+		if used {
+			r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.key(f.what), Value: f.value, Basis: f.basis, Inputs: f.from, Note: f.note})
+		}
 	}
-	if m.assumed != "" {
-		add("profile", pipeline.OfText(m.conf.Profile), pipeline.Assumed, m.assumed, pipeline.FromFile(m.profileFile()))
-	}
-	switch {
-	case !m.readsTables():
-	case !m.tables.IsZero():
-		add("acpi", pipeline.OfDigest(m.tables), pipeline.Copied, "ACPI tables taken over from "+m.conf.ACPI, pipeline.FromFile(m.conf.ACPI))
-	case m.assumedTables != "":
-		add("acpi", pipeline.OfText(m.config.ACPI.Name()), pipeline.Assumed, m.assumedTables)
-	}
-	if !m.rootfs.IsZero() {
-		add("rootfs", pipeline.OfDigest(m.rootfs), pipeline.Recomputed, "the root file system "+m.conf.Rootfs, pipeline.FromFile(m.conf.Rootfs))
-	}
-	if !m.docker.IsZero() {
-		add("docker-files", pipeline.OfDigest(m.docker), pipeline.Recomputed, "the archive "+m.conf.DockerFiles, pipeline.FromFile(m.conf.DockerFiles))
+	seen := map[string]bool{}
+	for i := range Registers {
+		if ok, _ := m.computes(i); !ok {
+			continue
+		}
+		for _, n := range m.assumed[i] {
+			if !seen[n.what] {
+				seen[n.what] = true
+				r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.assumption(n), Value: pipeline.OfText(n.taken), Basis: pipeline.Assumed, Note: n.assume})
+			}
+		}
 	}
 }
 
-func (m *Machine) readsTables() bool {
-	return m.lacks[1] == nil && !m.config.Profile.ExcludeACPI && readsTables(&m.config.Profile)
+func (m *Machine) assumption(n need) pipeline.Key {
+	return m.key(AssumedPart, strings.ReplaceAll(strings.ToLower(n.what), " ", "-"))
 }
 
 // registers adds the computed registers with their traces.
 func (r *stageRun) registers(m *Machine, res *tdxmeasure.Result) {
 	files := registerFiles(&m.conf, &m.config.Profile)
 	for i, name := range Registers {
-		if m.lacks[i] != nil {
+		if !m.given[i].IsZero() {
+			r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.key(name), Value: pipeline.OfDigest(m.given[i]), Basis: pipeline.Copied, Note: "taken as it was given"})
 			continue
 		}
-		value, folded := res.MRTD, res.MRTDTrace
-		if i > 0 {
-			value, folded = res.RTMR[i-1], res.RTMRTrace[i-1]
+		ok, assumed := m.computes(i)
+		if !ok {
+			continue
 		}
+		value, folded := result(res, i)
 		ms := pipeline.Measurement{Key: m.key(name), Value: pipeline.OfDigest(value), Basis: pipeline.Recomputed, Trace: &folded, Note: m.about(i)}
-		for _, f := range files[i] {
-			ms.Inputs = append(ms.Inputs, pipeline.FromFile(f))
+		if assumed {
+			ms.Key = m.key(AssumedPart, name)
+		}
+		if m.document == nil && m.indirect == nil {
+			for _, f := range files[i] {
+				ms.Inputs = append(ms.Inputs, pipeline.FromFile(f))
+			}
 		}
 		ms.Inputs = append(ms.Inputs, pipeline.FromFile(m.profileFile()))
-		if m.assumed != "" {
-			ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.key("profile")))
+		for _, f := range m.rests {
+			if f.basis != pipeline.Recomputed && slices.Contains(f.registers, i) {
+				ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.key(f.what)))
+			}
 		}
-		if i == 1 && m.readsTables() && (!m.tables.IsZero() || m.assumedTables != "") {
-			ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.key("acpi")))
+		for _, n := range m.assumed[i] {
+			ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.assumption(n)))
 		}
 		r.out.Measurements = append(r.out.Measurements, ms)
 	}
+}
+
+// result takes one register out of them.
+func result(res *tdxmeasure.Result, i int) (digest.Digest, trace.Trace) {
+	value, folded := res.MRTD, res.MRTDTrace
+	if i > 0 {
+		value, folded = res.RTMR[i-1], res.RTMRTrace[i-1]
+	}
+	if folded.Events == nil {
+		folded.Events = []trace.Event{}
+	}
+	return value, folded
 }
 
 // about says in words how a register was computed.
@@ -242,7 +310,7 @@ func (m *Machine) about(i int) string {
 	case 0:
 		return fmt.Sprintf("profile %s, page order %s", p.Name, p.PageOrder)
 	case 1:
-		if !m.readsTables() {
+		if !m.measuresTables() {
 			return "profile " + p.Name
 		}
 		note := fmt.Sprintf("profile %s, ACPI tables: %s", p.Name, m.config.ACPI.Name())
@@ -261,44 +329,90 @@ func (m *Machine) about(i int) string {
 
 // aggregates adds the digests over registers that the machine's tools print.
 func (r *stageRun) aggregates(m *Machine, res *tdxmeasure.Result) {
-	add := func(name string, value digest.Digest, parts ...int) {
-		ms := pipeline.Measurement{Key: m.key(name), Value: pipeline.OfDigest(value), Basis: pipeline.Recomputed, Trace: &trace.Trace{Fold: trace.Concat, Algorithm: digest.SHA256}}
+	regs := res.Registers
+	for i, d := range m.given {
+		switch {
+		case d.IsZero():
+		case i == 0:
+			regs.MRTD = d
+		default:
+			regs.RTMR[i-1] = d
+		}
+	}
+	provider, known := m.keyProvider()
+	add := func(name string, value digest.Digest, providerToo bool, parts ...int) {
+		if !r.in.Wants(m.key(name)) {
+			return
+		}
+		assumed := providerToo && !known
+		ms := pipeline.Measurement{Value: pipeline.OfDigest(value), Basis: pipeline.Recomputed, Trace: &trace.Trace{Fold: trace.Concat, Algorithm: digest.SHA256}}
 		for _, i := range parts {
-			ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.key(Registers[i])))
-			d := res.MRTD
+			ok, guessed := m.computes(i)
+			if !ok && m.given[i].IsZero() {
+				return
+			}
+			key := m.key(Registers[i])
+			if guessed {
+				key = m.key(AssumedPart, Registers[i])
+			}
+			assumed = assumed || guessed
+			ms.Inputs = append(ms.Inputs, pipeline.FromKey(key))
+			d := regs.MRTD
 			if i > 0 {
-				d = res.RTMR[i-1]
+				d = regs.RTMR[i-1]
 			}
 			ms.Trace.Add(Registers[i], d, trace.Origin{Size: -1})
 		}
+		ms.Key = m.key(name)
+		if assumed {
+			ms.Key = m.key(AssumedPart, name)
+		}
+		if providerToo {
+			addKeyProvider(&ms, provider)
+			if !known {
+				n := need{what: "key provider", assume: "no key provider was given: mr_system holds zeros in its place", taken: "none"}
+				r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.assumption(n), Value: pipeline.OfText(n.taken), Basis: pipeline.Assumed, Note: n.assume})
+				ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.assumption(n)))
+			}
+		}
 		r.out.Measurements = append(r.out.Measurements, ms)
 	}
-	last := func() *pipeline.Measurement { return &r.out.Measurements[len(r.out.Measurements)-1] }
-	has := func(parts ...int) bool {
-		return !slices.ContainsFunc(parts, func(i int) bool { return m.lacks[i] != nil })
-	}
-	var provider []byte
-	if m.conf.KeyProvider != "" {
-		provider, _ = tdxmeasure.ParseKeyProvider(m.conf.KeyProvider) // the configuration was checked
-	}
-	switch {
-	case m.conf.Profile == "secretvm" || m.conf.Profile == "reproduce-mr":
-		if has(0, 1, 2, 3, 4) {
-			add("mr_aggregated", res.MRAggregated(provider), 0, 1, 2, 3, 4)
-			if provider == nil {
-				provider = make([]byte, digest.SHA256.Size())
-			}
-			addKeyProvider(last(), provider)
+	switch m.config.Profile.Aggregates {
+	case tdxmeasure.ReproduceMRAggregates:
+		add("mr_aggregated", regs.MRAggregated(provider), true, 0, 1, 2, 3, 4)
+		add("mr_image", regs.MRImage(), false, 0, 2, 3, 4)
+	case tdxmeasure.DstackAggregates:
+		before := len(r.out.Measurements)
+		add("mr_aggregated", regs.DstackAggregated(m.configID, [48]byte{}, [48]byte{}), false, 0, 1, 2, 3, 4)
+		if len(r.out.Measurements) > before {
+			r.configID(m, &r.out.Measurements[before])
 		}
-		if has(0, 2, 3, 4) {
-			add("mr_image", res.MRImage(), 0, 2, 3, 4)
-		}
-	case strings.HasPrefix(m.conf.Profile, "dstack") && len(provider) == digest.SHA256.Size():
-		if d, err := digest.FromBytes(digest.SHA256, provider); err == nil && has(0, 1, 2, 3) {
-			add("mr_system", res.MRSystem(d), 0, 1, 2, 3)
-			addKeyProvider(last(), provider)
+		add("mr_image", regs.MRImage(), false, 0, 2, 3, 4)
+		if d, err := digest.FromBytes(digest.SHA256, provider); err == nil { // its length was checked
+			add("mr_system", regs.MRSystem(d), true, 0, 1, 2, 3)
 		}
 	}
+}
+
+// configID adds MRCONFIGID, which dstack's aggregate ends in where it is given.
+func (r *stageRun) configID(m *Machine, aggregate *pipeline.Measurement) {
+	id, err := digest.FromBytes(digest.SHA384, m.configID[:])
+	if m.configID == [48]byte{} || err != nil {
+		return
+	}
+	var zero [48]byte
+	none, err := digest.FromBytes(digest.SHA384, zero[:])
+	if err != nil {
+		return
+	}
+	aggregate.Inputs = append(aggregate.Inputs, pipeline.FromKey(m.key("mr_config_id")))
+	for _, e := range []struct {
+		label string
+		value digest.Digest
+	}{{"MRCONFIGID", id}, {"MROWNER", none}, {"MROWNERCONFIG", none}} {
+		aggregate.Trace.Add(e.label, e.value, trace.Origin{Size: -1})
+	}
+	r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: m.key("mr_config_id"), Value: pipeline.OfText(id.Hex()), Basis: m.configBasis})
 }
 
 // addKeyProvider ends the trace with the key provider; one that is no digest
@@ -310,6 +424,15 @@ func addKeyProvider(m *pipeline.Measurement, provider []byte) {
 		return
 	}
 	m.Trace.Add("key provider", d, trace.Origin{Size: -1})
+}
+
+// measured is the key under which the stage has a value of the machine: its
+// own, or that of what was assumed.
+func (r *stageRun) measured(m *Machine, name string) pipeline.Key {
+	if _, ok := r.computed(m.key(AssumedPart, name)); ok {
+		return m.key(AssumedPart, name)
+	}
+	return m.key(name)
 }
 
 // computed returns the value that the stage gave a key.
@@ -331,13 +454,50 @@ func (r *stageRun) expected(ctx context.Context, m *Machine) error {
 		if err != nil {
 			return err
 		}
+		key := r.measured(m, name)
 		where := pipeline.Where{File: config.FileName, Pointer: "/platforms/" + m.name + "/expect/" + name}
 		r.out.References = append(r.out.References, pipeline.Reference{
-			Set: set, Group: set, Key: m.key(name), Relation: pipeline.Equal, Want: pipeline.OfDigest(want), Where: where, Words: registerWords(name) + " of " + m.name,
+			Set: set, Group: set, Key: key, Relation: pipeline.Equal, Want: pipeline.OfDigest(want), Where: where, Words: registerWords(name) + " of " + m.name,
 		})
-		if err := r.why(ctx, m, name, m.key(name), want, where); err != nil {
+		if err := r.why(ctx, m, name, key, want, where); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// logged holds the computed registers against an event log of the machine.
+func (r *stageRun) logged(ctx context.Context, m *Machine, res *tdxmeasure.Result) error {
+	if m.conf.Log == "" {
+		return nil
+	}
+	log, err := m.readLog(ctx)
+	if err != nil {
+		return err
+	}
+	where := pipeline.Where{File: m.conf.Log}
+	for _, p := range log.Problems {
+		r.out.Problems = append(r.out.Problems, pipeline.Problem{Level: pipeline.LevelError, Code: "event-log", Where: where, Msg: "event log: " + p})
+	}
+	set := m.conf.Log + " of " + m.name
+	for i := 1; i < len(Registers); i++ {
+		if !m.want[i] {
+			continue
+		}
+		key := r.measured(m, Registers[i])
+		r.out.References = append(r.out.References, pipeline.Reference{
+			Set: set, Group: set, Key: key, Relation: pipeline.Equal, Want: pipeline.OfDigest(log.RTMR[i-1]), Where: where, Words: registerWords(Registers[i]) + " of the event log",
+		})
+		got, ok := r.computed(key)
+		if !ok || got == log.RTMR[i-1] || !m.given[i].IsZero() {
+			continue
+		}
+		_, folded := result(res, i)
+		at, computed, logged := tdxmeasure.FirstDifference(folded, log.Trace[i-1])
+		c := tdxCause(i, search.Answer{})
+		c.Path, c.Expected, c.Actual, c.Where = []string{string(key), "event " + strconv.Itoa(at)}, got.String(), log.RTMR[i-1].String(), where
+		c.Standing, c.Note = pipeline.Suspected, fmt.Sprintf("the events differ from number %d on: computed %q, logged %q", at, computed, logged)
+		r.out.Causes[key] = append(r.out.Causes[key], c)
 	}
 	return nil
 }
@@ -345,7 +505,7 @@ func (r *stageRun) expected(ctx context.Context, m *Machine) error {
 // rows holds a machine against the rows of a registry: one of them must fit as
 // a whole.
 func (r *stageRun) rows(ctx context.Context, m *Machine) error {
-	if r.registry == nil || !measuresCompose(m.conf.Profile) {
+	if r.registry == nil || !m.config.Profile.MeasuresCompose() {
 		return nil
 	}
 	// Newest first: of several rows that fit, the newest release is named.
@@ -415,9 +575,13 @@ func (r *stageRun) entries(ctx context.Context, m *Machine) error {
 
 // why adds the reason where a computed value is not the wanted one.
 func (r *stageRun) why(ctx context.Context, m *Machine, name string, key pipeline.Key, want digest.Digest, where pipeline.Where) error {
-	got, ok := r.computed(m.key(name))
+	own := m.key(name)
+	if key == m.key(AssumedPart, name) {
+		own = key
+	}
+	got, ok := r.computed(own)
 	i := slices.Index(Registers[:], name)
-	if !ok || got == want || i < 0 {
+	if !ok || got == want || i < 0 || !m.given[i].IsZero() {
 		return nil
 	}
 	c, err := m.Cause(ctx, r.in, i, key, got, want, where)

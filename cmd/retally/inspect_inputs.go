@@ -1,36 +1,27 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync/atomic"
 
-	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/tdxmeasure"
 )
 
-// Small inputs are held in memory: metadata, tables, logs, compose files, and
-// what comes from a pipe.
-const (
-	tdxSmallFile = 16 << 20
-	tdxPipe      = 64 << 20
-)
+// tdxSmallFile bounds inputs that are held in memory: tables, logs.
+const tdxSmallFile = 16 << 20
 
-// inputs opens files and counts what is read of them.
+// inputs opens files for a look inside them, and counts what is read.
 type inputs struct {
 	app     *app
 	op      string
 	closers []io.Closer
 	total   atomic.Int64
 	read    atomic.Int64
-	stdin   string // the flag that took stdin
 }
 
 func (in *inputs) close() {
@@ -44,9 +35,6 @@ func (in *inputs) close() {
 func (in *inputs) artifact(flag, path string) (tdxmeasure.Input, error) {
 	if path == "" {
 		return tdxmeasure.Input{}, nil
-	}
-	if err := in.claim(flag, path); err != nil {
-		return tdxmeasure.Input{}, err
 	}
 	if path != "-" {
 		f, err := os.Open(path)
@@ -64,50 +52,17 @@ func (in *inputs) artifact(flag, path string) (tdxmeasure.Input, error) {
 			in.total.Add(info.Size())
 			return tdxmeasure.Input{Name: path, R: countedFile{f, &in.read}, Size: info.Size()}, nil
 		}
-		data, err := io.ReadAll(io.LimitReader(f, tdxPipe+1))
-		if err == nil && len(data) > tdxPipe {
-			err = fmt.Errorf("more than %s come from a pipe; give a file", size(tdxPipe))
+		data, err := io.ReadAll(io.LimitReader(f, pipeLimit+1))
+		if err == nil && len(data) > pipeLimit {
+			err = fmt.Errorf("more than %s come from a pipe; give a file", size(pipeLimit))
 		}
 		if err != nil {
 			return tdxmeasure.Input{}, &userError{op: in.op, path: path, err: reason(err)}
 		}
 		return tdxmeasure.Bytes(path, data), nil
 	}
-	data, err := in.app.readInput(in.op, path, tdxPipe)
+	data, err := in.app.readInput(in.op, path, pipeLimit)
 	return tdxmeasure.Bytes("stdin", data), err
-}
-
-// claim lets one flag only read stdin.
-func (in *inputs) claim(flag, path string) error {
-	if path != "-" {
-		return nil
-	}
-	if in.stdin != "" {
-		return &userError{op: in.op, msg: fmt.Sprintf("--%s and --%s both read stdin", in.stdin, flag), hint: "give a file for one of them"}
-	}
-	in.stdin = flag
-	return nil
-}
-
-// small reads a small file whole.
-func (in *inputs) small(flag, path string) ([]byte, error) {
-	if err := in.claim(flag, path); err != nil {
-		return nil, err
-	}
-	return in.app.readInput(in.op, path, tdxSmallFile)
-}
-
-// digestOr opens an artifact that may be given by its SHA-256 instead.
-func (in *inputs) digestOr(flag, value string) (tdxmeasure.Input, error) {
-	hex, ok := strings.CutPrefix(value, "sha256:")
-	if !ok {
-		return in.artifact(flag, value)
-	}
-	d, err := digest.ParseHex(digest.SHA256, strings.ToLower(hex))
-	if err != nil {
-		return tdxmeasure.Input{}, &userError{op: in.op, msg: fmt.Sprintf("--%s %.100s: %v", flag, value, err), hint: "sha256: and 64 hex digits, or a file"}
-	}
-	return tdxmeasure.Input{Name: value, Known: d}, nil
 }
 
 // countedFile counts the bytes that are read.
@@ -132,24 +87,6 @@ func (in *inputs) counted(work func() error) error {
 		p.Stop()
 	}()
 	return work()
-}
-
-// embedded takes a document out of a larger reply: where data is an object
-// with a text member of that name, the text; else data itself. dstack's guest
-// agent answers in this way.
-func embedded(data []byte, member string) []byte {
-	trimmed := bytes.TrimLeft(data, " \t\r\n")
-	if len(trimmed) == 0 || trimmed[0] != '{' {
-		return data
-	}
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: tdxSmallFile})
-	if err != nil || doc.Kind != jsondoc.Object {
-		return data
-	}
-	if v := doc.Get(member); v != nil && v.Kind == jsondoc.String {
-		return []byte(v.Text)
-	}
-	return data
 }
 
 // tdxTrouble gives the rooms' errors the form of all others.
