@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/proof"
 )
 
 // Standing says how well a cause is founded.
@@ -128,7 +129,7 @@ func Diff(ctx context.Context, a, b *Source, opts DiffOptions) (*Difference, err
 	if err := x.compare(); err != nil {
 		return nil, fmt.Errorf("compare %s with %s: %w", a.name, b.name, err)
 	}
-	d.SameContent, d.Proved, d.Notes = x.same, x.proved, x.notes
+	d.SameContent, d.Proved, d.Notes = x.same, x.proved, append(x.unread(), x.notes...)
 	var ignored []string
 	for _, name := range opts.Ignore {
 		ignored = append(ignored, ignoreGroup(name)...)
@@ -145,6 +146,20 @@ func Diff(ctx context.Context, a, b *Source, opts DiffOptions) (*Difference, err
 	d.Equal = noDigests && x.same && len(d.Causes)+len(d.Ignored) == 0
 	d.EqualIgnoring = len(d.Ignored) > 0 && len(d.Causes) == 0 && d.Proved
 	return d, nil
+}
+
+// unread says what nobody has read of the two sides.
+func (x *differ) unread() []string {
+	var out []string
+	for i, s := range []*diffSide{x.a, x.b} {
+		if s.root == nil {
+			continue
+		}
+		if u := Unchecked([]Image{s.v.image(s.root)}); u != "" {
+			out = append(out, string("ab"[i])+": "+u+": of those what the image claims is compared")
+		}
+	}
+	return out
 }
 
 // differ compares two sides and collects leaves.
@@ -167,6 +182,8 @@ type leaf struct {
 	a, b   string
 	note   string
 	proved bool
+	// sameTar: of a compression whose content is equal.
+	sameTar bool
 }
 
 func (x *differ) add(object []string, list ...leaf) {
@@ -188,6 +205,11 @@ func (x *differ) settle(object []string, proved bool) {
 	}
 }
 
+// unproved says why an object of A did not come out.
+func (x *differ) unproved(object []string, v proof.Verdict) {
+	x.notes = append(x.notes, strings.Join(object, " > ")+": not proved: "+v.Why)
+}
+
 // grouped makes the tree: one cause for each kind in each object.
 func (x *differ) grouped() []Cause {
 	type key struct{ object, kind string }
@@ -196,8 +218,8 @@ func (x *differ) grouped() []Cause {
 	for _, l := range x.leaves {
 		path := append([]string{}, l.object...)
 		c := Cause{
-			Kind: l.kind, Path: path, Expected: l.a, Actual: l.b, Note: l.note, Hint: hint(l.kind, l.a, l.b),
-			Standing: Suspected, Class: class(l.kind), Count: 1,
+			Kind: l.kind, Path: path, Expected: l.a, Actual: l.b, Note: l.note, Hint: hint(l),
+			Standing: Suspected, Class: l.class(), Count: 1,
 		}
 		if l.place != "" {
 			c.Path = append(c.Path, l.place)
@@ -229,22 +251,37 @@ func (x *differ) grouped() []Cause {
 	return out
 }
 
-// class of a kind.
-func class(kind string) Class {
-	switch kind {
-	case "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "only-in-a", "only-in-b", "layer-only-in-a", "layer-only-in-b",
-		"layer-order", "platform-only-in-a", "platform-only-in-b", "architecture", "os", "variant":
+// class tells what may run differently. Of a configuration that is every member
+// that is not known to be a note about the build.
+func (l leaf) class() Class {
+	switch l.kind {
+	case "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
+		"only-in-a", "only-in-b", "layer-only-in-a", "layer-only-in-b", "layer-order",
+		"platform-only-in-a", "platform-only-in-b", "architecture", "os", "variant":
 		return Semantic
 	}
-	if strings.HasPrefix(kind, "config.") {
+	if strings.HasPrefix(l.kind, "config.") {
+		return Semantic
+	}
+	if n := len(l.object); n > 0 && l.object[n-1] == "config" && !noteOfBuild(l.kind) {
 		return Semantic
 	}
 	return Packaging
 }
 
-// hint names what usually causes a difference.
-func hint(kind, a, b string) string {
+// noteOfBuild reports whether a member of a configuration says how it was made
+// (OCI image-spec, config.md; Docker image spec v1.2), or a kind is one of form.
+func noteOfBuild(kind string) bool {
 	switch kind {
+	case "created", "history", "author", "comment", "container", "docker_version", "id", "parent", "json-formatting", "bytes":
+		return true
+	}
+	return strings.HasPrefix(kind, "container_config")
+}
+
+// hint names what usually causes a difference.
+func hint(l leaf) string {
+	switch l.kind {
 	case "mtime", "created":
 		return "timestamps of the build; set SOURCE_DATE_EPOCH and rewrite-timestamp, or clamp the times"
 	case "uid", "gid", "uname", "gname":
@@ -260,10 +297,13 @@ func hint(kind, a, b string) string {
 	case "gzip-header-os":
 		return "another implementation of gzip or another system"
 	case "compression-level", "compression-implementation", "compression", "compression-format":
-		return "another level or version of the compressor; the diffIDs are equal, compare those or pin the tool"
+		if l.sameTar {
+			return "another level or version of the compressor; the diffIDs are equal, compare those or pin the tool"
+		}
+		return "another compressor, or another level or version of it; pin the tool"
 	case "tar-padding":
 		return "another record size of tar (the -b option)"
-	case "tar-format", "pax":
+	case "tar-format", "pax", "pax-unknown":
 		return "another tar writer or format (tar --format)"
 	case "mediaType":
 		return "Docker and OCI media types: the image was pushed by another tool or converted"
@@ -434,6 +474,23 @@ func (s *diffSide) only(platform string) (*node, error) {
 	return found[0], nil
 }
 
+// descriptorText is a layer as the manifest names it.
+func (i *diffImage) descriptorText(layer int) string {
+	if i.manifest == nil {
+		return ""
+	}
+	return "descriptor " + element(i.manifest, "layers", layer)
+}
+
+// orderText lists the layers in their order.
+func orderText(list []diffLayer) string {
+	var out []string
+	for _, l := range list {
+		out = append(out, l.diffID.String())
+	}
+	return proof.Clip(strings.Join(out, ", "))
+}
+
 // nodes compares two manifests or indexes.
 func (x *differ) nodes(path []string, a, b *node) error {
 	switch {
@@ -490,30 +547,41 @@ func (x *differ) images(path []string, a, b *diffImage) error {
 	ordered := pairs.ordered()
 	for _, p := range pairs.list {
 		switch {
-		case p.b < 0:
+		case p.B < 0:
 			x.same = false
-			x.add(in(fmt.Sprintf("layer %d", p.a)), leaf{kind: "layer-only-in-a", a: a.layers[p.a].diffID.String()})
-			x.settle(in(fmt.Sprintf("layer %d", p.a)), true)
-		case p.a < 0:
+			x.add(in(fmt.Sprintf("layer %d", p.A)), leaf{kind: "layer-only-in-a", a: a.layers[p.A].diffID.String(), note: a.descriptorText(p.A)})
+			x.settle(in(fmt.Sprintf("layer %d", p.A)), true)
+		case p.A < 0:
 			x.same = false
-			x.add(in(fmt.Sprintf("layer %d of b", p.b)), leaf{kind: "layer-only-in-b", b: b.layers[p.b].diffID.String()})
-			x.settle(in(fmt.Sprintf("layer %d of b", p.b)), true)
+			x.add(in(fmt.Sprintf("layer %d of b", p.B)), leaf{kind: "layer-only-in-b", b: b.layers[p.B].diffID.String(), note: b.descriptorText(p.B)})
+			x.settle(in(fmt.Sprintf("layer %d of b", p.B)), true)
 		default:
-			la, lb := a.layers[p.a], b.layers[p.b]
+			la, lb := a.layers[p.A], b.layers[p.B]
 			if la.diffID != lb.diffID {
 				x.same = false
 			}
-			if la.digest == lb.digest {
+			if la.digest == lb.digest && !la.digest.IsZero() {
+				if la.diffID != lb.diffID {
+					// Only where nobody has read the blob can the claims about
+					// its content differ.
+					object := in(fmt.Sprintf("layer %d", p.A))
+					x.add(object, leaf{kind: "content", a: "claimed " + la.diffID.String(), b: "claimed " + lb.diffID.String(), note: "the layer was not read"})
+					x.settle(object, false)
+				}
 				continue
 			}
-			if err := x.layer(in(fmt.Sprintf("layer %d", p.a)), la, lb, a.manifest != nil && b.manifest != nil); err != nil {
-				return fmt.Errorf("layer %d: %w", p.a, err)
+			if err := x.layer(in(fmt.Sprintf("layer %d", p.A)), la, lb, a.manifest != nil && b.manifest != nil); err != nil {
+				return fmt.Errorf("layer %d: %w", p.A, err)
 			}
 		}
 	}
 	if !ordered {
 		x.same = false
-		x.add(in("manifest"), leaf{kind: "layer-order", note: "the same layers in another order"})
+		object := in("config") // of a docker archive nothing else holds the order
+		if a.manifest != nil && b.manifest != nil {
+			object = in("manifest")
+		}
+		x.add(object, leaf{kind: "layer-order", a: orderText(a.layers), b: orderText(b.layers), note: "the same layers in another order"})
 	}
 	if a.configDigest != b.configDigest {
 		if x.config(in("config"), a, b, pairs) {

@@ -158,7 +158,7 @@ func changes() []change {
 		})
 		in("type", func(_ *timage, l *tlayer, r *rand.Rand) {
 			m := member(l, r)
-			*m = tmember{name: m.name, typ: '2', mode: 0o777, link: "target"}
+			*m = tmember{name: m.name, typ: '2', mode: 0o777, mtime: m.mtime, link: "target"}
 		})
 		pack("compression-level", func(_ *timage, l *tlayer, _ *rand.Rand) {
 			l.level = 9

@@ -2,12 +2,15 @@ package imagehash
 
 import (
 	"context"
-	"errors"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"io"
 
 	"github.com/retally/retally/imagehash/internal/gunzip"
 	"github.com/retally/retally/imagehash/internal/recompress"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/proof"
 )
 
 // layer compares two layers whose blobs differ: first the tar inside, then the
@@ -19,51 +22,26 @@ func (x *differ) layer(object []string, a, b diffLayer, packaging bool) error {
 			return err
 		}
 	}
-	if !packaging {
+	switch {
+	case !packaging:
 		return nil
-	}
-	if a.packing != b.packing {
-		// Undoing it means to compress in A's way.
-		x.add(append(append([]string{}, object...), "compression"), leaf{kind: "compression-format", a: a.packing.String(), b: b.packing.String()})
-		return x.settlePacking(object, a, b, limits)
-	}
-	if a.packing == packPlain {
+	case a.packing != b.packing:
+		return x.format(object, a, b, limits)
+	case a.packing == packPlain:
 		return nil
 	}
 	return x.packing(object, a, b, limits)
 }
 
-func (x *differ) content(object []string, a, b diffLayer, limits Limits) error {
-	ia, err := a.index(x.ctx, limits)
-	if err == nil {
-		var ib *tarIndex
-		if ib, err = b.index(x.ctx, limits); err == nil {
-			d := compareTars(ia, ib)
-			if err := firstDifference(x.ctx, a, b, d, ia, ib, limits); err != nil {
-				return err
-			}
-			proved, err := d.prove(x.ctx, a, ia, ib, limits)
-			if err != nil {
-				return err
-			}
-			x.add(object, d.leaves...)
-			x.settle(object, proved)
-			return nil
-		}
-	}
-	if errors.Is(err, errTooMany) {
-		x.add(object, leaf{kind: "content", a: a.diffID.String(), b: b.diffID.String(), note: err.Error() + ": not compared one by one"})
-		x.settle(object, false)
-		return nil
-	}
-	return err
-}
-
 // gzipForm is a gzip file's header and the recipe of its deflate stream.
 type gzipForm struct {
 	header  gunzip.Header
+	raw     []byte // of the header
 	members int
 }
+
+// maxGzipHeader bounds a gzip header whose bytes are compared.
+const maxGzipHeader = 1 << 20
 
 func (l diffLayer) gzipForm(ctx context.Context) (f gzipForm, err error) {
 	r, err := l.open(ctx)
@@ -71,12 +49,36 @@ func (l diffLayer) gzipForm(ctx context.Context) (f gzipForm, err error) {
 		return f, err
 	}
 	defer r.Close()
-	z := gunzip.NewReader(&hashingReader{ctx: ctx, r: r})
+	head := &headKeeper{r: &hashingReader{ctx: ctx, r: r}}
+	z := gunzip.NewReader(head)
 	_, err = io.Copy(io.Discard, struct{ io.Reader }{z})
-	return gzipForm{z.First(), z.Members()}, err
+	f = gzipForm{header: z.First(), members: z.Members()}
+	if f.header.Size <= len(head.kept) {
+		f.raw = head.kept[:f.header.Size]
+	}
+	return f, err
+}
+
+// headKeeper keeps the beginning of what is read.
+type headKeeper struct {
+	r    io.Reader
+	kept []byte
+}
+
+func (h *headKeeper) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	if room := maxGzipHeader - len(h.kept); room > 0 {
+		h.kept = append(h.kept, p[:min(n, room)]...)
+	}
+	return n, err
 }
 
 // packing compares two blobs of the same format.
+//
+// A's blob is its header, which is made of B's and the named differences, and
+// the compressed tar. The latter is proved where it is B's own, where A's
+// compressor is known (it makes A's blob of A's tar, which was tried), and where
+// both hold the same tar, so that only the compression can differ.
 func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 	place := append(append([]string{}, object...), "compression")
 	ra, err := x.identify(a, limits)
@@ -87,7 +89,10 @@ func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 	if err != nil {
 		return err
 	}
+	sameTar := a.diffID == b.diffID
 	sameBody := ra.Known() && ra == rb
+	header := true
+	var leaves []leaf
 	if a.packing == packGzip {
 		fa, err := a.gzipForm(x.ctx)
 		if err != nil {
@@ -97,54 +102,68 @@ func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 		if err != nil {
 			return err
 		}
-		if !sameBody && a.diffID == b.diffID && fa.members == 1 && fb.members == 1 {
+		if !sameBody && sameTar && fa.members == 1 && fb.members == 1 {
 			if sameBody, err = x.sameTail(a, fa.header.Size, b, fb.header.Size); err != nil {
 				return err
 			}
 		}
-		x.add(place, headerLeaves(fa.header, fb.header, sameBody)...)
+		if leaves, header, err = compareGzipHeaders(fa, fb, ra, sameBody); err != nil {
+			return err
+		}
 	}
+	proved := header
 	switch {
 	case sameBody:
-		x.settle(place, true)
 	case ra.Known() && rb.Known():
 		kind := "compression-level"
 		if ra.Implementation != rb.Implementation {
 			kind = "compression-implementation"
 		}
-		x.add(place, leaf{kind: kind, a: ra.String(), b: rb.String()})
-		// A's recipe makes A's blob of A's tar; B's tar is that one, or
-		// becomes it with the causes inside undone.
-		x.settle(place, true)
-	case a.diffID == b.diffID:
-		x.add(place, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "the same tar, compressed with another level or implementation"})
-		// The tars are equal: everything that differs is compression.
-		x.settle(place, true)
-	case ra.Known() != rb.Known():
-		x.add(place, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "one side's compressor is known and the other's is none of those: they differ"})
-		x.settle(place, true)
-		x.proved = false
-		x.notes = append(x.notes, fmt.Sprintf("%s: the compressed form of a was not made again, its compressor is not known; what is proved is proved up to the diffID", place[len(place)-2]))
+		leaves = append(leaves, leaf{kind: kind, a: ra.String(), b: rb.String(), sameTar: sameTar})
+	case sameTar:
+		// The blob's own hash stands for its bytes: they hold the same tar.
+		leaves = append(leaves, leaf{
+			kind: "compression", a: ra.String() + ", blob " + a.digest.String(), b: rb.String() + ", blob " + b.digest.String(),
+			note: "the same tar, compressed with another level or implementation", sameTar: true,
+		})
+		proved = true
+	case ra.Known():
+		leaves = append(leaves, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "b's compressor is none that is known: they differ"})
+	case rb.Known():
+		leaves = append(leaves, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "a's compressor is none that is known: they differ"})
+		fallthrough
 	default:
-		x.settle(place, true)
-		x.proved = false
-		x.notes = append(x.notes, fmt.Sprintf("%s: neither compressor is known, so whether level or implementation differ too is open; what is proved is proved up to the diffID", place[len(place)-2]))
+		proved = false
+		x.notes = append(x.notes, fmt.Sprintf("%s: the compressed form of a was not made again, its compressor is not known; what is proved is proved up to the diffID", object[len(object)-1]))
 	}
+	x.add(place, leaves...)
+	x.settle(place, proved)
 	return nil
 }
 
-// settlePacking gives another format of compression its standing: proved if
-// the tars are equal, or if A's compressor is known.
-func (x *differ) settlePacking(object []string, a, b diffLayer, limits Limits) error {
+// format names another format of compression. It is proved if A is not
+// compressed at all, if the tars are equal, or if A's compressor is known.
+func (x *differ) format(object []string, a, b diffLayer, limits Limits) error {
 	place := append(append([]string{}, object...), "compression")
-	proved := a.packing == packPlain || a.diffID == b.diffID
-	if !proved {
+	l := leaf{kind: "compression-format", a: a.packing.String(), b: b.packing.String(), sameTar: a.diffID == b.diffID}
+	proved := a.packing == packPlain || l.sameTar
+	if l.sameTar {
+		l.note = "the same tar; blob " + a.digest.String() + " and " + b.digest.String()
+	} else if !proved {
 		r, err := x.identify(a, limits)
 		if err != nil {
 			return err
 		}
-		proved = r.Known()
+		proved, l.note = r.Known(), "a is of "+r.String()
+		if a.packing == packGzip && proved {
+			f, err := a.gzipForm(x.ctx)
+			if err != nil {
+				return err
+			}
+			l.note += ", header " + proof.Value{Bytes: []byte(fmt.Sprintf("%x", f.raw))}.String()
+		}
 	}
+	x.add(place, l)
 	x.settle(place, proved)
 	return nil
 }
@@ -200,25 +219,174 @@ func (x *differ) sameTail(a diffLayer, skipA int, b diffLayer, skipB int) (bool,
 	}
 }
 
-// headerLeaves compares gzip headers (RFC 1952, section 2.3). XFL follows from
-// the level where the streams differ.
-func headerLeaves(a, b gunzip.Header, sameBody bool) []leaf {
-	var out []leaf
-	add := func(kind, va, vb string) { out = append(out, leaf{kind: kind, a: va, b: vb}) }
-	if a.MTime != b.MTime {
-		add("gzip-header-mtime", fmt.Sprintf("%#x", a.MTime), fmt.Sprintf("%#x", b.MTime))
+// headerPart is a part of a gzip header (RFC 1952, section 2.3) as an edit
+// changes it.
+type headerPart struct {
+	field, kind string
+	number      bool
+	get         func(h *gunzip.Header) []byte
+	set         func(h *gunzip.Header, v []byte) bool
+}
+
+const (
+	hasCRC     = 1 << 1
+	hasExtra   = 1 << 2
+	hasName    = 1 << 3
+	hasComment = 1 << 4
+)
+
+func headerParts() []headerPart {
+	one := func(field, kind string, at func(h *gunzip.Header) *byte) headerPart {
+		return headerPart{
+			field, kind, true,
+			func(h *gunzip.Header) []byte { return []byte{*at(h)} },
+			func(h *gunzip.Header, v []byte) bool {
+				if len(v) == 1 {
+					*at(h) = v[0]
+				}
+				return len(v) == 1
+			},
+		}
 	}
-	if a.OS != b.OS {
-		add("gzip-header-os", fmt.Sprint(a.OS), fmt.Sprint(b.OS))
+	return []headerPart{
+		{
+			"mtime", "gzip-header-mtime", true,
+			func(h *gunzip.Header) []byte { return binary.BigEndian.AppendUint32(nil, h.MTime) },
+			func(h *gunzip.Header, v []byte) bool {
+				if len(v) == 4 {
+					h.MTime = binary.BigEndian.Uint32(v)
+				}
+				return len(v) == 4
+			},
+		},
+		one("OS", "gzip-header-os", func(h *gunzip.Header) *byte { return &h.OS }),
+		{
+			"name", "gzip-header-name", false,
+			func(h *gunzip.Header) []byte {
+				if h.Flags&hasName == 0 {
+					return []byte("none")
+				}
+				return fmt.Appendf(nil, "%q", h.Name)
+			},
+			func(h *gunzip.Header, v []byte) bool {
+				if h.Flags &^= hasName; string(v) == "none" {
+					h.Name = ""
+					return true
+				}
+				h.Flags |= hasName
+				_, err := fmt.Sscanf(string(v), "%q", &h.Name)
+				return err == nil
+			},
+		},
+		one("XFL", "gzip-header-xfl", func(h *gunzip.Header) *byte { return &h.XFL }),
+		{
+			"other", "gzip-header", false,
+			func(h *gunzip.Header) []byte {
+				return fmt.Appendf(nil, "flags %#x, extra %q, comment %q", h.Flags&^hasName, h.Extra, h.Comment)
+			},
+			func(h *gunzip.Header, v []byte) bool {
+				var flags byte
+				var extra, comment string
+				if _, err := fmt.Sscanf(string(v), "flags %v, extra %q, comment %q", &flags, &extra, &comment); err != nil {
+					return false
+				}
+				h.Flags, h.Extra, h.Comment = h.Flags&hasName|flags, []byte(extra), comment
+				return true
+			},
+		},
 	}
-	if a.Name != b.Name || a.Flags&8 != b.Flags&8 {
-		add("gzip-header-name", fmt.Sprintf("%q", clip(a.Name)), fmt.Sprintf("%q", clip(b.Name)))
+}
+
+// encodeHeader writes a gzip header.
+func encodeHeader(h *gunzip.Header) []byte {
+	out := []byte{0x1f, 0x8b, 8, h.Flags}
+	out = binary.LittleEndian.AppendUint32(out, h.MTime)
+	out = append(out, h.XFL, h.OS)
+	if h.Flags&hasExtra != 0 {
+		out = binary.LittleEndian.AppendUint16(out, uint16(len(h.Extra)))
+		out = append(out, h.Extra...)
 	}
-	if a.XFL != b.XFL && sameBody {
-		add("gzip-header-xfl", fmt.Sprint(a.XFL), fmt.Sprint(b.XFL))
+	if h.Flags&hasName != 0 {
+		out = append(append(out, h.Name...), 0)
 	}
-	if a.Comment != b.Comment || string(a.Extra) != string(b.Extra) || (a.Flags^b.Flags)&^8 != 0 {
-		add("gzip-header", fmt.Sprintf("flags %#x, extra %x, comment %q", a.Flags, a.Extra, clip(a.Comment)), fmt.Sprintf("flags %#x, extra %x, comment %q", b.Flags, b.Extra, clip(b.Comment)))
+	if h.Flags&hasComment != 0 {
+		out = append(append(out, h.Comment...), 0)
+	}
+	if h.Flags&hasCRC != 0 {
+		out = binary.LittleEndian.AppendUint16(out, uint16(crc32.ChecksumIEEE(out)))
 	}
 	return out
+}
+
+// rebuildHeader applies edits to B's header.
+func rebuildHeader(b gunzip.Header, edits []proof.Edit) ([]byte, error) {
+	for _, e := range edits {
+		known := false
+		for _, p := range headerParts() {
+			if p.field != e.Field {
+				continue
+			}
+			known = true
+			if e.Op != proof.Set || string(p.get(&b)) != string(e.B.Bytes) || !p.set(&b, e.A.Bytes) {
+				return nil, proof.Unfitf("the %s of a gzip header is another one", e.Field)
+			}
+		}
+		if !known {
+			return nil, proof.Unfitf("a gzip header has no %q", e.Field)
+		}
+	}
+	return encodeHeader(&b), nil
+}
+
+// xflOf is the byte in which compressors note their level: 2 for the best, 4
+// for the fastest (RFC 1952, section 2.3.1; zlib 1.2.11, deflate.c; Go,
+// compress/gzip).
+func xflOf(r recompress.Recipe) byte {
+	switch {
+	case r.Level == 9:
+		return 2
+	case r.Level == 1:
+		return 4
+	}
+	return 0
+}
+
+// compareGzipHeaders names the differences of two headers and makes A's again of
+// B's and them. XFL follows from the level where A's compressor is known and it
+// keeps to the rule.
+func compareGzipHeaders(a, b gzipForm, ra recompress.Recipe, sameBody bool) (leaves []leaf, proved bool, err error) {
+	from := b.header
+	if !sameBody && ra.Known() && a.header.XFL == xflOf(ra) {
+		from.XFL = xflOf(ra) // what the named level gives
+	}
+	var edits []proof.Edit
+	for _, p := range headerParts() {
+		va, vb := p.get(&a.header), p.get(&from)
+		if string(va) == string(vb) {
+			continue
+		}
+		e := proof.Edit{Field: p.field, Op: proof.Set, A: proof.Value{Bytes: va}, B: proof.Value{Bytes: vb}}
+		edits = append(edits, e)
+		ta, tb := e.A.String(), e.B.String()
+		if p.number {
+			ta, tb = number(va), number(vb)
+		}
+		leaves = append(leaves, leaf{kind: p.kind, a: ta, b: tb})
+	}
+	if a.raw == nil {
+		return leaves, false, nil
+	}
+	v, err := proof.Check(digest.SHA256.Sum(a.raw), edits, func(edits []proof.Edit) (digest.Digest, error) {
+		out, err := rebuildHeader(from, edits)
+		return digest.SHA256.Sum(out), err
+	})
+	return leaves, v.Proved, err
+}
+
+// number shows a byte as a number, a time as docker's tools show it.
+func number(p []byte) string {
+	if len(p) == 4 {
+		return fmt.Sprintf("%#x", binary.BigEndian.Uint32(p))
+	}
+	return fmt.Sprint(p[0])
 }

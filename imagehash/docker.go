@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/retally/retally/imagehash/internal/rawtar"
 	"github.com/retally/retally/internal/digest"
 )
 
@@ -19,7 +20,8 @@ type dockerImage struct {
 	config       *configDoc
 	layers       []*job // nil where the file is missing
 	names        []string
-	hybrid       bool // the archive is an OCI layout too
+	skipped      map[int]bool // layers that were left out by choice
+	hybrid       bool         // the archive is an OCI layout too
 }
 
 // dockerView reads the docker view of an archive: manifest.json, a list of
@@ -100,7 +102,7 @@ func (v *verifier) member(name, place string, out *findings) *entry {
 			return nil
 		}
 		joined := path.Dir(clean) + "/" + target
-		next, escapes := cleanPath(joined)
+		next, escapes := rawtar.CleanPath(joined)
 		if escapes || next == "" {
 			out.problem(Problem{Code: "entry-unsafe-path", Place: clip(clean), Found: "link to " + clip(target), Expected: "a path inside the archive"})
 			return nil
@@ -193,7 +195,9 @@ func (v *verifier) dockerLayer(d *dockerImage, name, place string) {
 	if v.opts.SkipLayers {
 		if i == 0 {
 			d.note(Problem{Code: "layers-not-read", Place: place})
+			d.skipped = map[int]bool{}
 		}
+		d.skipped[i] = true
 		return
 	}
 	e := v.member(name, place, &d.findings)
@@ -383,7 +387,7 @@ func (d *dockerImage) image(source string) Image {
 		p.Platform, p.RawConfig = d.config.platform.String(), d.config.raw
 	}
 	for k, j := range d.layers {
-		layer := Layer{}
+		layer := Layer{Unread: j == nil}
 		if j != nil && j.facts != nil {
 			alg := digest.SHA256
 			if d.config != nil && k < len(d.config.diffIDs) && !d.config.diffIDs[k].IsZero() {
@@ -394,5 +398,15 @@ func (d *dockerImage) image(source string) Image {
 		p.Layers = append(p.Layers, layer)
 	}
 	i.Platforms = append(i.Platforms, p)
+	if d.config != nil {
+		i.Covered.Bytes = int64(len(d.config.raw))
+	}
+	for k, l := range p.Layers {
+		i.Covered.Bytes += l.Size
+		if d.skipped[k] {
+			i.Unread = append(i.Unread, Unread{Part: "layer", Platform: p.Platform, Place: "manifest.json: " + clip(d.names[k]), Why: "layers were left out", Asked: true})
+		}
+	}
+	i.Covered.Of = i.Covered.Bytes
 	return i
 }

@@ -23,9 +23,16 @@ func sources(t *testing.T, diff bool) map[string]*ast.File {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if diff {
+		more, err := filepath.Glob("internal/tarproof/*.go")
+		if err != nil || len(more) == 0 {
+			t.Fatalf("found %d sources of tarproof: %v", len(more), err)
+		}
+		names = append(names, more...)
+	}
 	out := map[string]*ast.File{}
 	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "diff") != diff {
+		if strings.HasSuffix(name, "_test.go") || (strings.HasPrefix(name, "diff") || filepath.Dir(name) != ".") != diff {
 			continue
 		}
 		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
@@ -178,14 +185,19 @@ func diffKinds(t *testing.T) (kinds, semantic, groups map[string]bool) {
 			ast.Inspect(fn, func(n ast.Node) bool {
 				switch n := n.(type) {
 				case *ast.KeyValueExpr:
-					if key, ok := n.Key.(*ast.Ident); ok && key.Name == "kind" {
+					if key, ok := n.Key.(*ast.Ident); ok && (key.Name == "kind" || key.Name == "Kind") {
 						if s, ok := literal(n.Value); ok {
 							kinds[s] = true
 						}
 					}
 				case *ast.CallExpr:
-					if name, ok := n.Fun.(*ast.Ident); ok && name.Name == "add" && len(n.Args) > 0 {
+					if name, ok := n.Fun.(*ast.SelectorExpr); ok && (name.Sel.Name == "note" || name.Sel.Name == "whole") && len(n.Args) > 0 {
 						if s, ok := literal(n.Args[0]); ok {
+							kinds[s] = true
+						}
+					}
+					if name, ok := n.Fun.(*ast.Ident); ok && name.Name == "one" && len(n.Args) > 1 {
+						if s, ok := literal(n.Args[1]); ok {
 							kinds[s] = true
 						}
 					}
@@ -197,16 +209,18 @@ func diffKinds(t *testing.T) (kinds, semantic, groups map[string]bool) {
 							strs(kinds, e)
 						case "hint":
 							strs(kinds, e)
+						case "noteOfBuild":
+							strs(kinds, e)
 						case "ignoreGroup":
 							strs(groups, e)
 						}
 					}
 				case *ast.ReturnStmt:
-					if len(n.Results) != 1 {
+					if len(n.Results) != 1 && len(n.Results) != 2 {
 						return true
 					}
 					switch fn.Name.Name {
-					case "recordKind", "config", "manifest", "indexes":
+					case "recordKind", "nameKind", "linkKind", "config", "manifest", "indexes":
 						if s, ok := literal(n.Results[0]); ok && s != "" {
 							kinds[s] = true
 						}
@@ -216,9 +230,6 @@ func diffKinds(t *testing.T) (kinds, semantic, groups map[string]bool) {
 				}
 				return true
 			})
-			if fn.Name.Name == "fields" {
-				strs(kinds, fn.Body)
-			}
 		}
 	}
 	return kinds, semantic, groups

@@ -20,6 +20,9 @@ func HashesJSON(reports []*Report) ([]byte, error) {
 			p := r.AllProblems()[0]
 			return nil, fmt.Errorf("%s is refused: %s at %s", r.Source, p.Code, p.Place)
 		}
+		if !r.Complete() {
+			return nil, fmt.Errorf("%s has parts that were never read, %s", r.Source, Unchecked(r.Images))
+		}
 		if len(r.Images) == 0 || r.Images[0].Digest.IsZero() {
 			return nil, fmt.Errorf("%s has no manifest digest", r.Source)
 		}

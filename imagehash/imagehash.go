@@ -25,6 +25,7 @@ package imagehash
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/retally/retally/internal/digest"
@@ -73,8 +74,41 @@ type Image struct {
 	// Artifacts are manifests that are no images: attestations, signatures
 	// and other artifacts.
 	Artifacts []Artifact `json:"artifacts,omitempty"`
-	Problems  []Problem  `json:"problems"`
-	Notes     []Problem  `json:"notes,omitempty"`
+	// Unread is what the image consists of and nobody has read here. Nothing
+	// is known of it but what the image claims.
+	Unread   []Unread  `json:"unread,omitempty"`
+	Covered  Coverage  `json:"covered"`
+	Problems []Problem `json:"problems"`
+	Notes    []Problem `json:"notes,omitempty"`
+}
+
+// Unread is a part of an image whose bytes were not read.
+type Unread struct {
+	Part     string        `json:"part"`               // "layer" or "platform"
+	Platform string        `json:"platform,omitempty"` // that it belongs to
+	Place    string        `json:"place"`              // of its descriptor
+	Digest   digest.Digest `json:"digest,omitzero"`    // claimed
+	Size     int64         `json:"size"`               // claimed, bytes; of a platform its manifest alone
+	Why      string        `json:"why"`
+	// Asked: the caller left it out (Options.Platforms, Options.SkipLayers).
+	Asked bool `json:"asked,omitempty"`
+}
+
+// Coverage counts the bytes of an image's manifests, configs and blobs.
+type Coverage struct {
+	Bytes int64 `json:"bytes"` // read and hashed
+	Of    int64 `json:"of"`    // there are, as far as what was read says
+}
+
+// Complete reports whether every byte of the image was read, but for what the
+// caller left out.
+func (i *Image) Complete() bool {
+	for _, u := range i.Unread {
+		if !u.Asked {
+			return false
+		}
+	}
+	return true
 }
 
 // Platform is one image manifest.
@@ -95,6 +129,9 @@ type Layer struct {
 	DiffID    digest.Digest `json:"diffID,omitzero"` // of the uncompressed tar
 	Size      int64         `json:"size"`            // of the blob, bytes
 	MediaType string        `json:"mediaType,omitempty"`
+	// Unread: the bytes were not read. Digest, DiffID and size are claims of
+	// the manifest and the config, and nothing was recounted.
+	Unread bool `json:"unread,omitempty"`
 }
 
 // Artifact is a manifest that is no image.
@@ -123,6 +160,39 @@ func (r *Report) OK() bool {
 	}
 	for i := range r.Images {
 		if len(r.Images[i].Problems) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Unchecked says in one line how much of images nobody has read; it is empty if
+// that is nothing.
+func Unchecked(images []Image) string {
+	var covered Coverage
+	var parts, layers, size int64
+	for i := range images {
+		covered.Bytes += images[i].Covered.Bytes
+		covered.Of += images[i].Covered.Of
+		for _, u := range images[i].Unread {
+			if parts++; u.Part == "layer" {
+				layers++
+			}
+			size += u.Size
+		}
+	}
+	if parts == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d bytes covered; %d layers and %d platforms of %d bytes were never read", covered.Bytes, covered.Of, layers, parts-layers, size)
+}
+
+// Complete reports whether every byte of every image was read, but for what the
+// caller left out. A report can be OK and not complete: what is there holds, and
+// something is not there.
+func (r *Report) Complete() bool {
+	for i := range r.Images {
+		if !r.Images[i].Complete() {
 			return false
 		}
 	}

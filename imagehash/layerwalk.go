@@ -151,7 +151,7 @@ func (w *layerWalk) member(h *rawtar.Header) error {
 		return nil
 	}
 	place := ":" + clip(h.Name)
-	clean, escapes := cleanPath(h.Name)
+	clean, escapes := rawtar.CleanPath(h.Name)
 	if escapes {
 		w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: clip(h.Name), Expected: "a path inside the root"})
 	} else if strings.HasPrefix(h.Name, "/") {
@@ -159,7 +159,7 @@ func (w *layerWalk) member(h *rawtar.Header) error {
 	}
 	if h.Prefixed {
 		w.note(Problem{Code: "layer-gnu-prefix", Place: place, Found: clip(h.Name), Expected: clip(h.Short), Detail: "Go readers take the times of this header for a part of the name, others do not"})
-		if _, escapes := cleanPath(h.Short); escapes {
+		if _, escapes := rawtar.CleanPath(h.Short); escapes {
 			w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: clip(h.Short), Expected: "a path inside the root"})
 		}
 	}
@@ -167,7 +167,7 @@ func (w *layerWalk) member(h *rawtar.Header) error {
 		w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: "a NUL in a name", Expected: "none"})
 	}
 	if h.Type == '1' {
-		if _, escapes := cleanPath(h.Linkname); escapes {
+		if _, escapes := rawtar.CleanPath(h.Linkname); escapes {
 			w.problem(Problem{Code: "layer-unsafe-path", Place: place, Found: "hard link to " + clip(h.Linkname), Expected: "a path inside the root"})
 		}
 	}
@@ -213,41 +213,6 @@ func (w *layerWalk) history(h *rawtar.Header, clean, place string) {
 	} else {
 		delete(w.symlinks, key)
 	}
-}
-
-// cleanPath makes a path relative to the root, and reports whether a prefix of
-// it leaves the root.
-func cleanPath(name string) (clean string, escapes bool) {
-	if !needsCleaning(name) {
-		return name, false
-	}
-	depth := 0
-	var parts []string
-	for part := range strings.SplitSeq(name, "/") {
-		switch part {
-		case "", ".":
-		case "..":
-			if depth == 0 {
-				escapes = true
-				continue
-			}
-			depth--
-			parts = parts[:depth]
-		default:
-			parts = append(parts, part)
-			depth++
-		}
-	}
-	return strings.Join(parts, "/"), escapes
-}
-
-func needsCleaning(name string) bool {
-	for i := 0; i < len(name); i++ {
-		if (i == 0 || name[i-1] == '/') && (name[i] == '/' || name[i] == '.') {
-			return true
-		}
-	}
-	return len(name) == 0 || name[len(name)-1] == '/'
 }
 
 func clip(s string) string {

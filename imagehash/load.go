@@ -159,6 +159,7 @@ func (v *verifier) loadMembers(ctx context.Context, n *node, depth int) error {
 	for _, d := range n.doc.manifests {
 		if skipped[d.digest.String()] || isAttestation(d) && skipped[d.annotations[annotationReference]] {
 			n.note(Problem{Code: "platform-skipped", Place: d.place, Found: d.platform.String()})
+			n.unread = append(n.unread, skippedPlatform(d))
 			v.used[d.digest] = true
 			continue
 		}
@@ -176,6 +177,10 @@ func (v *verifier) loadMembers(ctx context.Context, n *node, depth int) error {
 		v.checkPlatform(d, child, &n.findings)
 	}
 	return nil
+}
+
+func skippedPlatform(d descriptor) Unread {
+	return Unread{Part: "platform", Platform: d.platform.String(), Place: d.place, Digest: d.digest, Size: max(d.size, 0), Why: "left out by choice of platforms", Asked: true}
 }
 
 // wanted applies Options.Platforms to a member of an index.
@@ -265,7 +270,7 @@ func (v *verifier) loadConfig(ctx context.Context, n *node) error {
 	if n.config = vw.config(doc); n.config == nil {
 		return nil
 	}
-	n.config.raw = data
+	n.config.raw, n.configSize = data, int64(len(data))
 	if got, want := len(n.config.diffIDs), len(n.doc.layers); got != want {
 		n.problem(Problem{Code: "rootfs-count", Place: vw.at("/rootfs/diff_ids"), Found: fmt.Sprintf("%d diffIDs", got), Expected: fmt.Sprintf("%d, one for each layer", want)})
 	}
@@ -281,7 +286,6 @@ func (v *verifier) checkHistory(c *configDoc, layers int, vw view, out *findings
 
 func (v *verifier) loadLayer(_ context.Context, n *node, i int, l descriptor) error {
 	n.blobs = append(n.blobs, nil)
-	n.absent = append(n.absent, false)
 	pack, foreign, known := layerType(l.mediaType)
 	asLayer := known && n.artifact == ""
 	if n.artifact == "" {
@@ -303,8 +307,11 @@ func (v *verifier) loadLayer(_ context.Context, n *node, i int, l descriptor) er
 	}
 	if e == nil || foreign && v.src.reg != nil {
 		if foreign && l.urls > 0 {
-			n.absent[i] = true
 			n.note(Problem{Code: "nondistributable-absent", Place: l.place, Found: "no " + blobName(l.digest), Detail: "its digest and diffID were not recomputed"})
+			n.unread = append(n.unread, Unread{Part: "layer", Place: l.place, Digest: l.digest, Size: l.size, Why: "a layer that only its owner hands out, and it is not in the source"})
+			if l.hasData && l.digest.Algorithm().Sum(l.data) != l.digest {
+				n.problem(Problem{Code: "data-mismatch", Place: l.place + "/data", Found: l.digest.Algorithm().Sum(l.data).String(), Expected: l.digest.String()})
+			}
 			return nil
 		}
 		if e == nil {
@@ -320,6 +327,7 @@ func (v *verifier) loadLayer(_ context.Context, n *node, i int, l descriptor) er
 		if i == 0 {
 			n.note(Problem{Code: "layers-not-read", Place: n.place})
 		}
+		n.unread = append(n.unread, Unread{Part: "layer", Place: l.place, Digest: l.digest, Size: l.size, Why: "layers were left out", Asked: true})
 		return nil
 	}
 	j := v.want(e, l, setOf(l.digest.Algorithm()))

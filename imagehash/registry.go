@@ -22,6 +22,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/netguard"
 )
 
 // ErrTag is wrapped by the error about a reference that is not pinned by a
@@ -357,8 +358,9 @@ func (e *refusal) Error() string { return e.msg }
 
 func permanent(err error) bool {
 	var r *refusal
+	var inside *netguard.Refusal
 	var dns *net.DNSError
-	return errors.As(err, &r) || errors.As(err, &dns) && dns.IsNotFound
+	return errors.As(err, &r) || errors.As(err, &inside) || errors.As(err, &dns) && dns.IsNotFound
 }
 
 // cleanError drops the queries of URLs, which may hold signatures and tokens.
@@ -375,23 +377,16 @@ func cleanError(err error) error {
 }
 
 // checkRedirect lets blobs come from another host (registries hand out
-// addresses of their storage), but only a secure one, and never from plain
-// HTTP to somewhere else.
+// addresses of their storage), but only a secure one on the public internet.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > 5 {
 		return &refusal{"more than 5 redirects"}
 	}
+	if err := netguard.Redirect(req, via); err != nil {
+		return &refusal{err.Error()}
+	}
 	first := via[0].URL
-	if req.URL.Host == first.Host && (req.URL.Scheme == first.Scheme || req.URL.Scheme == "https") {
-		return nil
-	}
-	if req.URL.Scheme != "https" {
-		return &refusal{fmt.Sprintf("redirected to %s://%s, which is another host without TLS", req.URL.Scheme, req.URL.Host)}
-	}
-	if isPrivate(req.URL.Hostname()) && !isPrivate(first.Hostname()) {
-		return &refusal{fmt.Sprintf("redirected to %s, an address inside the own network", req.URL.Host)}
-	}
-	if strings.Contains(first.Path, "/manifests/") {
+	if strings.Contains(first.Path, "/manifests/") && !netguard.SameHost(req.URL.Hostname(), first.Hostname()) {
 		return &refusal{fmt.Sprintf("a manifest is redirected to another host, %s", req.URL.Host)}
 	}
 	return nil
@@ -407,14 +402,6 @@ func isLoopback(hostport string) bool {
 	}
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return ip != nil && ip.IsLoopback()
-}
-
-func isPrivate(host string) bool {
-	if isLoopback(host) {
-		return true
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return ip != nil && (ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified())
 }
 
 // keychain asks docker's files and then podman's, also where both exist.

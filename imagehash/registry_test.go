@@ -373,6 +373,57 @@ func TestHostileRegistry(t *testing.T) {
 	}
 }
 
+// A registry that the user named, on loopback, sends the client to services in
+// the own network: by redirects of blobs, and by the place where to log in.
+func TestRegistryReachesNothingInside(t *testing.T) {
+	noCredentials(t)
+	var asked atomic.Int32
+	inside := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		fmt.Fprint(w, `{"token":"x"}`)
+	}))
+	t.Cleanup(inside.Close)
+	inside.Config.ErrorLog = log.New(io.Discard, "", 0)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: inside.Certificate().Raw})
+	port := inside.URL[strings.LastIndex(inside.URL, ":"):]
+	for _, host := range []string{
+		"localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]",
+		"[fe80::1%25lo]", "0.0.0.0", "[::]", "10.0.0.1", "100.64.0.1", "169.254.169.254", "[fd00::1]", "[64:ff9b::10.0.0.1]",
+	} {
+		target := "https://" + host + port + "/v2/secret"
+		for name, wrap := range map[string]func(http.Handler) http.Handler{
+			"blob": onBlob(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", target)
+				w.WriteHeader(http.StatusTemporaryRedirect)
+			}),
+			"login": func(http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q,service=\"x\"", target))
+					w.WriteHeader(http.StatusUnauthorized)
+				})
+			},
+		} {
+			if name == "login" && host == "127.0.0.1" {
+				continue // the registry's own host, which the user named
+			}
+			i := randomImage(2)
+			i.layers = i.layers[:1]
+			repo, digest := pushed(t, i, wrap)
+			remote := imagehash.Remote{Timeout: 2 * time.Second, Retries: -1, RootCAs: ca}
+			_, err := imagehash.VerifyRef(t.Context(), repo+"@"+digest, imagehash.Options{Remote: remote})
+			// Some spellings are no name to some resolvers, and the library
+			// looks at places to log in, too.
+			said := func(s string) bool { return err != nil && strings.Contains(err.Error(), s) }
+			if !said("own network") && !said("no such host") && !said("lookup ") && !(name == "login" && said("private or link-local")) {
+				t.Errorf("%s at %s: got %v", name, host, err)
+			}
+		}
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("services inside were asked %d times", n)
+	}
+}
+
 // A connection that breaks is resumed where it broke.
 func TestRegistryResumes(t *testing.T) {
 	noCredentials(t)

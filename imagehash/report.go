@@ -1,6 +1,10 @@
 package imagehash
 
-import "github.com/retally/retally/internal/digest"
+import (
+	"slices"
+
+	"github.com/retally/retally/internal/digest"
+)
 
 // report assembles the findings by image.
 func (v *verifier) report() *Report {
@@ -34,6 +38,7 @@ func distinct(list []Problem) []Problem {
 func (v *verifier) image(r *root) Image {
 	image := Image{Source: v.src.name, Name: r.name, MediaType: r.desc.mediaType, Platforms: []Platform{}}
 	all := r.findings
+	image.Unread = append(image.Unread, r.unread...)
 	if r.node != nil {
 		image.Digest = r.node.digest
 	}
@@ -44,6 +49,7 @@ func (v *verifier) image(r *root) Image {
 			return
 		}
 		seen[n] = true
+		n.cover(&image)
 		all.problems = append(all.problems, n.problems...)
 		all.notes = append(all.notes, n.notes...)
 		switch {
@@ -59,8 +65,34 @@ func (v *verifier) image(r *root) Image {
 		}
 	}
 	walk(r.node)
+	for _, u := range image.Unread {
+		image.Covered.Of += u.Size
+	}
 	image.Problems, image.Notes = distinct(all.problems), distinct(all.notes)
 	return image
+}
+
+// cover counts what was read of a node, and lists what was not.
+func (n *node) cover(image *Image) {
+	read := n.size + n.configSize
+	for _, j := range n.blobs {
+		if j != nil && j.facts != nil {
+			read += j.facts.size
+		}
+	}
+	image.Covered.Bytes += read
+	image.Covered.Of += read
+	for _, u := range n.unread {
+		if u.Platform == "" && n.config != nil {
+			u.Platform = n.config.platform.String()
+		}
+		image.Unread = append(image.Unread, u)
+	}
+}
+
+// skippedLayers reports whether the caller left layers out.
+func (n *node) skippedLayers() bool {
+	return slices.ContainsFunc(n.unread, func(u Unread) bool { return u.Part == "layer" && u.Asked })
 }
 
 func (n *node) asArtifact() Artifact {
@@ -82,8 +114,12 @@ func (n *node) asPlatform() Platform {
 	if n.config != nil {
 		p.Platform, p.RawConfig = n.config.platform.String(), n.config.raw
 	}
+	unread := map[string]bool{}
+	for _, u := range n.unread {
+		unread[u.Place] = true
+	}
 	for i, l := range n.doc.layers {
-		layer := Layer{Digest: l.digest, Size: l.size, MediaType: l.mediaType}
+		layer := Layer{Digest: l.digest, Size: l.size, MediaType: l.mediaType, Unread: unread[l.place]}
 		claimed := digest.Digest{}
 		if n.config != nil && i < len(n.config.diffIDs) {
 			claimed = n.config.diffIDs[i]
@@ -95,8 +131,8 @@ func (n *node) asPlatform() Platform {
 				alg = claimed.Algorithm()
 			}
 			layer.DiffID = j.facts.diffIDs[alg]
-		} else if n.absent[i] {
-			layer.DiffID = claimed // noted as not recomputed
+		} else if layer.Unread && !n.skippedLayers() {
+			layer.DiffID = claimed // as unread as the rest
 		}
 		p.Layers = append(p.Layers, layer)
 	}

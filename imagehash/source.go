@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -57,12 +58,30 @@ func Open(ctx context.Context, ref string, opts Options) (*Source, error) {
 	switch {
 	case err == nil && info.IsDir():
 		return openDir(ctx, ref, p, opts)
+	case err == nil && !info.Mode().IsRegular():
+		// Not opened: a pipe without a writer would never answer.
+		return nil, fmt.Errorf("open image: %s is %s; an archive is read more than once and in any order, so it must be a regular file", ref, fileKind(info.Mode()))
 	case err == nil:
 		return openFile(ctx, ref, p, opts)
 	case p == ref && looksRemote(ref):
 		return openRegistry(ctx, ref, ref, opts)
 	}
 	return nil, fmt.Errorf("open image: %w; neither a file nor a reference of the form registry/name@sha256:<hex>", err)
+}
+
+// fileKind names a file that is not regular.
+func fileKind(m fs.FileMode) string {
+	switch {
+	case m&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	case m&fs.ModeCharDevice != 0:
+		return "a character device"
+	case m&fs.ModeDevice != 0:
+		return "a block device"
+	}
+	return "no regular file"
 }
 
 // looksRemote tells a registry reference from a mistyped path: it has a digest

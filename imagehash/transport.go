@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/retally/retally/internal/netguard"
 )
 
 // guard is the transport below authentication. It refuses plain HTTP to
@@ -25,9 +26,12 @@ type guard struct {
 }
 
 func newTransport(host string, remote Remote) (*guard, error) {
+	// The registry was named by the user; where it sends us was not.
+	reach := netguard.New(host)
+	reach.Timeout = remote.Timeout
 	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: remote.Timeout}).DialContext,
+		Proxy:                  reach.Proxy,
+		DialContext:            reach.DialContext,
 		TLSHandshakeTimeout:    remote.Timeout,
 		ResponseHeaderTimeout:  remote.Timeout,
 		MaxResponseHeaderBytes: 256 << 10,

@@ -80,9 +80,10 @@ type nodeKey struct {
 // root is one descriptor of index.json, or the registry reference.
 type root struct {
 	findings
-	name string
-	desc descriptor
-	node *node
+	name   string
+	desc   descriptor
+	node   *node
+	unread []Unread
 }
 
 // node is one index or manifest, loaded once however often it is named.
@@ -101,7 +102,8 @@ type node struct {
 	config       *configDoc
 	configDigest digest.Digest
 	blobs        []*job // of the layers, nil where a blob is absent
-	absent       []bool // foreign layers that are not here
+	unread       []Unread
+	configSize   int64
 }
 
 func newVerifier(src *Source, opts Options) *verifier {
@@ -247,6 +249,7 @@ func (v *verifier) loadRoot(ctx context.Context, r *root) (err error) {
 	if !v.wanted(r.desc.platform) {
 		v.used[r.desc.digest] = true
 		r.note(Problem{Code: "platform-skipped", Place: r.desc.place, Found: r.desc.platform.String()})
+		r.unread = append(r.unread, skippedPlatform(r.desc))
 		return nil
 	}
 	r.node, err = v.load(ctx, r.desc, 1, &r.findings)

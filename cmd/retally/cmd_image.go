@@ -96,7 +96,9 @@ func (a *app) imageDigestCommand() *cobra.Command {
 		Long: `SRC is an OCI layout folder, an OCI or docker archive, or a registry reference
 with a digest (name@sha256:...). Every blob is read, every digest and size is
 computed again, layers are decompressed and their contents walked. A refused
-image exits 1 with its problems; a source that cannot be read exits 2.
+image exits 1 with its problems; a source that cannot be read exits 2; an image
+of which a part is not there to be read (a layer that only its owner hands out)
+exits 3.
 
 An archive of the old docker save kind holds no manifest: it has config digest
 and diffIDs, and no digest of its own.`,
@@ -113,7 +115,7 @@ and diffIDs, and no digest of its own.`,
 			defer p.Stop()
 			rows := []imagehash.Image{}
 			var reports []*imagehash.Report
-			refused := false
+			refused, complete := false, true
 			for _, src := range args {
 				rep, err := imagehash.VerifyRef(cmd.Context(), src, opts)
 				if err != nil {
@@ -123,6 +125,7 @@ and diffIDs, and no digest of its own.`,
 				reports = append(reports, rep)
 				rows = append(rows, rep.Rows()...)
 				refused = refused || !rep.OK()
+				complete = complete && rep.Complete()
 			}
 			stop()
 			if hashes != "" && !refused {
@@ -141,8 +144,12 @@ and diffIDs, and no digest of its own.`,
 			} else {
 				a.printImages(rows)
 			}
-			if refused {
+			switch {
+			case refused:
 				return outcomeError{exitDiffers}
+			case !complete:
+				a.talk("retally: unchecked: %s", imagehash.Unchecked(rows))
+				return outcomeError{exitUnchecked}
 			}
 			return nil
 		},
@@ -159,8 +166,11 @@ func (a *app) printImages(rows []imagehash.Image) {
 	}
 	for _, r := range rows {
 		verdict := "ok"
-		if len(r.Problems) > 0 {
+		switch {
+		case len(r.Problems) > 0:
 			verdict = "REFUSED"
+		case !r.Complete():
+			verdict = "UNCHECKED"
 		}
 		id := "no digest of its own"
 		if !r.Digest.IsZero() {
@@ -175,6 +185,10 @@ func (a *app) printImages(rows []imagehash.Image) {
 			}
 			line("    config %s", p.Config)
 			for _, l := range p.Layers {
+				if l.Unread {
+					line("    layer  %s  %d bytes as the manifest says, never read", l.Digest, l.Size)
+					continue
+				}
 				if l.Digest.IsZero() {
 					line("    layer  diffID %s  %d bytes", l.DiffID, l.Size)
 					continue
@@ -188,6 +202,12 @@ func (a *app) printImages(rows []imagehash.Image) {
 		for _, x := range r.Artifacts {
 			line("  %s  %s", x.Kind, x.Digest)
 		}
+		for _, u := range r.Unread {
+			line("  never read: %s", unreadText(u))
+		}
+		if len(r.Unread) > 0 {
+			line("  %s", imagehash.Unchecked([]imagehash.Image{r}))
+		}
 		for _, p := range r.Problems {
 			line("  %s", problemText("problem", p))
 		}
@@ -195,6 +215,17 @@ func (a *app) printImages(rows []imagehash.Image) {
 			line("  %s", problemText("note", p))
 		}
 	}
+}
+
+func unreadText(u imagehash.Unread) string {
+	s := u.Part
+	if u.Platform != "" {
+		s += " of " + u.Platform
+	}
+	if u.Part == "platform" {
+		s = "platform " + u.Platform
+	}
+	return fmt.Sprintf("%s, %s, %d bytes (%s): %s", s, u.Digest, u.Size, u.Place, u.Why)
 }
 
 func problemText(word string, p imagehash.Problem) string {

@@ -82,9 +82,9 @@ func base256(field []byte) (int64, error) {
 	return int64(x), nil
 }
 
-// parseRecords reads pax records: "%d %s=%s\n", the number counting the whole
+// ParseRecords reads pax records: "%d %s=%s\n", the number counting the whole
 // record in bytes (POSIX.1-2001, pax Extended Header).
-func parseRecords(data []byte) ([]Record, error) {
+func ParseRecords(data []byte) ([]Record, error) {
 	var out []Record
 	for len(data) > 0 {
 		sp := bytes.IndexByte(data[:min(len(data), 16)], ' ')

@@ -333,7 +333,7 @@ func (s *Scanner) extensionDone(at int64) error {
 	}
 	// A global header is a member of its own.
 	e := s.ext[len(s.ext)-1]
-	records, err := parseRecords(e.Data)
+	records, err := ParseRecords(e.Data)
 	if err != nil {
 		return &Error{NotTar, at, err.Error()}
 	}
@@ -407,7 +407,7 @@ func (s *Scanner) describe(data int64) (Header, error) {
 		case 'K':
 			longLink = cString(e.Data)
 		case 'x':
-			records, err := parseRecords(e.Data)
+			records, err := ParseRecords(e.Data)
 			if err != nil {
 				return h, &Error{NotTar, at, err.Error()}
 			}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/testenv"
+)
+
+// TestImageDiffCauses holds image diff against pairs that were made with other
+// people's tools, each with what must be said of it (own/why).
+func TestImageDiffCauses(t *testing.T) {
+	type want struct {
+		folder string
+		ignore string
+		exit   int
+		proved bool
+		causes []string // object kind standing class
+	}
+	for _, tt := range []want{
+		{"01-m-hidden-entrypoint", "json-formatting", 1, true, []string{"config config.Entrypoint proved semantic"}},
+		{"02-m-key-escape", "", 1, true, []string{"config json-formatting proved packaging"}},
+		{"03-d-hardlink-mode", "", 1, true, []string{"layer 0 mode proved semantic", "layer 0 type proved semantic"}},
+		{"04-d-pax-pid-mtime", "", 1, true, []string{"layer 0 mtime proved packaging", "layer 0 pax proved packaging"}},
+		{"05-d-pigz-mtime", "", 1, false, []string{"layer 0 compression suspected packaging", "layer 0 mtime proved packaging"}},
+		{"06-d-mtime-pigz", "", 1, true, []string{"layer 0 compression proved packaging", "layer 0 mtime proved packaging"}},
+		{"07-e-buildah-versions", "", 1, true, []string{
+			"config config.Labels proved semantic", "config config.WorkingDir proved semantic", "config history proved packaging",
+			"layer 0 tar-format proved packaging", "manifest annotations proved packaging",
+		}},
+		{"18-f-extra-ds-store", "", 1, true, []string{"layer 0 only-in-b proved semantic"}},
+	} {
+		t.Run(tt.folder, func(t *testing.T) {
+			dir := testenv.Vectors(t, "own/why/"+tt.folder)
+			args := []string{"image", "diff", filepath.Join(dir, "a.tar"), filepath.Join(dir, "b.tar"), "-o", "json", "--progress=none"}
+			if tt.ignore != "" {
+				args = append(args, "--ignore", tt.ignore)
+			}
+			code, out, errs := inProcess(t, nil, args...)
+			var d imagehash.Difference
+			if err := json.Unmarshal([]byte(out), &d); err != nil || code != tt.exit {
+				t.Fatalf("exit %d, want %d: %v\n%s", code, tt.exit, err, errs)
+			}
+			var got []string
+			for _, c := range d.Causes {
+				got = append(got, strings.Join([]string{c.Path[0], c.Kind, string(c.Standing), string(c.Class)}, " "))
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, tt.causes) || d.Proved != tt.proved || d.EqualIgnoring {
+				t.Errorf("got %q, proved %v; want %q, %v; notes %q", got, d.Proved, tt.causes, tt.proved, d.Notes)
+			}
+			if tt.folder[:2] == "01" && (d.SameContent || len(d.Ignored) != 1) {
+				t.Errorf("got the same content %v, ignored %+v", d.SameContent, d.Ignored)
+			}
+		})
+	}
+	// Where the tars differ no hint says that they are equal.
+	dir := testenv.Vectors(t, "own/why/13-d-zstd-gzip-mtime")
+	_, out, _ := inProcess(t, nil, "image", "diff", filepath.Join(dir, "a.tar"), filepath.Join(dir, "b.tar"), "--progress=none")
+	if !strings.Contains(out, "compression-format") || strings.Contains(out, "diffIDs are equal") {
+		t.Errorf("got\n%s", out)
+	}
+}
+
+// TestNoFalseProof runs two fuzzers with an independent differ: whatever it
+// finds must be named where all is said to be proved.
+func TestNoFalseProof(t *testing.T) {
+	python := testenv.Oracle(t, "python3")
+	exe := program(t)
+	pairs := 300
+	if testenv.IsLong() {
+		pairs = 10_000
+	}
+	for folder, script := range map[string]string{"34-fuzz-documents": "fuzzdoc.py", "35-fuzz-tars": "fuzztar.py"} {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			dir := testenv.Vectors(t, "own/why/"+folder)
+			cmd := exec.Command(python, filepath.Join(dir, script), strconv.Itoa(pairs), exe)
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			first, _, _ := strings.Cut(string(out), "\n")
+			n, rest, _ := strings.Cut(first, " pairs ")
+			compared, err1 := strconv.Atoi(n)
+			proved, _, _ := strings.Cut(rest, " proved")
+			shown, err2 := strconv.Atoi(proved)
+			// Some seeds give equal pairs, which are left out.
+			if err1 != nil || err2 != nil || compared < pairs*8/10 || shown < compared*9/10 || strings.Contains(string(out), "FALSE PROOF") {
+				t.Errorf("got\n%s", out)
+			}
+			t.Log(first)
+		})
+	}
+}
