@@ -514,19 +514,31 @@ func (x *differ) nodes(path []string, a, b *node) error {
 	object := append(slices.Clone(path), "index")
 	l := leaf{kind: "index-or-manifest", a: kindA, b: kindB}
 	var member *node
+	found := false
 	for _, n := range index.images(nil) {
-		if n.digest == single.digest {
+		if found = n.digest == single.digest; found {
+			member = n
 			l.note = "the manifest is a member of the index: the image is the same"
-			x.add(object, l)
-			x.settle(object, true)
-			return nil
+			break
 		}
 		if n.config != nil && single.config != nil && n.config.platform == single.config.platform {
 			member = n
 		}
 	}
+	proved := member != nil
+	if others := len(index.doc.manifests) - 1; others > 0 {
+		// Of A's members only this one can be made again of B.
+		l.note = strings.TrimPrefix(fmt.Sprintf("%s; %d more members of the index are not compared", l.note, others), "; ")
+		proved = proved && index == b
+		if slices.ContainsFunc(index.images(nil), func(n *node) bool { return n != member }) {
+			x.same = false
+		}
+	}
 	x.add(object, l)
-	x.settle(object, member != nil)
+	x.settle(object, proved)
+	if found {
+		return nil
+	}
 	if member == nil {
 		x.same = false
 		return nil

@@ -2,8 +2,11 @@ package imagehash_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -519,4 +522,72 @@ func TestDiffRefuses(t *testing.T) {
 	if _, err := imagehash.Diff(t.Context(), open("ok-gzip-single.tar"), open("ok-two-tags.tar"), imagehash.DiffOptions{}); err == nil || !strings.Contains(err.Error(), "name one of") {
 		t.Errorf("two images: got %v", err)
 	}
+}
+
+// An index with more members than the one that is compared: the others are told,
+// and of A they are not proved.
+func TestDiffIndexWithOtherMembers(t *testing.T) {
+	base := baseImage(rand.New(rand.NewPCG(1, 1)))
+	nested := base.clone()
+	nested.platform = true
+	evil := base.clone()
+	evil.platform, evil.arch, evil.env = true, "arm64", []string{"EVIL=1"}
+	both := mergedIndexes(t, nested, evil)
+	single, _ := layoutOf(t, base)
+	ignore := imagehash.DiffOptions{Ignore: []string{"index-or-manifest"}}
+	d := diffPaths(t, both, single, ignore)
+	if d.Proved || d.EqualIgnoring || d.SameContent {
+		t.Errorf("A has a member that B has not: got %+v", d)
+	}
+	d = diffPaths(t, single, both, ignore)
+	if !d.Proved || d.SameContent || !strings.Contains(d.Ignored[0].Note, "1 more members") {
+		t.Errorf("B has a member that A has not: got %+v", d)
+	}
+}
+
+// mergedIndexes makes a layout of one index with the members of two.
+func mergedIndexes(t *testing.T, a, b timage) string {
+	t.Helper()
+	dirA, rootA := layoutOf(t, a)
+	dirB, rootB := layoutOf(t, b)
+	blob := func(dir, d string) string {
+		return filepath.Join(dir, "blobs", "sha256", strings.TrimPrefix(d, "sha256:"))
+	}
+	read := func(path string) map[string]any {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v map[string]any
+		if err := json.Unmarshal(data, &v); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	index, other := read(blob(dirA, rootA[0])), read(blob(dirB, rootB[0]))
+	index["manifests"] = append(index["manifests"].([]any), other["manifests"].([]any)...)
+	os.Remove(blob(dirA, rootA[0]))
+	os.Remove(blob(dirB, rootB[0]))
+	names, _ := os.ReadDir(filepath.Join(dirB, "blobs", "sha256"))
+	for _, n := range names {
+		data, err := os.ReadFile(filepath.Join(dirB, "blobs", "sha256", n.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dirA, "blobs", "sha256", n.Name()), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, _ := json.Marshal(index)
+	if err := os.WriteFile(blob(dirA, sha(data)), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	top := read(filepath.Join(dirA, "index.json"))
+	root := top["manifests"].([]any)[0].(map[string]any)
+	root["digest"], root["size"] = sha(data), len(data)
+	data, _ = json.Marshal(top)
+	if err := os.WriteFile(filepath.Join(dirA, "index.json"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dirA
 }

@@ -26,6 +26,7 @@ package imagehash
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/retally/retally/internal/digest"
@@ -184,7 +185,21 @@ func Unchecked(images []Image) string {
 	if parts == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d of %d bytes covered; %d layers and %d platforms of %d bytes were never read", covered.Bytes, covered.Of, layers, parts-layers, size)
+	var what []string
+	if layers > 0 {
+		what = append(what, plural(layers, "layer"))
+	}
+	if n := parts - layers; n > 0 {
+		what = append(what, plural(n, "platform"))
+	}
+	return fmt.Sprintf("%d of %d bytes covered; never read: %s of %d bytes", covered.Bytes, covered.Of, strings.Join(what, " and "), size)
+}
+
+func plural(n int64, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
 }
 
 // Complete reports whether every byte of every image was read, but for what the

@@ -85,7 +85,7 @@ func TestUnread(t *testing.T) {
 	if c := image.Covered; c.Of != c.Bytes+u.Size || c.Bytes <= 0 {
 		t.Errorf("got %+v beside %d bytes unread", c, u.Size)
 	}
-	if s := imagehash.Unchecked(r.Images); !strings.Contains(s, "1 layers") {
+	if s := imagehash.Unchecked(r.Images); !strings.Contains(s, "never read: 1 layer of ") {
 		t.Errorf("got %q", s)
 	}
 	if data, err := imagehash.HashesJSON([]*imagehash.Report{r}); err == nil || !strings.Contains(err.Error(), "never read") {

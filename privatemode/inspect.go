@@ -84,13 +84,13 @@ func (i InspectedImage) Digests() []ImageDigest {
 		}
 	}
 	if i.Descriptor != nil {
-		add(ImageDigest{kindOf(i.Descriptor.MediaType), i.Descriptor.Digest, "Descriptor.digest", i.Descriptor.Line})
+		add(ImageDigest{KindOf(i.Descriptor.MediaType), i.Descriptor.Digest, "Descriptor.digest", i.Descriptor.Line})
 	}
 	add(i.Digest)
 	add(i.ID)
 	for _, m := range i.Manifests {
 		if m.Kind != "attestation" {
-			add(ImageDigest{kindOf(m.Descriptor.MediaType), m.Descriptor.Digest, "Manifests.Descriptor.digest", m.Descriptor.Line})
+			add(ImageDigest{KindOf(m.Descriptor.MediaType), m.Descriptor.Digest, "Manifests.Descriptor.digest", m.Descriptor.Line})
 		}
 	}
 	for _, r := range i.RepoDigests {
@@ -99,9 +99,9 @@ func (i InspectedImage) Digests() []ImageDigest {
 	return out
 }
 
-// kindOf names what a media type describes (image-spec, media-types.md, and
+// KindOf names what a media type describes (image-spec, media-types.md, and
 // Docker's schema 2).
-func kindOf(mediaType string) DigestKind {
+func KindOf(mediaType string) DigestKind {
 	switch mediaType {
 	case "application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json":
 		return KindIndex
@@ -244,7 +244,7 @@ func (r *inspectReader) image(v *jsondoc.Value) (InspectedImage, bool) {
 		img.Tool = "podman"
 		kind := KindTarget
 		if mt := r.text(v, "ManifestType"); mt != "" {
-			kind = kindOf(mt)
+			kind = KindOf(mt)
 		}
 		img.Digest = ImageDigest{kind, r.digest(d, "Digest", d.Text), "Digest", r.line(d)}
 	}
@@ -328,13 +328,13 @@ func (r *inspectReader) repoDigest(at *jsondoc.Value, field, text string) (RepoD
 func (i *InspectedImage) settleKinds() {
 	kinds := map[digest.Digest]DigestKind{}
 	if i.Descriptor != nil {
-		kinds[i.Descriptor.Digest] = kindOf(i.Descriptor.MediaType)
+		kinds[i.Descriptor.Digest] = KindOf(i.Descriptor.MediaType)
 	}
 	if !i.Digest.Digest.IsZero() {
 		kinds[i.Digest.Digest] = i.Digest.Kind
 	}
 	for _, m := range i.Manifests {
-		kinds[m.Descriptor.Digest] = kindOf(m.Descriptor.MediaType)
+		kinds[m.Descriptor.Digest] = KindOf(m.Descriptor.MediaType)
 	}
 	if k, ok := kinds[i.ID.Digest]; ok {
 		i.ID.Kind = k

@@ -130,7 +130,9 @@ func (a *app) proxyImageCommand() *cobra.Command {
 		Long: `Read what "docker inspect IMAGE" or "podman inspect IMAGE" prints and compare
 with the digest of a rebuild. An image has three digests that are easily taken
 for one another: of its index (all platforms), of the manifest of one platform,
-and of its configuration. The rebuilt digest of the proxy is that of the index.`,
+and of its configuration. The rebuilt digest of the proxy is that of the index.
+Of several images in FILE those count that are called as --name says, and of an
+index the manifest of the platform that runs.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if inspect == "-" && hashes == "-" {
@@ -204,6 +206,7 @@ type proxyImage struct {
 type inspected struct {
 	Names    []string      `json:"names"`
 	Platform string        `json:"platform"`
+	Asked    bool          `json:"asked"` // it is the image whose rebuilt digest is compared
 	Digests  []kindedEntry `json:"digests"`
 }
 
@@ -212,6 +215,17 @@ type kindedEntry struct {
 	Digest  digest.Digest `json:"digest"`
 	Field   string        `json:"field"`
 	Rebuilt bool          `json:"rebuilt"` // equal to the rebuilt digest
+	// Counts: it identifies what was pulled under the asked name for the
+	// platform of this image.
+	Counts bool   `json:"counts"`
+	Note   string `json:"note,omitempty"` // why it does not
+}
+
+// called reports whether a reference is to a repository of the asked name.
+func (r *proxyImage) called(ref string) bool {
+	ref, _, _ = strings.Cut(ref, "@")
+	name, _, _ := strings.Cut(path.Base(ref), ":")
+	return name == r.Name
 }
 
 func (r *proxyImage) add(img privatemode.InspectedImage) {
@@ -221,39 +235,109 @@ func (r *proxyImage) add(img privatemode.InspectedImage) {
 			in.Names = append(in.Names, d.Repository)
 		}
 	}
-	for _, d := range img.Digests() {
-		in.Digests = append(in.Digests, kindedEntry{string(d.Kind), d.Digest, d.Field, !r.Rebuilt.IsZero() && d.Digest == r.Rebuilt})
+	in.Asked = slices.ContainsFunc(in.Names, r.called)
+	put := func(d privatemode.ImageDigest, note string) {
+		if d.Digest.IsZero() {
+			return
+		}
+		if d.Kind == privatemode.KindConfig && note == "" {
+			note = "a configuration says nothing about the packed layers"
+		}
+		for _, e := range in.Digests {
+			if e.Digest == d.Digest && (e.Counts || note != "") {
+				return // said already, and better
+			}
+		}
+		in.Digests = append(in.Digests, kindedEntry{string(d.Kind), d.Digest, d.Field, !r.Rebuilt.IsZero() && d.Digest == r.Rebuilt, note == "", note})
+	}
+	if d := img.Descriptor; d != nil {
+		put(privatemode.ImageDigest{Kind: privatemode.KindOf(d.MediaType), Digest: d.Digest, Field: "Descriptor.digest"}, "")
+	}
+	put(img.Digest, "")
+	put(img.ID, "")
+	// Of a name's digests those of the asked name count, if it is there.
+	for _, d := range img.RepoDigests {
+		note := ""
+		if in.Asked && !r.called(d.Repository) {
+			note = "of another name, " + d.Repository
+		}
+		put(d.ImageDigest, note)
+	}
+	for _, m := range img.Manifests {
+		note := ""
+		switch {
+		case m.Kind == "attestation":
+			continue
+		case in.Platform == "" || m.Platform != in.Platform:
+			note = "of platform " + orWord(m.Platform, "unknown") + ", which does not run here"
+		case !r.onlyManifest(img, m):
+			note = "one of several manifests of platform " + m.Platform
+		}
+		put(privatemode.ImageDigest{Kind: privatemode.KindOf(m.Descriptor.MediaType), Digest: m.Descriptor.Digest, Field: "Manifests.Descriptor.digest"}, note)
 	}
 	r.Inspected = append(r.Inspected, in)
 }
 
-// judge compares. Only a digest that identifies what was pulled counts: a
-// configuration's digest says nothing about the packed layers.
+// onlyManifest reports whether no other manifest of an index is for the same
+// platform: which of several runs is not said.
+func (r *proxyImage) onlyManifest(img privatemode.InspectedImage, m privatemode.PlatformManifest) bool {
+	return !slices.ContainsFunc(img.Manifests, func(o privatemode.PlatformManifest) bool {
+		return o.Kind != "attestation" && o.Platform == m.Platform && o.Descriptor.Digest != m.Descriptor.Digest
+	})
+}
+
+// judge compares the asked image: the only one, or those of the asked name. An
+// equal digest of another image, or of a platform that does not run, is no
+// match.
 func (r *proxyImage) judge() {
 	if r.Rebuilt.IsZero() {
 		r.Verdict, r.Reason = "unchecked", "no rebuilt digest was given: add --hashes hashes-HOST.json"
 		return
 	}
-	pulled := 0
+	if len(r.Inspected) == 1 {
+		r.Inspected[0].Asked = true
+	}
+	asked := 0
 	for _, in := range r.Inspected {
-		for _, d := range in.Digests {
-			switch {
-			case d.Rebuilt && d.Kind == string(privatemode.KindConfig):
-				r.Verdict, r.Reason = "differs", "the rebuilt digest equals the configuration's digest: the hashes file holds another kind of digest than the image's"
-				return
-			case d.Rebuilt:
-				r.Verdict, r.Reason = "match", fmt.Sprintf("the pulled image's digest (%s, %s) is the rebuilt one", d.Kind, d.Field)
-				return
-			case d.Kind != string(privatemode.KindConfig):
-				pulled++
-			}
+		if !in.Asked {
+			continue
+		}
+		asked++
+		verdict, reason := in.judge()
+		if verdict == "match" && (r.Verdict == "" || r.Verdict == "match") || verdict == "unchecked" && r.Verdict != "differs" || verdict == "differs" {
+			r.Verdict, r.Reason = verdict, reason
+		}
+		if len(r.Inspected) > 1 && r.Reason == reason {
+			r.Reason = strings.TrimSpace(strings.Join(in.Names, ", ")) + ": " + reason
 		}
 	}
-	if pulled == 0 {
-		r.Verdict, r.Reason = "unchecked", "the image has no digest of an index or a manifest: it was built or loaded here, not pulled"
-		return
+	if asked == 0 {
+		r.Verdict, r.Reason = "unchecked", fmt.Sprintf("none of the %d images is called %s; --name chooses another one", len(r.Inspected), r.Name)
 	}
-	r.Verdict, r.Reason = "differs", "none of the pulled image's digests is the rebuilt one: another release was pulled, or the rebuild differs"
+}
+
+func (in *inspected) judge() (verdict, reason string) {
+	counting := 0
+	for _, d := range in.Digests {
+		switch {
+		case d.Rebuilt && d.Counts:
+			return "match", fmt.Sprintf("the pulled image's digest (%s, %s) is the rebuilt one", d.Kind, d.Field)
+		case d.Counts:
+			counting++
+		}
+	}
+	for _, d := range in.Digests {
+		switch {
+		case d.Rebuilt && d.Kind == string(privatemode.KindConfig):
+			return "differs", "the rebuilt digest equals the configuration's digest: the hashes file holds another kind of digest than the image's"
+		case d.Rebuilt:
+			return "differs", fmt.Sprintf("the rebuilt digest is there (%s), but it is %s", d.Field, d.Note)
+		}
+	}
+	if counting == 0 {
+		return "unchecked", "the image has no digest of an index or a manifest: it was built or loaded here, not pulled"
+	}
+	return "differs", "none of the pulled image's digests is the rebuilt one: another release was pulled, or the rebuild differs"
 }
 
 func (a *app) printProxyImage(r *proxyImage) {
@@ -265,13 +349,20 @@ func (a *app) printProxyImage(r *proxyImage) {
 		line("  rebuilt %s  %s", r.Name, r.Rebuilt)
 	}
 	for _, in := range r.Inspected {
-		line("  pulled %s", strings.TrimSpace(strings.Join(in.Names, ", ")+" "+in.Platform))
+		word := "pulled"
+		if !in.Asked && !r.Rebuilt.IsZero() {
+			word = "not compared, another image:"
+		}
+		line("  %s %s", word, strings.TrimSpace(strings.Join(in.Names, ", ")+" "+in.Platform))
 		for _, d := range in.Digests {
-			mark := " "
+			mark, note := " ", ""
 			if d.Rebuilt {
 				mark = "="
 			}
-			line("  %s %-17s  %s  (%s)", mark, d.Kind, d.Digest, d.Field)
+			if d.Note != "" && d.Kind != string(privatemode.KindConfig) {
+				note = ", not compared: " + d.Note
+			}
+			line("  %s %-17s  %s  (%s%s)", mark, d.Kind, d.Digest, d.Field, note)
 		}
 	}
 }

@@ -102,3 +102,17 @@ func TestNoFalseProof(t *testing.T) {
 		})
 	}
 }
+
+// TestImageNeverRead: what is there holds, and a layer is not there to be read.
+func TestImageNeverRead(t *testing.T) {
+	image := filepath.Join(testenv.Vectors(t, "own/images"), "images", "ok-foreign-layer-absent.tar")
+	hashes := filepath.Join(t.TempDir(), "hashes.json")
+	code, out, errs := inProcess(t, nil, "image", "digest", image, "--progress=none")
+	if code != exitUnchecked || !strings.HasPrefix(out, "UNCHECKED  sha256:") || !strings.Contains(out, "never read: layer of windows/amd64, sha256:") || !strings.Contains(errs, "bytes covered; never read: 1 layer of") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
+	code, _, errs = inProcess(t, nil, "image", "digest", image, "--hashes", hashes, "--progress=none")
+	if _, err := os.Stat(hashes); code != 2 || err == nil || !strings.Contains(errs, "never read") {
+		t.Errorf("hashes of what was never read: exit %d, %v\n%s", code, err, errs)
+	}
+}

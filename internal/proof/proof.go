@@ -11,11 +11,13 @@
 package proof
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/retally/retally/internal/digest"
@@ -54,7 +56,7 @@ func (v Value) Equal(w Value) bool {
 
 // mostShown is how many bytes of a value are shown; of a longer one the hash
 // says the rest.
-const mostShown = 200
+const mostShown = 320
 
 // String names the value whole: by itself, or by its beginning and its hash.
 func (v Value) String() string {
@@ -276,19 +278,24 @@ func Permute[T any](parts []T, perm []int) ([]T, error) {
 	return out, nil
 }
 
-// Place puts parts at positions of the outcome, which must ascend.
+// Place puts parts at positions of the outcome, in any order of theirs.
 func Place[T any](parts []T, at []int, more []T) ([]T, error) {
+	order := make([]int, len(more))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, k int) int { return cmp.Compare(at[i], at[k]) })
 	out := make([]T, 0, len(parts)+len(more))
 	next := 0
-	for i, p := range more {
-		if i > 0 && at[i] <= at[i-1] {
-			return nil, Unfitf("two parts at position %d", at[i])
+	for i, k := range order {
+		if i > 0 && at[k] == at[order[i-1]] {
+			return nil, Unfitf("two parts at position %d", at[k])
 		}
-		n := at[i] - len(out)
+		n := at[k] - len(out)
 		if n < 0 || next+n > len(parts) {
-			return nil, Unfitf("position %d is behind the end", at[i])
+			return nil, Unfitf("position %d is behind the end", at[k])
 		}
-		out = append(append(out, parts[next:next+n]...), p)
+		out = append(append(out, parts[next:next+n]...), more[k])
 		next += n
 	}
 	return append(out, parts[next:]...), nil

@@ -110,7 +110,10 @@ func TestPermuteAndPlace(t *testing.T) {
 	if got, err := proof.Place(parts, []int{0, 2, 5}, []string{"x", "y", "z"}); err != nil || !slices.Equal(got, []string{"x", "a", "y", "b", "c", "z"}) {
 		t.Errorf("got %q, %v", got, err)
 	}
-	for _, at := range [][]int{{0, 0}, {1, 0}, {0, 5}, {-1, 0}} {
+	if got, err := proof.Place(parts, []int{5, 0, 2}, []string{"z", "x", "y"}); err != nil || !slices.Equal(got, []string{"x", "a", "y", "b", "c", "z"}) {
+		t.Errorf("in another order: got %q, %v", got, err)
+	}
+	for _, at := range [][]int{{0, 0}, {0, 5}, {-1, 0}} {
 		if got, err := proof.Place(parts, at, []string{"x", "y"}); err == nil {
 			t.Errorf("positions %v: got %q", at, got)
 		}

@@ -2,9 +2,9 @@ package tarproof
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,7 +38,11 @@ type Diff struct {
 
 // Edits returns all edits.
 func (d *Diff) Edits() []proof.Edit {
-	out := slices.Clone(d.Follows)
+	n := len(d.Follows)
+	for i := range d.Leaves {
+		n += len(d.Leaves[i].Edits)
+	}
+	out := append(make([]proof.Edit, 0, n), d.Follows...)
 	for i := range d.Leaves {
 		out = append(out, d.Leaves[i].Edits...)
 	}
@@ -250,6 +254,17 @@ func (d *pairDiff) note(kind, ta, tb string, edits ...proof.Edit) {
 	d.leaves = append(d.leaves, Leaf{Kind: kind, Place: d.a.Place, A: ta, B: tb, Edits: edits})
 }
 
+// attach puts an edit under a kind whose text names its values already.
+func (d *pairDiff) attach(kind string, e proof.Edit) bool {
+	for i := range d.leaves {
+		if d.leaves[i].Kind == kind {
+			d.leaves[i].Edits = append(d.leaves[i].Edits, e)
+			return true
+		}
+	}
+	return false
+}
+
 func (d *pairDiff) set(field string, a, b []byte) proof.Edit {
 	return proof.Edit{Place: d.b.Key, Field: field, Op: proof.Set, A: proof.Value{Bytes: present(a)}, B: proof.Value{Bytes: present(b)}}
 }
@@ -275,7 +290,10 @@ func (c *comparer) member(p Pair, whiteout bool) error {
 			d.header(&headerFields[i])
 		}
 	}
-	if err := d.remains(); err != nil {
+	// Where the edits do not fit nothing will be proved; what differs is named
+	// all the same.
+	var unfit *proof.Unfit
+	if err := d.remains(); err != nil && !errors.As(err, &unfit) {
 		return err
 	}
 	for _, l := range d.leaves {
@@ -351,10 +369,15 @@ func (d *pairDiff) header(f *field) {
 		switch {
 		case ea == nil && eb == nil && na == nb, !d.content && !d.types && d.a.H.Claimed == d.b.H.Claimed:
 			written()
+		case d.content && bytes.Equal(fa, respell(fb, d.a.Content.Size)) && nb == d.b.Content.Size && d.attach(d.whole("content"), d.set(f.name, fa, fb)):
+			// The number of bytes is named with the content.
 		default:
 			quoted(d.whole("content"), "size ")
 		}
 	case "type":
+		if d.types && !d.whiteout && plainType(fa[0]) && plainType(fb[0]) && d.attach("type", d.set(f.name, fa, fb)) {
+			return // named by its word
+		}
 		if d.types {
 			quoted(d.whole("type"), "type flag ")
 		} else { // 0 and '0'
@@ -364,6 +387,7 @@ func (d *pairDiff) header(f *field) {
 		switch {
 		case d.a.H.Linkname == d.b.H.Linkname && bytes.Equal(cut(fa), cut(fb)), d.a.H.Linkname == d.b.H.Linkname && !d.types:
 			written()
+		case d.types && !d.whiteout && d.linkNamed(fa, d.a) && d.linkNamed(fb, d.b) && d.attach("type", d.set(f.name, fa, fb)):
 		case d.types || d.whiteout:
 			quoted(d.whole("link"), "link target ")
 		default:
@@ -386,6 +410,20 @@ func quote(p []byte) string {
 		p = bytes.TrimRight(p, "\x00")
 	}
 	return strconv.Quote(string(p))
+}
+
+// plainType reports whether a type flag is what the word for it says; a regular
+// file has two.
+func plainType(flag byte) bool { return flag >= '0' && flag <= '6' }
+
+// linkNamed reports whether the word for a member's type names its link field
+// whole: the target of a link, nothing for other members.
+func (d *pairDiff) linkNamed(field []byte, m *Member) bool {
+	want := ""
+	if m.H.Type == '1' || m.H.Type == '2' {
+		want = m.H.Linkname
+	}
+	return len(want) <= 100 && string(bytes.TrimRight(field, "\x00")) == want
 }
 
 // cut is a text field up to its NUL.

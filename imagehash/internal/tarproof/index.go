@@ -19,7 +19,7 @@ const (
 	// member's headers are kept.
 	maxMembers = 400_000
 	// maxEdits bounds the differences that are kept.
-	maxEdits = 2_000_000
+	maxEdits = 1_000_000
 	// maxTrailer bounds the bytes behind the last member that are kept if they
 	// are not all zeros.
 	maxTrailer = 1 << 20

@@ -123,7 +123,6 @@ type rebuilder struct {
 	tail    *proof.Edit
 	filled  bool // the trailer fills a record
 	twice   bool
-	used    int
 }
 
 func (r *rebuilder) note(e *proof.Edit) {
@@ -617,7 +616,7 @@ func (r *recordEdits) note(e *proof.Edit, part string) error {
 		r.added[key] = true
 		r.more, r.at = append(r.more, rawtar.Record{Key: key, Value: string(e.A.Bytes)}), append(r.at, e.At)
 	case !has || r.list[i].Value != string(e.B.Bytes) || set || r.removed[key]:
-		return errors.New("B has another value")
+		return errors.New("the record of B has another value")
 	case e.Op == proof.Set:
 		r.set[key] = e.A
 	case e.Op == proof.Remove:

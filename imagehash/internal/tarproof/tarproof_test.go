@@ -359,7 +359,10 @@ func TestKinds(t *testing.T) {
 		"an unknown record":                   {func(e *entry) { e.pax = append(e.pax, [2]string{"VENDOR.run", "1"}) }, "pax-unknown"},
 		"a comment":                           {func(e *entry) { e.pax = append(e.pax, [2]string{"comment", "1"}) }, "pax"},
 		"where the bytes of a sparse file go": {func(e *entry) { e.pax = append(e.pax, [2]string{"GNU.sparse.map", "512,1"}) }, "content"},
-		"a label":                             {func(e *entry) { e.pax = append(e.pax, [2]string{"RHT.security.selinux", "l"}) }, "xattr"},
+		"records of several kinds, mixed": {func(e *entry) {
+			e.pax = [][2]string{{"SCHILY.xattr.a", "1"}, {"comment", "c"}, {"mtime", "1000.5"}, {"VENDOR.a", "1"}, {"SCHILY.xattr.b", "1"}, {"ctime", "1"}}
+		}, "pax pax-unknown xattr"},
+		"a label": {func(e *entry) { e.pax = append(e.pax, [2]string{"RHT.security.selinux", "l"}) }, "xattr"},
 		"a key twice": {func(e *entry) {
 			e.pax = append(e.pax, [2]string{"SCHILY.xattr.a", "1"}, [2]string{"SCHILY.xattr.a", "2"})
 		}, "pax xattr"},
