@@ -1,0 +1,82 @@
+package run
+
+import (
+	"maps"
+
+	"github.com/retally/retally/pipeline"
+)
+
+// NewReport is a report of nothing yet: what the subject is, and no empty list
+// that JSON would call null.
+func NewReport(tool pipeline.Tool, subject string) *pipeline.Report {
+	return &pipeline.Report{
+		Schema: pipeline.Schema, Tool: tool, Subject: subject,
+		Findings: []pipeline.Finding{}, Inputs: []pipeline.Input{}, Measurements: []pipeline.Measurement{},
+	}
+}
+
+// Judge adds what stages, or a single verb, found to a report and lets the judge
+// compare it. What the case has already counts, too.
+func Judge(rep *pipeline.Report, c pipeline.Case, outs ...*Out) {
+	if c.Causes == nil {
+		c.Causes = map[pipeline.Key][]pipeline.Cause{}
+	}
+	if c.Notes == nil {
+		c.Notes = map[pipeline.Key]string{}
+	}
+	for _, out := range outs {
+		c.References = append(c.References, out.References...)
+		out.absence(&c.CompareOptions)
+		rep.Measurements = append(rep.Measurements, out.Measurements...)
+		rep.Problems = append(rep.Problems, out.Problems...)
+		rep.Facts = append(rep.Facts, out.Facts...)
+		rep.Lacks = append(rep.Lacks, out.Lacks...)
+		for k, cs := range out.Causes {
+			c.Causes[k] = append(c.Causes[k], cs...)
+		}
+		maps.Copy(c.Notes, out.Notes)
+		if out.Bytes != nil {
+			rep.Bytes = *out.Bytes
+		}
+	}
+	rep.Judge(c)
+}
+
+// NewOut is an Out that takes causes and notes.
+func NewOut() *Out {
+	return &Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}
+}
+
+// Measure adds a value that was computed from a file.
+func (out *Out) Measure(key pipeline.Key, got pipeline.Value, file, note string) {
+	out.Measurements = append(out.Measurements, pipeline.Measurement{
+		Key: key, Value: got, Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{pipeline.FromFile(file)}, Note: note,
+	})
+}
+
+// Take adds a value that is taken as it is: nobody here computed it.
+func (out *Out) Take(key pipeline.Key, got pipeline.Value, file string) {
+	out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: got, Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(file)}})
+}
+
+// Taken are the keys of such values. Where two published things are compared,
+// that both sides are copied is no lack, and it is said as the basis.
+func (out *Out) Taken() []string {
+	var keys []string
+	for _, m := range out.Measurements {
+		if m.Basis == pipeline.Copied {
+			keys = append(keys, string(m.Key))
+		}
+	}
+	return keys
+}
+
+// Refer adds what a value must be.
+func (out *Out) Refer(key pipeline.Key, want pipeline.Value, where pipeline.Where, words string) {
+	out.References = append(out.References, pipeline.Reference{Key: key, Relation: pipeline.Equal, Want: want, Where: where, Words: words})
+}
+
+// Problem adds a defect of an input.
+func (out *Out) Problem(level, code string, where pipeline.Where, msg, hint string) {
+	out.Problems = append(out.Problems, pipeline.Problem{Level: level, Code: code, Where: where, Msg: msg, Hint: hint})
+}
