@@ -40,7 +40,7 @@ found and explained:
 			if err != nil {
 				return err
 			}
-			if err := flags.check(); err != nil {
+			if err := flags.checkOnly(); err != nil {
 				return err
 			}
 			files, what, err := demoFiles(tamper)
@@ -58,6 +58,10 @@ found and explained:
 			if err != nil {
 				return err
 			}
+			flags.protectConfig(cfg, root)
+			if err := flags.checkTargets(targets); err != nil {
+				return err
+			}
 			flags.next = "retally demo --tamper policy shows a difference; retally check PATH takes something of your own"
 			if tamper != "" {
 				flags.next = "retally demo without --tamper agrees again"
@@ -66,7 +70,7 @@ found and explained:
 			if err != nil {
 				return err
 			}
-			if err := a.writeOut(filepath.Join(dir, "retally-out"), res); err != nil {
+			if err := a.writeOut(&flags.outputs, filepath.Join(dir, "retally-out"), res); err != nil {
 				return err
 			}
 			if err := a.finish(&flags.comparison, targets, res.Report); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/cache"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
@@ -38,7 +39,7 @@ func (r *runFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&r.noCache, "no-cache", false, "neither use nor keep results of other runs")
 }
 
-func (r *runFlags) check() error {
+func (r *runFlags) checkOnly() error {
 	for _, g := range r.only {
 		if err := pipeline.ValidGlob(g); err != nil {
 			return &userError{op: "retally", msg: "--only: " + err.Error()}
@@ -63,11 +64,11 @@ of this run (what was reread, what was trusted). The reports depend on the
 inputs only; run.json does not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			targets, err := flags.targets()
+			targets, err := flags.targets(file)
 			if err != nil {
 				return err
 			}
-			if err := flags.check(); err != nil {
+			if err := flags.checkOnly(); err != nil {
 				return err
 			}
 			cfg, input, root, err := a.loadConfig(file)
@@ -79,11 +80,15 @@ inputs only; run.json does not.`,
 					return err
 				}
 			}
+			flags.protectConfig(cfg, root)
+			if err := errors.Join(flags.checkTargets(targets), flags.checkOut(out, "manifest.json", "report.json", "run.json")); err != nil {
+				return err
+			}
 			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
 			if err != nil {
 				return err
 			}
-			if err := a.writeOut(out, res); err != nil {
+			if err := a.writeOut(&flags.outputs, out, res); err != nil {
 				return err
 			}
 			return a.finish(&flags.comparison, targets, res.Report)
@@ -179,33 +184,86 @@ type circumstances struct {
 	Trusted []string      `json:"inputsCachedByStat"`
 }
 
-// writeOut writes what a run made, each file whole.
-func (a *app) writeOut(dir string, res *run.Result) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return &userError{op: "make folder", path: dir, err: reason(err)}
+// protectConfig protects every file and folder that a configuration names.
+func (o *outputs) protectConfig(cfg *config.Config, root string) {
+	from := func(name string) string {
+		if filepath.IsAbs(name) {
+			return name
+		}
+		return filepath.Join(root, filepath.FromSlash(name))
 	}
-	for _, art := range res.Artifacts {
-		if sub := filepath.Dir(filepath.Join(dir, art.Name)); sub != dir {
-			if err := os.MkdirAll(sub, 0o755); err != nil {
-				return &userError{op: "make folder", path: sub, err: reason(err)}
+	for _, name := range cfg.Files() {
+		o.protect(from(name))
+	}
+	for _, name := range cfg.Policies.Loose() {
+		entries, err := os.ReadDir(from(name))
+		if err != nil {
+			o.protect(from(name))
+		}
+		for _, e := range entries {
+			if !e.IsDir() || e.Name() == "genpolicy-settings.d" {
+				o.protect(filepath.Join(from(name), e.Name()))
 			}
 		}
-		if err := atomicfile.Write(filepath.Join(dir, art.Name), art.Data, 0o644); err != nil {
+	}
+}
+
+// outKind is the kind of a file in the output folder, by its name.
+func outKind(name string) outfile.Kind {
+	switch {
+	case name == "manifest.json":
+		return kindManifest
+	case name == "report.json":
+		return kindReport
+	case name == "run.json":
+		return kindRun
+	case strings.HasSuffix(name, ".rego"):
+		return kindPolicy
+	default:
+		return kindInitdata
+	}
+}
+
+// checkOut finds what stands against the files of an output folder, as far as
+// their names are known before the work.
+func (o *outputs) checkOut(dir string, names ...string) error {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil // it is made when there is something to write
+	}
+	for _, name := range names {
+		if err := o.check(filepath.Join(dir, name), outKind(name)); err != nil {
 			return err
 		}
 	}
-	var b strings.Builder
+	return nil
+}
+
+// writeOut writes what a run made, each file whole.
+func (a *app) writeOut(o *outputs, dir string, res *run.Result) error {
+	put := func(name string, data []byte) error {
+		path, err := outfile.Folder(dir, filepath.FromSlash(name))
+		if err != nil {
+			return err
+		}
+		return a.write(o, path, outKind(name), data)
+	}
+	for _, art := range res.Artifacts {
+		if err := put(art.Name, art.Data); err != nil {
+			return err
+		}
+	}
+	var b bytes.Buffer
 	if err := report.JSON(&b, res.Report); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(dir, "report.json"), []byte(b.String()), 0o644); err != nil {
+	if err := put("report.json", b.Bytes()); err != nil {
 		return err
 	}
-	b.Reset()
+	b = bytes.Buffer{}
 	if err := writeJSON(&b, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(dir, "run.json"), []byte(b.String()), 0o644)
+	return put("run.json", b.Bytes())
 }
 
 func orEmpty(s []string) []string {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/internal/inputfile"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
@@ -46,6 +48,7 @@ type outcomeError struct{ code int }
 
 func (e outcomeError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// outcome is the one place that turns a result into an exit code.
 func outcome(o pipeline.Outcome) error {
 	switch o {
 	case pipeline.OutcomeMatch:
@@ -55,6 +58,16 @@ func outcome(o pipeline.Outcome) error {
 	default:
 		return outcomeError{exitUnchecked}
 	}
+}
+
+// refused is the end of a verb that said by itself why there is no result: the
+// input was understood and does not hold (invalid), or could not be used.
+func refused(invalid bool) (code int, err error) {
+	code = exitTrouble
+	if invalid {
+		code = exitDiffers
+	}
+	return code, outcomeError{code}
 }
 
 // userError is a failure with what would mend it.
@@ -93,6 +106,14 @@ func describe(err error) (op, path, msg, hint string) {
 	var in *pipeline.InputError
 	if errors.As(err, &in) {
 		op, path, hint = in.Op, in.File, in.Hint
+	}
+	var k *inputfile.KindError
+	if errors.As(err, &k) {
+		path, hint = k.Path, k.Hint
+	}
+	var w *outfile.Error
+	if errors.As(err, &w) {
+		op, path, hint = "write", w.Path, w.Hint
 	}
 	var y *yamldoc.Error
 	if errors.As(err, &y) {
