@@ -2,7 +2,6 @@ package report
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"strings"
 
@@ -25,7 +24,7 @@ type Format struct {
 func Formats() []Format {
 	return []Format{
 		{"html", ".html", HTML, contains(`<meta name="generator" content="retally">`)},
-		{"json", ".json", JSON, IsJSON},
+		{"json", ".json", JSON, pipeline.IsReport},
 		{"markdown", ".md", Markdown, begins(markdownMark)},
 	}
 }
@@ -59,17 +58,6 @@ func Reasons(r *pipeline.Report) []string {
 		}
 	}
 	return out
-}
-
-// IsJSON reports whether a file begins as a JSON report.
-func IsJSON(head []byte) bool {
-	dec := json.NewDecoder(bytes.NewReader(head))
-	for _, want := range []json.Token{json.Delim('{'), "schema", pipeline.Schema} {
-		if got, err := dec.Token(); err != nil || got != want {
-			return false
-		}
-	}
-	return true
 }
 
 func contains(mark string) func([]byte) bool {

@@ -40,7 +40,7 @@ these files alone, and names the next command. Several paths are taken together.
 				return err
 			}
 			defer s.Close()
-			flags.protectConfig(s.Config, s.Root)
+			flags.protect(run.InputPaths(s.Config, s.Root)...)
 			for _, f := range s.Found {
 				flags.protect(filepath.Join(s.Root, filepath.FromSlash(f.Name)))
 			}

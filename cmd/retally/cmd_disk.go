@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
@@ -60,10 +61,10 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 			if f.write == "-" || f.checkpoint == "-" {
 				return &userError{op: "disk", msg: "stdout has the result", hint: "name a file; a disk can also be written into a pipe that has a name"}
 			}
-			if err := f.check(f.write, kindDisk); err != nil {
+			if err := f.check(f.write, outfile.KindOf("disk")); err != nil {
 				return err
 			}
-			if err := f.check(f.checkpoint, kindCheckpoint); err != nil {
+			if err := f.check(f.checkpoint, outfile.KindOf("checkpoint")); err != nil {
 				return err
 			}
 			return a.disk(cmd.Context(), &f, targets)

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/images"
@@ -106,11 +109,11 @@ An archive of the old docker save kind holds no manifest: it has config digest
 and diffIDs, and no digest of its own.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets(append(args, remote.caFile)...)
+			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}
-			if err := flags.check(hashes, kindHashes); err != nil {
+			if err := flags.check(hashes, outfile.KindOf("hashes")); err != nil {
 				return err
 			}
 			reports, err := a.readImages(cmd.Context(), args, &remote)
@@ -128,7 +131,7 @@ and diffIDs, and no digest of its own.`,
 				if err != nil {
 					return &userError{op: "write hashes", path: hashes, err: err, hint: "give OCI layouts, one for each name"}
 				}
-				if err := a.write(&flags.outputs, hashes, kindHashes, data); err != nil {
+				if err := a.write(&flags.outputs, hashes, outfile.KindOf("hashes"), data); err != nil {
 					return err
 				}
 			}
@@ -142,6 +145,29 @@ and diffIDs, and no digest of its own.`,
 	cmd.Flags().StringVar(&hashes, "hashes", "", "also write name and digest of each layout in the form of Privatemode's hashes-<host>.json")
 	remote.flags(cmd)
 	return cmd
+}
+
+// imageInputs are the files and folders that sources of images lead to. Of a
+// folder that is no layout itself what lies in it counts.
+func imageInputs(sources []string) []string {
+	var out []string
+	for _, name := range sources {
+		if _, err := os.Stat(name); err != nil {
+			_, name, _ = strings.Cut(name, ":") // oci:DIR
+		}
+		entries, err := os.ReadDir(name)
+		if _, layout := os.Stat(filepath.Join(name, "oci-layout")); err != nil || layout == nil {
+			out = append(out, name)
+			continue
+		}
+		for _, e := range entries {
+			below := filepath.Join(name, e.Name())
+			if _, layout := os.Stat(filepath.Join(below, "oci-layout")); layout == nil || !e.IsDir() {
+				out = append(out, below)
+			}
+		}
+	}
+	return out
 }
 
 func (a *app) readImages(ctx context.Context, sources []string, remote *remoteFlags) ([]*imagehash.Report, error) {
@@ -179,7 +205,7 @@ digest; the causes that are shown are a minimal set. --ignore leaves kinds of
 causes out of the verdict, and the verdict says so.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets(append(args, remote.caFile)...)
+			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
@@ -57,7 +55,7 @@ firmware measures it; what it writes depends on memory size and initrd.`,
 			if output == "json" {
 				return writeJSON(a.stdout, k)
 			}
-			a.printKernel(k)
+			tdx.KernelText(a.stdout, k)
 			return nil
 		},
 	}
@@ -65,38 +63,6 @@ firmware measures it; what it writes depends on memory size and initrd.`,
 	cmd.Flags().StringVar(&initrd, "initrd", "", "initrd file; its size counts (default: none)")
 	outputFlag(cmd, &output)
 	return cmd
-}
-
-func (a *app) printKernel(k *inspect.Kernel) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	line("protocol      %s", k.Protocol)
-	if k.Version != "" {
-		line("version       %s", k.Version)
-	}
-	line("offset  field               in the file   as QEMU before 10.2 writes it")
-	for _, f := range k.Fields {
-		value, written := f.Value, f.QEMU
-		if value == "" {
-			value = "-"
-		}
-		if written != "" && written == f.Value {
-			written += "  (the same)"
-		}
-		text := fmt.Sprintf("%#05x   %-18s  %-12s  %s", f.Offset, f.Name, value, written)
-		for len(text) > 0 && text[len(text)-1] == ' ' {
-			text = text[:len(text)-1]
-		}
-		line("%s", text)
-	}
-	signed := "unsigned"
-	if k.Certificates > 0 {
-		signed = fmt.Sprintf("signed, %d bytes of certificates", k.Certificates)
-	}
-	line("Authenticode  %s", signed)
-	line("  as it is    %s", k.Raw.Hex())
-	line("  as changed  %s", k.Patched.Hex())
 }
 
 func (a *app) inspectInitrdCommand() *cobra.Command {
@@ -130,16 +96,7 @@ opened.`,
 				}
 				return writeJSON(a.stdout, segments)
 			}
-			for _, s := range segments {
-				fmt.Fprintf(a.stdout, "archive at %#x, compression %s, %s\n", s.Offset, s.Compression, show.Plural(len(s.Files), "file", "files"))
-				for _, f := range s.Files {
-					sum := "-"
-					if !f.SHA256.IsZero() {
-						sum = f.SHA256.Hex()
-					}
-					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  %06o %d:%d %10d  %-64s  %s", f.Mode, f.UID, f.GID, f.Size, sum, f.Name)))
-				}
-			}
+			tdx.InitrdText(a.stdout, segments)
 			return nil
 		},
 	}

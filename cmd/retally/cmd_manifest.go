@@ -1,13 +1,14 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
@@ -41,7 +42,7 @@ func (a *app) manifestAdjustCommand() *cobra.Command {
 in a plan, and print the manifest. A step that touches nothing is warned about:
 most likely a field was renamed. IN may be - for stdin.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := onlyOneStdin("manifest adjust", plan, deploy, args[0]); err != nil {
 				return err
 			}
@@ -53,7 +54,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 			if err != nil {
 				return err
 			}
-			values, err := a.variables(p, plan, deploy, vars)
+			values, err := a.variables(cmd.Context(), p, plan, deploy, vars)
 			if err != nil {
 				return err
 			}
@@ -114,7 +115,7 @@ func adjustment(res *manifest.Result) map[string]any {
 }
 
 // variables collects a plan's variables: --var wins over the deployment.
-func (a *app) variables(p *manifest.Plan, plan, deploy string, vars []string) (map[string]string, error) {
+func (a *app) variables(ctx context.Context, p *manifest.Plan, plan, deploy string, vars []string) (map[string]string, error) {
 	values := map[string]string{}
 	for _, v := range vars {
 		name, value, ok := strings.Cut(v, "=")
@@ -126,31 +127,13 @@ func (a *app) variables(p *manifest.Plan, plan, deploy string, vars []string) (m
 		}
 		values[name] = value
 	}
-	var d *deployment.Deployment
-	for _, name := range p.VariableNames() {
-		if _, ok := values[name]; ok {
-			continue
-		}
-		if d == nil {
-			if deploy == "" {
-				return nil, &userError{op: "manifest adjust", path: plan, msg: fmt.Sprintf("${%s} comes from the deployment, and none is given", name), hint: fmt.Sprintf("add --deployment FILE or --var %s=VALUE", name)}
-			}
-			data, err := a.readInput("read deployment", deploy, smallFile)
-			if err != nil {
-				return nil, err
-			}
-			if d, err = deployment.Parse(deploy, data); err != nil {
-				return nil, err
-			}
-		}
-		v := p.Variables()[name]
-		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
-		if err != nil {
-			return nil, &userError{op: "find variable " + name, path: deploy, err: err, hint: fmt.Sprintf("set it with --var %s=VALUE", name)}
-		}
-		values[name] = text
+	in := a.inputs(&config.Config{Deployment: deploy, Manifest: &config.Manifest{Adjust: plan, Variables: values}})
+	values, err := manifeststage.Variables(ctx, in, p)
+	var missing *pipeline.InputError
+	if errors.As(err, &missing) && missing.Op == "find variable" {
+		return nil, &userError{op: "manifest adjust", path: missing.File, err: missing.Err, hint: "add --deployment FILE or --var NAME=VALUE"}
 	}
-	return values, nil
+	return values, err
 }
 
 func (a *app) manifestCheckCommand() *cobra.Command {

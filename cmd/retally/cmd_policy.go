@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -27,13 +26,6 @@ func (a *app) policyCommand() *cobra.Command {
 	return cmd
 }
 
-// problemGroups are the classes in the order of their weight.
-var problemGroups = []struct{ class, title string }{
-	{"fault", "faults"},
-	{"security", "unknown fields that may give a container more than its policy says"},
-	{"harmless", "unknown fields that no container notices (--lenient accepts them)"},
-}
-
 // policyProblems prints all problems of all documents and gives the exit code;
 // an error that is no list of problems goes through unchanged.
 func (a *app) policyProblems(err error, op, path, output string) error {
@@ -44,19 +36,7 @@ func (a *app) policyProblems(err error, op, path, output string) error {
 	// The reference has an exit code of its own for users that guest pull
 	// cannot reproduce: the YAML is fine, and not valid for such a cluster.
 	code, end := refused(list.Only(policygen.GuestPull))
-	var counts []string
-	grouped := map[string]policygen.Problems{}
-	for _, p := range list {
-		grouped[policies.ProblemClass(p)] = append(grouped[policies.ProblemClass(p)], p)
-	}
-	for _, g := range problemGroups {
-		if n := len(grouped[g.class]); n > 0 {
-			counts = append(counts, map[string]string{
-				"fault": show.Plural(n, "fault", "faults"), "security": fmt.Sprintf("%d security relevant", n), "harmless": fmt.Sprintf("%d harmless", n),
-			}[g.class])
-		}
-	}
-	summary := fmt.Sprintf("%s: %s; nothing was written", show.Plural(len(list), "problem", "problems"), strings.Join(counts, ", "))
+	summary, lines := policies.Problems(list)
 	if output == "json" {
 		if err := writeJSON(a.stdout, map[string]any{
 			"error": map[string]any{
@@ -68,20 +48,8 @@ func (a *app) policyProblems(err error, op, path, output string) error {
 		}
 		return end
 	}
-	say := func(format string, args ...any) {
-		fmt.Fprintln(a.stderr, "retally: "+show.Text(fmt.Sprintf(format, args...)))
-	}
-	say("%s %s: %s", op, path, summary)
-	for _, g := range problemGroups {
-		if len(grouped[g.class]) == 0 {
-			continue
-		}
-		if len(grouped) > 1 || g.class != "fault" {
-			say("%s:", g.title)
-		}
-		for _, p := range grouped[g.class] {
-			say("  %s", p)
-		}
+	for _, line := range append([]string{op + " " + path + ": " + summary}, lines...) {
+		fmt.Fprintln(a.stderr, "retally: "+show.Text(line))
 	}
 	return end
 }

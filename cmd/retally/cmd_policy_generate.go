@@ -161,8 +161,8 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	if err := g.resolve(); err != nil {
 		return err
 	}
-	g.protect(g.file)
-	g.protectConfig(&config.Config{Policies: &g.of}, ".")
+	g.protect(append(imageInputs(g.images), g.file)...)
+	g.protect(run.InputPaths(&config.Config{Policies: &g.of}, ".")...)
 	reader := a.inputs(&config.Config{Policies: &g.of})
 	set, err := policies.Resolve(ctx, reader, &g.of)
 	if err != nil {

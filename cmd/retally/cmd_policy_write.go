@@ -28,13 +28,13 @@ func (g *policyGenerate) writePolicies(v *policies.Generated) error {
 func policyKind(name string) outfile.Kind {
 	switch {
 	case strings.HasSuffix(name, ".rego"):
-		return kindPolicy
+		return outfile.KindOf("policy")
 	case strings.HasSuffix(name, ".policy_data.json"):
-		return kindPolicyData
+		return outfile.KindOf("policy data")
 	case strings.HasSuffix(name, ".toml"):
-		return kindInitdata
+		return outfile.KindOf("initdata")
 	default:
-		return kindAnnotated
+		return outfile.KindOf("annotated YAML")
 	}
 }
 

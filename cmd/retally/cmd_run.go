@@ -9,12 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/cache"
-	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
@@ -80,8 +79,8 @@ inputs only; run.json does not.`,
 					return err
 				}
 			}
-			flags.protectConfig(cfg, root)
-			if err := errors.Join(flags.checkTargets(targets), flags.checkOut(out, "manifest.json", "report.json", "run.json")); err != nil {
+			flags.protect(run.InputPaths(cfg, root)...)
+			if err := errors.Join(flags.checkTargets(targets), run.CheckOut(&flags.guard, out, "manifest.json", "report.json", "run.json")); err != nil {
 				return err
 			}
 			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
@@ -184,86 +183,17 @@ type circumstances struct {
 	Trusted []string      `json:"inputsCachedByStat"`
 }
 
-// protectConfig protects every file and folder that a configuration names.
-func (o *outputs) protectConfig(cfg *config.Config, root string) {
-	from := func(name string) string {
-		if filepath.IsAbs(name) {
-			return name
-		}
-		return filepath.Join(root, filepath.FromSlash(name))
-	}
-	for _, name := range cfg.Files() {
-		o.protect(from(name))
-	}
-	for _, name := range cfg.Policies.Loose() {
-		entries, err := os.ReadDir(from(name))
-		if err != nil {
-			o.protect(from(name))
-		}
-		for _, e := range entries {
-			if !e.IsDir() || e.Name() == "genpolicy-settings.d" {
-				o.protect(filepath.Join(from(name), e.Name()))
-			}
-		}
-	}
-}
-
-// outKind is the kind of a file in the output folder, by its name.
-func outKind(name string) outfile.Kind {
-	switch {
-	case name == "manifest.json":
-		return kindManifest
-	case name == "report.json":
-		return kindReport
-	case name == "run.json":
-		return kindRun
-	case strings.HasSuffix(name, ".rego"):
-		return kindPolicy
-	default:
-		return kindInitdata
-	}
-}
-
-// checkOut finds what stands against the files of an output folder, as far as
-// their names are known before the work.
-func (o *outputs) checkOut(dir string, names ...string) error {
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return nil // it is made when there is something to write
-	}
-	for _, name := range names {
-		if err := o.check(filepath.Join(dir, name), outKind(name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeOut writes what a run made, each file whole.
 func (a *app) writeOut(o *outputs, dir string, res *run.Result) error {
-	put := func(name string, data []byte) error {
-		path, err := outfile.Folder(dir, filepath.FromSlash(name))
-		if err != nil {
-			return err
-		}
-		return a.write(o, path, outKind(name), data)
-	}
-	for _, art := range res.Artifacts {
-		if err := put(art.Name, art.Data); err != nil {
-			return err
-		}
-	}
-	var b bytes.Buffer
-	if err := report.JSON(&b, res.Report); err != nil {
+	var rep, circum bytes.Buffer
+	if err := report.JSON(&rep, res.Report); err != nil {
 		return err
 	}
-	if err := put("report.json", b.Bytes()); err != nil {
+	if err := writeJSON(&circum, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
 		return err
 	}
-	b = bytes.Buffer{}
-	if err := writeJSON(&b, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
-		return err
-	}
-	return put("run.json", b.Bytes())
+	o.guard.Stdout = a.stdout
+	return run.WriteOut(&o.guard, dir, slices.Concat(res.Artifacts, []run.Artifact{{Name: "report.json", Data: rep.Bytes()}, {Name: "run.json", Data: circum.Bytes()}}))
 }
 
 func orEmpty(s []string) []string {

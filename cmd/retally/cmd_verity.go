@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
@@ -103,7 +104,7 @@ its other bytes stay as they are.`,
 				hash, device = args[1], args[1]
 			}
 			files.protect(args...)
-			if err := files.check(f.rootHashFile, kindRootHash); err != nil {
+			if err := files.check(f.rootHashFile, outfile.KindOf("root hash")); err != nil {
 				return err
 			}
 			var res verity.Result
@@ -114,7 +115,7 @@ its other bytes stay as they are.`,
 			if err != nil {
 				return err
 			}
-			if err := a.write(&files, f.rootHashFile, kindRootHash, []byte(res.Root.Hex())); err != nil {
+			if err := a.write(&files, f.rootHashFile, outfile.KindOf("root hash"), []byte(res.Root.Hex())); err != nil {
 				return err
 			}
 			if output == "json" {

@@ -239,3 +239,30 @@ func (p *Policies) Loose() []string {
 	}
 	return slices.DeleteFunc([]string{p.Settings, p.Published}, func(name string) bool { return name == "" })
 }
+
+// Texts are all texts of the configuration, whatever they mean.
+func (c *Config) Texts() []string {
+	var tree any
+	if err := json.Unmarshal([]byte(c.Identity()), &tree); err != nil {
+		return nil
+	}
+	var out []string
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			out = append(out, v)
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(tree)
+	slices.Sort(out)
+	return slices.Compact(out)
+}

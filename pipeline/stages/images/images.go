@@ -53,10 +53,13 @@ type stageRun struct {
 	reports map[string]*imagehash.Report
 	// rebuilt are the repositories that have a sibling among the images.
 	rebuilt []string
+	// byKey leads from a key to its measurement, counted from 1.
+	byKey   map[pipeline.Key]int
+	indexed int
 }
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
-	r := &stageRun{in: in, refused: map[pipeline.Key]bool{}, reports: map[string]*imagehash.Report{}, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
+	r := &stageRun{in: in, refused: map[pipeline.Key]bool{}, byKey: map[pipeline.Key]int{}, reports: map[string]*imagehash.Report{}, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
 	if in.Config.Deployment != "" {
 		d, err := run.Parsed(ctx, in, in.Config.Deployment, config.YAMLLimit, deployment.Parse)
 		if err != nil {
@@ -93,11 +96,16 @@ func (r *stageRun) key(name string) pipeline.Key {
 	return pipeline.NewKey("image", name, "manifest")
 }
 
+// measured gives the measurement of a key, nil if there is none. What was added
+// since the last question is put into the index first.
 func (r *stageRun) measured(k pipeline.Key) *pipeline.Measurement {
-	for i := range r.out.Measurements {
-		if r.out.Measurements[i].Key == k {
-			return &r.out.Measurements[i]
+	for ; r.indexed < len(r.out.Measurements); r.indexed++ {
+		if key := r.out.Measurements[r.indexed].Key; r.byKey[key] == 0 {
+			r.byKey[key] = r.indexed + 1
 		}
+	}
+	if i := r.byKey[k]; i > 0 {
+		return &r.out.Measurements[i-1]
 	}
 	return nil
 }

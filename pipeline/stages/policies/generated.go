@@ -220,3 +220,40 @@ func (g *Generated) Text(w io.Writer, verbose bool) {
 		line("note: %s", n)
 	}
 }
+
+// problemGroups are the classes in the order of their weight.
+var problemGroups = []struct{ class, title string }{
+	{"fault", "faults"},
+	{"security", "unknown fields that may give a container more than its policy says"},
+	{"harmless", "unknown fields that no container notices (--lenient accepts them)"},
+}
+
+// Problems groups what stands against generating policies: a summary, and a line
+// for each.
+func Problems(list policygen.Problems) (summary string, lines []string) {
+	var counts []string
+	grouped := map[string]policygen.Problems{}
+	for _, p := range list {
+		grouped[ProblemClass(p)] = append(grouped[ProblemClass(p)], p)
+	}
+	for _, g := range problemGroups {
+		if n := len(grouped[g.class]); n > 0 {
+			counts = append(counts, map[string]string{
+				"fault": show.Plural(n, "fault", "faults"), "security": fmt.Sprintf("%d security relevant", n), "harmless": fmt.Sprintf("%d harmless", n),
+			}[g.class])
+		}
+	}
+	summary = fmt.Sprintf("%s: %s; nothing was written", show.Plural(len(list), "problem", "problems"), strings.Join(counts, ", "))
+	for _, g := range problemGroups {
+		if len(grouped[g.class]) == 0 {
+			continue
+		}
+		if len(grouped) > 1 || g.class != "fault" {
+			lines = append(lines, g.title+":")
+		}
+		for _, p := range grouped[g.class] {
+			lines = append(lines, "  "+p.String())
+		}
+	}
+	return summary, lines
+}

@@ -82,3 +82,48 @@ func differenceText(d inspect.Difference) string {
 	}
 	return text
 }
+
+// KernelText shows the header of a kernel.
+func KernelText(w io.Writer, k *inspect.Kernel) {
+	line := func(format string, args ...any) { show.Line(w, format, args...) }
+	line("protocol      %s", k.Protocol)
+	if k.Version != "" {
+		line("version       %s", k.Version)
+	}
+	line("offset  field               in the file   as QEMU before 10.2 writes it")
+	for _, f := range k.Fields {
+		value, written := f.Value, f.QEMU
+		if value == "" {
+			value = "-"
+		}
+		if written != "" && written == f.Value {
+			written += "  (the same)"
+		}
+		text := fmt.Sprintf("%#05x   %-18s  %-12s  %s", f.Offset, f.Name, value, written)
+		for len(text) > 0 && text[len(text)-1] == ' ' {
+			text = text[:len(text)-1]
+		}
+		line("%s", text)
+	}
+	signed := "unsigned"
+	if k.Certificates > 0 {
+		signed = fmt.Sprintf("signed, %d bytes of certificates", k.Certificates)
+	}
+	line("Authenticode  %s", signed)
+	line("  as it is    %s", k.Raw.Hex())
+	line("  as changed  %s", k.Patched.Hex())
+}
+
+// InitrdText shows the archives of an initrd and their files.
+func InitrdText(w io.Writer, segments []inspect.Segment) {
+	for _, s := range segments {
+		fmt.Fprintf(w, "archive at %#x, compression %s, %s\n", s.Offset, s.Compression, show.Plural(len(s.Files), "file", "files"))
+		for _, f := range s.Files {
+			sum := "-"
+			if !f.SHA256.IsZero() {
+				sum = f.SHA256.Hex()
+			}
+			fmt.Fprintln(w, show.Text(fmt.Sprintf("  %06o %d:%d %10d  %-64s  %s", f.Mode, f.UID, f.GID, f.Size, sum, f.Name)))
+		}
+	}
+}
