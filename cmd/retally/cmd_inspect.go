@@ -1,7 +1,6 @@
 package main
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -132,8 +131,7 @@ With a second blob the two are compared; exit code 1 says that they differ.`,
 				v.Tables = append(v.Tables, t)
 			}
 			rep := run.NewReport(tool(), "the ACPI tables of "+strings.Join(args, " and "))
-			out := v.Out()
-			run.Judge(rep, pipeline.Case{Allow: slices.Concat(flags.allow, out.Taken())}, out)
+			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, v.Out())
 			return a.finish(&flags, targets, rep, view{json: v.JSON(), text: v.Text, computes: len(args) == 1})
 		},
 	}

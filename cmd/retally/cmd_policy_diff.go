@@ -1,8 +1,6 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/pipeline"
@@ -48,8 +46,7 @@ policy).`,
 			d := policies.Compare(sides[0], sides[1], config.Shown(args[0]), config.Shown(args[1]))
 			rep := run.NewReport(tool(), config.Shown(args[1])+" compared with "+config.Shown(args[0]))
 			rep.GotName, rep.WantName = "A", "B"
-			out := d.Out()
-			run.Judge(rep, pipeline.Case{Allow: slices.Concat(flags.allow, out.Taken())}, out)
+			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, d.Out())
 			return a.finish(&flags, targets, rep, view{json: d, text: d.Text})
 		},
 	}

@@ -3,6 +3,7 @@ package run
 import (
 	"maps"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 )
 
@@ -24,6 +25,7 @@ func Judge(rep *pipeline.Report, c pipeline.Case, outs ...*Out) {
 	if c.Notes == nil {
 		c.Notes = map[pipeline.Key]string{}
 	}
+	c.CompleteKeys, c.PublishedKeys = map[pipeline.Key]bool{}, map[pipeline.Key]bool{}
 	for _, out := range outs {
 		c.References = append(c.References, out.References...)
 		out.absence(&c.CompareOptions)
@@ -42,6 +44,20 @@ func Judge(rep *pipeline.Report, c pipeline.Case, outs ...*Out) {
 	rep.Judge(c)
 }
 
+// JudgeTaken judges two published things, of which nobody here computed either.
+// That both sides are copied is said as the provenance and is no lack, unless
+// something of them could not be compared.
+func JudgeTaken(rep *pipeline.Report, c pipeline.Case, out *Out) {
+	if len(out.Measurements) == len(out.References) {
+		c.Allow = append(c.Allow, "**")
+	}
+	Judge(rep, c, out)
+	rep.Provenance.Note = "both sides are taken as they are, nothing was recomputed"
+	if n := rep.Meaning.Equal; rep.Outcome == pipeline.OutcomeMatch {
+		rep.Summary = "The two are the same: " + show.Plural(n, "value", "values") + "."
+	}
+}
+
 // NewOut is an Out that takes causes and notes.
 func NewOut() *Out {
 	return &Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}
@@ -57,18 +73,6 @@ func (out *Out) Measure(key pipeline.Key, got pipeline.Value, file, note string)
 // Take adds a value that is taken as it is: nobody here computed it.
 func (out *Out) Take(key pipeline.Key, got pipeline.Value, file string) {
 	out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: got, Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(file)}})
-}
-
-// Taken are the keys of such values. Where two published things are compared,
-// that both sides are copied is no lack, and it is said as the basis.
-func (out *Out) Taken() []string {
-	var keys []string
-	for _, m := range out.Measurements {
-		if m.Basis == pipeline.Copied {
-			keys = append(keys, string(m.Key))
-		}
-	}
-	return keys
 }
 
 // Refer adds what a value must be.

@@ -159,12 +159,12 @@ func (r *runner) take(s *Stage, out *Out) error {
 func (out *Out) absence(o *pipeline.CompareOptions) {
 	for _, ref := range out.References {
 		if ref.Key.MatchAny(out.Complete) {
-			o.Complete = append(o.Complete, string(ref.Key))
+			o.CompleteKeys[ref.Key] = true
 		}
 	}
 	for _, m := range out.Measurements {
 		if m.Key.MatchAny(out.Published) {
-			o.Published = append(o.Published, string(m.Key))
+			o.PublishedKeys[m.Key] = true
 		}
 	}
 }
