@@ -33,7 +33,7 @@ func TestPipesAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		pipe: "is a pipe", "oci-archive:" + pipe: "is a pipe", link: "is a pipe", os.DevNull: "is a character device", "/dev/zero": "is a character device", layout: "entry-unsafe-type",
+		pipe: "is a named pipe", "oci-archive:" + pipe: "is a named pipe", link: "is a named pipe", os.DevNull: "is a character device", "/dev/zero": "is a character device", layout: "entry-unsafe-type",
 	} {
 		done := make(chan struct{})
 		go func() {

@@ -66,6 +66,9 @@ func escapePart(s string) string {
 	case "-":
 		return "%2D"
 	}
+	if !strings.ContainsAny(s, "%/#") {
+		return s // making a replacer costs more than most names
+	}
 	return strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23").Replace(s)
 }
 

@@ -15,7 +15,13 @@ type CompareOptions struct {
 	// Published lists globs of keys that the published side claims to list
 	// completely: a measurement without reference is then Missing.
 	Published []string
+	// CompleteKeys and PublishedKeys say the same of single keys.
+	CompleteKeys, PublishedKeys map[Key]bool
 }
+
+func (o *CompareOptions) complete(k Key) bool { return o.CompleteKeys[k] || k.MatchAny(o.Complete) }
+
+func (o *CompareOptions) published(k Key) bool { return o.PublishedKeys[k] || k.MatchAny(o.Published) }
 
 // SetResult tells how one set of references that must hold together fared.
 type SetResult struct {
@@ -51,7 +57,7 @@ func Compare(ms []Measurement, refs []Reference, o CompareOptions) ([]Finding, [
 		published[r.Key] = true
 	}
 	for i := range ms {
-		if m := &ms[i]; !published[m.Key] && m.Key.MatchAny(o.Published) {
+		if m := &ms[i]; !published[m.Key] && o.published(m.Key) {
 			findings = append(findings, Finding{
 				Key: m.Key, Verdict: Missing, Class: ClassUnexplained, Relation: Equal, Got: m.Value,
 				Note: "computed here, absent from the published side",
@@ -179,7 +185,7 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		switch {
 		case ref.Relation == Volatile:
 			f.Verdict, f.Class = Unchecked, ClassVolatile
-		case ref.Key.MatchAny(o.Complete):
+		case o.complete(ref.Key):
 			f.Verdict, f.Note = Extra, cmp.Or(ref.Note, "published, but nothing of the kind was computed here")
 			if ref.Stricter != NoDirection {
 				f.Class = ClassLoosened

@@ -255,11 +255,6 @@ func quoteGoTOML(dst []byte, s string, _ bool) []byte {
 	return append(dst, '"')
 }
 
-// EncodeAnnotation packs an initdata document into the value of the pod
-// annotation: base64 of gzip. Decoders accept any compressor's bytes, and only
-// the unpacked text is attested.
-func EncodeAnnotation(text []byte) string { return new(annotator).encode(text) }
-
 // annotator packs annotations one after the other: its tables are a megabyte,
 // ten times the text.
 type annotator struct {

@@ -58,17 +58,6 @@ func ParseHashes(file string, data []byte) ([]ImageHash, error) {
 	return out, faults.err()
 }
 
-// FormatHashes prints entries as the script does through jq: two spaces, one
-// entry a line, a final line feed. Of entries with the same name the last one
-// counts, in the place of the first, as jq's `+` does it.
-func FormatHashes(hashes []ImageHash) []byte {
-	doc := jsondoc.NewObject()
-	for _, h := range hashes {
-		doc.Set(h.Name, jsondoc.NewString(h.Digest.String()))
-	}
-	return jsondoc.JQ.Format(doc)
-}
-
 func sha256Digest(s string) (digest.Digest, error) {
 	d, err := digest.Parse(s)
 	if err != nil {

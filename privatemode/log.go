@@ -160,17 +160,3 @@ func workspacePath(text string) (rel, msg string) {
 	}
 	return rel, ""
 }
-
-// FormatLog prints entries as the proxy writes them, with the path relative to
-// the workspace: the older format for entries with a policy hash.
-func FormatLog(entries []LogEntry) []byte {
-	var b strings.Builder
-	for _, e := range entries {
-		b.WriteString(e.Time.Format(time.RFC3339))
-		if !e.CoordinatorPolicy.IsZero() {
-			b.WriteString(" " + e.CoordinatorPolicy.Hex())
-		}
-		b.WriteString(" " + e.Path + "\n")
-	}
-	return []byte(b.String())
-}

@@ -9,11 +9,15 @@ import (
 	"github.com/retally/retally/pipeline"
 )
 
+// markdownMark begins every report, by which it is known as one. It is the title
+// that people see.
+const markdownMark = "# retally: "
+
 // Markdown writes a summary for a pull request or a review.
 func Markdown(w io.Writer, r *pipeline.Report) error {
 	v := NewView(r, Options{})
 	var b strings.Builder
-	fmt.Fprintf(&b, "# retally: %s\n\n%s\n", v.Verdict, show.Markdown(v.Summary))
+	fmt.Fprintf(&b, markdownMark+"%s\n\n%s\n", v.Verdict, show.Markdown(v.Summary))
 	if v.Subject != "" {
 		fmt.Fprintf(&b, "\n%s\n", show.Markdown(v.Subject))
 	}

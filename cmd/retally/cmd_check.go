@@ -31,7 +31,7 @@ these files alone, and names the next command. Several paths are taken together.
 			if err != nil {
 				return err
 			}
-			if err := flags.check(); err != nil {
+			if err := flags.checkOnly(); err != nil {
 				return err
 			}
 			count := new(run.Counter)
@@ -40,6 +40,13 @@ these files alone, and names the next command. Several paths are taken together.
 				return err
 			}
 			defer s.Close()
+			flags.protect(run.InputPaths(s.Config, s.Root)...)
+			for _, f := range s.Found {
+				flags.protect(filepath.Join(s.Root, filepath.FromSlash(f.Name)))
+			}
+			if err := flags.checkTargets(targets); err != nil {
+				return err
+			}
 			o := run.Options{
 				Root: s.Root, Subject: s.Title, Only: flags.only, Allow: flags.allow, TestRootOK: flags.testRootOK, Tool: tool(),
 				Counter: count, Reader: s.Reader, ConfigInput: s.ConfigInput, Problems: s.Problems, Progress: new(run.Progress),

@@ -24,7 +24,7 @@ With --release, A and B may also be deployments or folders that hold one, and
 the report says what moved between the two releases.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets()
+			targets, err := flags.targets(args...)
 			if err != nil {
 				return err
 			}
@@ -46,8 +46,8 @@ the report says what moved between the two releases.`,
 }
 
 func (a *app) compareFiles(nameA, nameB string) (*pipeline.Report, error) {
-	if nameA == "-" && nameB == "-" {
-		return nil, &userError{op: "compare", msg: "only one of the two can be stdin"}
+	if err := onlyOneStdin("compare", nameA, nameB); err != nil {
+		return nil, err
 	}
 	var files [2]stages.File
 	for i, name := range []string{nameA, nameB} {

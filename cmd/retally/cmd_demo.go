@@ -1,23 +1,16 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/fixtures"
-	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
 )
-
-// demoMark tells a folder that the demo made from one of the user's.
-const demoMark = ".retally-demo"
 
 func (a *app) demoCommand() *cobra.Command {
 	var (
@@ -40,15 +33,15 @@ found and explained:
 			if err != nil {
 				return err
 			}
-			if err := flags.check(); err != nil {
+			if err := flags.checkOnly(); err != nil {
 				return err
 			}
 			files, what, err := demoFiles(tamper)
 			if err != nil {
 				return err
 			}
-			if dir, err = a.demoFolder(dir, files); err != nil {
-				return err
+			if dir, err = fixtures.Lay(dir, files); err != nil {
+				return &userError{op: "make demo folder", path: dir, err: err, hint: "name another folder with --dir"}
 			}
 			a.talk("retally: the example deployment is in %s", dir)
 			if what != "" {
@@ -59,6 +52,10 @@ found and explained:
 				return err
 			}
 			flags.testRootOK = true // the example brings its own root, and the first line says so
+			flags.protect(run.InputPaths(cfg, root)...)
+			if err := flags.checkTargets(targets); err != nil {
+				return err
+			}
 			flags.next = "retally demo --tamper policy shows a difference; retally check PATH takes something of your own"
 			if tamper != "" {
 				flags.next = "retally demo without --tamper agrees again"
@@ -67,7 +64,7 @@ found and explained:
 			if err != nil {
 				return err
 			}
-			if err := a.writeOut(filepath.Join(dir, "retally-out"), res); err != nil {
+			if err := a.writeOut(&flags.outputs, filepath.Join(dir, "retally-out"), res); err != nil {
 				return err
 			}
 			if err := a.finish(&flags.comparison, targets, res.Report); err != nil {
@@ -113,72 +110,4 @@ func demoFiles(tamper string) (files []fixtures.File, what string, err error) {
 		}
 	}
 	return files, what, err
-}
-
-// demoFolder writes the files. A folder that is not empty is only used if an
-// earlier demo made it; a killed demo leaves whole files that are written again.
-func (a *app) demoFolder(dir string, files []fixtures.File) (string, error) {
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", "retally-demo-"); err != nil {
-			return "", &userError{op: "make demo folder", err: err, hint: "name one with --dir"}
-		}
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", &userError{op: "make demo folder", path: dir, err: reason(err)}
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return "", &userError{op: "read demo folder", path: dir, err: reason(err)}
-	}
-	mark := filepath.Join(dir, demoMark)
-	if _, err := os.Lstat(mark); err != nil {
-		for _, e := range entries {
-			// What a killed demo leaves before its mark is only the mark's own
-			// temporary file.
-			if !strings.HasPrefix(e.Name(), "."+demoMark) {
-				return "", &userError{op: "make demo folder", path: dir, msg: "is not empty and was not made by retally demo", hint: "name another folder with --dir"}
-			}
-		}
-		if err := atomicfile.Write(mark, []byte("made by retally demo, which may overwrite the files here\n"), 0o644); err != nil {
-			return "", err
-		}
-	}
-	if err := sweepDemo(dir, files); err != nil {
-		return "", err
-	}
-	for _, f := range files {
-		path := filepath.Join(dir, filepath.FromSlash(f.Name))
-		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, f.Data) {
-			continue // an unchanged file keeps its stat identity
-		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return "", &userError{op: "make demo folder", path: filepath.Dir(path), err: reason(err)}
-		}
-		if err := atomicfile.Write(path, f.Data, 0o644); err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
-}
-
-// sweepDemo removes what an earlier demo with other content left among the
-// images and models: a layout must hold its own blobs only.
-func sweepDemo(dir string, files []fixtures.File) error {
-	wanted := map[string]bool{}
-	for _, f := range files {
-		wanted[filepath.Join(dir, filepath.FromSlash(f.Name))] = true
-	}
-	for _, sub := range []string{"images", "models"} {
-		err := filepath.WalkDir(filepath.Join(dir, sub), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || wanted[path] {
-				return err
-			}
-			return os.Remove(path)
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return &userError{op: "clear demo folder", path: dir, err: err}
-		}
-	}
-	return nil
 }

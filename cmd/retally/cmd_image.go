@@ -1,17 +1,21 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/imagehash"
-	"github.com/retally/retally/internal/atomicfile"
-	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/internal/outfile"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/images"
 )
 
 func (a *app) imageCommand() *cobra.Command {
@@ -55,8 +59,8 @@ func (r *remoteFlags) connection(cmd *cobra.Command) {
 	f.BoolVar(&r.insecure, "insecure", false, "plain HTTP for registries on loopback (they are asked that way anyhow)")
 }
 
-// options makes the reader's options; the caller closes the store.
-func (r *remoteFlags) options(p *imagehash.Progress) (opts imagehash.Options, closeStore func(), err error) {
+// remote makes the reader's options; the caller closes the store.
+func (a *app) remote(r *remoteFlags, p *imagehash.Progress) (opts imagehash.Options, closeStore func(), err error) {
 	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries, Mirrors: map[string]string{}}}
 	if r.retries == 0 {
 		opts.Remote.Retries = -1
@@ -69,8 +73,8 @@ func (r *remoteFlags) options(p *imagehash.Progress) (opts imagehash.Options, cl
 		opts.Remote.Mirrors[host] = addr
 	}
 	if r.caFile != "" {
-		if opts.Remote.RootCAs, err = os.ReadFile(r.caFile); err != nil {
-			return opts, nil, &userError{op: "read certificates", path: r.caFile, err: reason(err)}
+		if opts.Remote.RootCAs, err = a.readInput("read certificates", r.caFile, smallFile); err != nil {
+			return opts, nil, err
 		}
 	}
 	closeStore = func() {}
@@ -87,8 +91,9 @@ func (r *remoteFlags) options(p *imagehash.Progress) (opts imagehash.Options, cl
 
 func (a *app) imageDigestCommand() *cobra.Command {
 	var (
-		output, hashes string
-		remote         remoteFlags
+		flags  comparison
+		hashes string
+		remote remoteFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "digest SRC...",
@@ -104,149 +109,92 @@ An archive of the old docker save kind holds no manifest: it has config digest
 and diffIDs, and no digest of its own.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var count imagehash.Progress
-			opts, closeStore, err := remote.options(&count)
+			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}
-			defer closeStore()
-			p := run.FollowProgress("images", count.Done, count.Total)
-			stop := a.showProgress(p.Progress)
-			defer p.Stop()
-			rows := []imagehash.Image{}
-			var reports []*imagehash.Report
-			refused, complete := false, true
-			for _, src := range args {
-				rep, err := imagehash.VerifyRef(cmd.Context(), src, opts)
-				if err != nil {
-					stop()
-					return &userError{op: "read image", path: src, err: err}
-				}
-				reports = append(reports, rep)
-				rows = append(rows, rep.Rows()...)
-				refused = refused || !rep.OK()
-				complete = complete && rep.Complete()
+			if err := flags.check(hashes, outfile.KindOf("hashes")); err != nil {
+				return err
 			}
-			stop()
-			if hashes != "" && !refused {
+			reports, err := a.readImages(cmd.Context(), args, &remote)
+			if err != nil {
+				return err
+			}
+			rows := []imagehash.Image{}
+			for _, r := range reports {
+				rows = append(rows, r.Rows()...)
+			}
+			rep := run.NewReport(tool(), "the digests of "+strings.Join(args, ", "))
+			run.Judge(rep, pipeline.Case{Allow: flags.allow}, images.Digests(reports))
+			if hashes != "" && rep.Outcome != pipeline.OutcomeDiffers {
 				data, err := imagehash.HashesJSON(reports)
 				if err != nil {
 					return &userError{op: "write hashes", path: hashes, err: err, hint: "give OCI layouts, one for each name"}
 				}
-				if err := atomicfile.Write(hashes, data, 0o644); err != nil {
+				if err := a.write(&flags.outputs, hashes, outfile.KindOf("hashes"), data); err != nil {
 					return err
 				}
 			}
-			if output == "json" {
-				if err := writeJSON(a.stdout, rows); err != nil {
-					return err
-				}
-			} else {
-				a.printImages(rows)
-			}
-			switch {
-			case refused:
-				return outcomeError{exitDiffers}
-			case !complete:
+			if rep.Outcome == pipeline.OutcomeUnchecked {
 				a.talk("retally: unchecked: %s", imagehash.Unchecked(rows))
-				return outcomeError{exitUnchecked}
 			}
-			return nil
+			return a.finish(&flags, targets, rep, view{json: rows, text: func(w io.Writer, verbose bool) { images.DigestsText(w, rows, verbose) }})
 		},
 	}
-	outputFlag(cmd, &output)
+	flags.flags(cmd)
 	cmd.Flags().StringVar(&hashes, "hashes", "", "also write name and digest of each layout in the form of Privatemode's hashes-<host>.json")
 	remote.flags(cmd)
 	return cmd
 }
 
-func (a *app) printImages(rows []imagehash.Image) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	for _, r := range rows {
-		verdict := "ok"
-		switch {
-		case len(r.Problems) > 0:
-			verdict = "REFUSED"
-		case !r.Complete():
-			verdict = "UNCHECKED"
+// imageInputs are the files and folders that sources of images lead to. Of a
+// folder that is no layout itself what lies in it counts.
+func imageInputs(sources []string) []string {
+	var out []string
+	for _, name := range sources {
+		if _, err := os.Stat(name); err != nil {
+			_, name, _ = strings.Cut(name, ":") // oci:DIR
 		}
-		id := "no digest of its own"
-		if !r.Digest.IsZero() {
-			id = r.Digest.String()
+		entries, err := os.ReadDir(name)
+		if _, layout := os.Stat(filepath.Join(name, "oci-layout")); err != nil || layout == nil {
+			out = append(out, name)
+			continue
 		}
-		line("%s  %s  %s", verdict, id, strings.TrimSpace(r.Source+" "+r.Name))
-		for _, p := range r.Platforms {
-			if p.Digest != r.Digest {
-				line("  %s  manifest %s", p.Platform, p.Digest)
-			} else {
-				line("  %s", p.Platform)
-			}
-			line("    config %s", p.Config)
-			for _, l := range p.Layers {
-				if l.Unread {
-					line("    layer  %s  %d bytes as the manifest says, never read", l.Digest, l.Size)
-					continue
-				}
-				if l.Digest.IsZero() {
-					line("    layer  diffID %s  %d bytes", l.DiffID, l.Size)
-					continue
-				}
-				line("    layer  %s  %d bytes", l.Digest, l.Size)
-				if a.verbose && l.DiffID != l.Digest {
-					line("           diffID %s", l.DiffID)
-				}
+		for _, e := range entries {
+			below := filepath.Join(name, e.Name())
+			if _, layout := os.Stat(filepath.Join(below, "oci-layout")); layout == nil || !e.IsDir() {
+				out = append(out, below)
 			}
 		}
-		for _, x := range r.Artifacts {
-			line("  %s  %s", x.Kind, x.Digest)
-		}
-		for _, u := range r.Unread {
-			line("  never read: %s", unreadText(u))
-		}
-		if len(r.Unread) > 0 {
-			line("  %s", imagehash.Unchecked([]imagehash.Image{r}))
-		}
-		for _, p := range r.Problems {
-			line("  %s", problemText("problem", p))
-		}
-		for _, p := range r.Notes {
-			line("  %s", problemText("note", p))
-		}
 	}
+	return out
 }
 
-func unreadText(u imagehash.Unread) string {
-	s := u.Part
-	if u.Platform != "" {
-		s += " of " + u.Platform
+func (a *app) readImages(ctx context.Context, sources []string, remote *remoteFlags) ([]*imagehash.Report, error) {
+	var count imagehash.Progress
+	opts, closeStore, err := a.remote(remote, &count)
+	if err != nil {
+		return nil, err
 	}
-	if u.Part == "platform" {
-		s = "platform " + u.Platform
+	defer closeStore()
+	defer a.follow("images", count.Done, count.Total)()
+	var reports []*imagehash.Report
+	for _, src := range sources {
+		rep, err := imagehash.VerifyRef(ctx, src, opts)
+		if err != nil {
+			return nil, &userError{op: "read image", path: src, err: err}
+		}
+		reports = append(reports, rep)
 	}
-	return fmt.Sprintf("%s, %s, %d bytes (%s): %s", s, u.Digest, u.Size, u.Place, u.Why)
-}
-
-func problemText(word string, p imagehash.Problem) string {
-	s := fmt.Sprintf("%s %s: %s", word, p.Code, p.Place)
-	if p.Detail != "" {
-		s += ": " + p.Detail
-	}
-	if p.Found != "" {
-		s += ": found " + p.Found
-	}
-	if p.Expected != "" {
-		s += ", expected " + p.Expected
-	}
-	return s
+	return reports, nil
 }
 
 func (a *app) imageDiffCommand() *cobra.Command {
 	var (
-		output, nameA, nameB string
-		ignore               []string
-		remote               remoteFlags
+		flags  comparison
+		opts   imagehash.DiffOptions
+		ignore []string
+		remote remoteFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "diff A B",
@@ -257,127 +205,51 @@ digest; the causes that are shown are a minimal set. --ignore leaves kinds of
 causes out of the verdict, and the verdict says so.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var count imagehash.Progress
-			opts, closeStore, err := remote.options(&count)
+			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}
-			defer closeStore()
-			var sides [2]*imagehash.Source
-			for i, ref := range args {
-				src, err := imagehash.Open(cmd.Context(), ref, opts)
-				if err != nil {
-					return &userError{op: "read image", path: ref, err: err}
-				}
-				defer src.Close()
-				sides[i] = src
-			}
-			p := run.FollowProgress("image diff", count.Done, count.Total)
-			stop := a.showProgress(p.Progress)
-			var kinds []string
 			for _, list := range ignore {
-				kinds = append(kinds, strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })...)
+				opts.Ignore = append(opts.Ignore, strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })...)
 			}
-			d, err := imagehash.Diff(cmd.Context(), sides[0], sides[1], imagehash.DiffOptions{Options: opts, NameA: nameA, NameB: nameB, Ignore: kinds})
-			stop()
-			p.Stop()
+			d, err := a.diffImages(cmd.Context(), args, opts, &remote)
 			if err != nil {
-				return &userError{op: "compare images", path: args[0] + " and " + args[1], err: err}
+				return err
 			}
-			if output == "json" {
-				if err := writeJSON(a.stdout, d); err != nil {
-					return err
-				}
-			} else {
-				a.printImageDiff(d, kinds)
-			}
-			if d.Equal || d.EqualIgnoring {
-				return nil
-			}
-			return outcomeError{exitDiffers}
+			rep := run.NewReport(tool(), args[1]+" compared with "+args[0])
+			rep.GotName, rep.WantName = "A", "B"
+			run.Judge(rep, pipeline.Case{Allow: flags.allow}, images.Difference(d, opts.Ignore))
+			return a.finish(&flags, targets, rep, view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }})
 		},
 	}
-	outputFlag(cmd, &output)
+	flags.flags(cmd)
 	cmd.Flags().StringArrayVar(&ignore, "ignore", nil, "kinds of causes to leave out of the verdict: time, compression, or a kind as shown; may be a list")
-	cmd.Flags().StringVar(&nameA, "name-a", "", "which image of A, by name or digest, where A holds several")
-	cmd.Flags().StringVar(&nameB, "name-b", "", "which image of B")
+	cmd.Flags().StringVar(&opts.NameA, "name-a", "", "which image of A, by name or digest, where A holds several")
+	cmd.Flags().StringVar(&opts.NameB, "name-b", "", "which image of B")
 	remote.flags(cmd)
 	return cmd
 }
 
-func (a *app) printImageDiff(d *imagehash.Difference, ignored []string) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
+func (a *app) diffImages(ctx context.Context, refs []string, o imagehash.DiffOptions, remote *remoteFlags) (d *imagehash.Difference, err error) {
+	var count imagehash.Progress
+	opts, closeStore, err := a.remote(remote, &count)
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case d.Equal:
-		line("MATCH  the two images are the same")
-	case d.EqualIgnoring:
-		line("MATCH  but for what was ignored (%s)", strings.Join(ignored, ", "))
-	case d.SameContent:
-		line("DIFFERS  the same content, packed differently")
-	default:
-		line("DIFFERS  %s", show.Plural(len(d.Causes), "cause", "causes"))
-	}
-	line("  A %s  %s", sideID(d.A), d.A.Source)
-	line("  B %s  %s", sideID(d.B), d.B.Source)
-	if !d.Equal && len(d.Causes)+len(d.Ignored) > 0 {
-		if d.Proved {
-			line("  proved: undoing these causes on B gives A, digest for digest")
-		} else {
-			line("  not proved: undoing what is listed does not give A's digest exactly")
+	defer closeStore()
+	o.Options = opts
+	var sides [2]*imagehash.Source
+	for i, ref := range refs {
+		src, err := imagehash.Open(ctx, ref, opts)
+		if err != nil {
+			return nil, &userError{op: "read image", path: ref, err: err}
 		}
+		defer src.Close()
+		sides[i] = src
 	}
-	for _, c := range d.Causes {
-		a.printImageCause(c, 1, "")
+	defer a.follow("image diff", count.Done, count.Total)()
+	if d, err = imagehash.Diff(ctx, sides[0], sides[1], o); err != nil {
+		return nil, &userError{op: "compare images", path: refs[0] + " and " + refs[1], err: err}
 	}
-	for _, c := range d.Ignored {
-		a.printImageCause(c, 1, "ignored: ")
-	}
-	for _, n := range d.Notes {
-		line("  note: %s", n)
-	}
-}
-
-func (a *app) printImageCause(c imagehash.Cause, depth int, prefix string) {
-	s := fmt.Sprintf("%s%s%s: %s", strings.Repeat("  ", depth), prefix, strings.Join(c.Path, " > "), c.Kind)
-	if c.Count > 1 {
-		s += fmt.Sprintf(" (%d)", c.Count)
-	}
-	if c.Expected != "" || c.Actual != "" {
-		s += fmt.Sprintf(": %s -> %s", orWord(c.Expected, "(none)"), orWord(c.Actual, "(none)"))
-	}
-	if c.Note != "" {
-		s += ": " + c.Note
-	}
-	if depth == 1 {
-		s += fmt.Sprintf(" [%s]", c.Standing)
-	}
-	if c.Hint != "" && depth == 1 {
-		s += " (" + c.Hint + ")"
-	}
-	fmt.Fprintln(a.stdout, show.Text(s))
-	const most = 5
-	for i, child := range c.Children {
-		if i == most && !a.verbose {
-			fmt.Fprintf(a.stdout, "%sand %d more (-v shows all)\n", strings.Repeat("  ", depth+1), c.Count-most)
-			break
-		}
-		a.printImageCause(child, depth+1, "")
-	}
-}
-
-func orWord(s, word string) string {
-	if s == "" {
-		return word
-	}
-	return s
-}
-
-// sideID is what tells an image from another: its digest, if it has one.
-func sideID(s imagehash.DiffSide) string {
-	if s.Digest.IsZero() {
-		return "no digest of its own"
-	}
-	return s.Digest.String()
+	return d, nil
 }

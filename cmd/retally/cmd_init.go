@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/recognize"
@@ -40,13 +40,14 @@ An existing retally.yaml is never overwritten.`,
 			}
 			target := filepath.Join(dir, config.FileName)
 			if _, err := os.Lstat(target); err == nil {
+				// Somebody's own words: not even --force could be meant.
 				return &userError{op: "init", path: target, msg: "exists already", hint: "edit it, or move it away first; retally plan shows what it does"}
 			}
 			data, found, title, err := initialConfig(cmd.Context(), dir, profile)
 			if err != nil {
 				return err
 			}
-			if err := atomicfile.Write(target, data, 0o644); err != nil {
+			if err := a.write(new(outputs), target, outfile.Kind{}, data); err != nil {
 				return err
 			}
 			if output == "json" {

@@ -1,11 +1,13 @@
 package main
 
 import (
-	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/inspect"
 )
@@ -52,7 +54,7 @@ firmware measures it; what it writes depends on memory size and initrd.`,
 			if output == "json" {
 				return writeJSON(a.stdout, k)
 			}
-			a.printKernel(k)
+			tdx.KernelText(a.stdout, k)
 			return nil
 		},
 	}
@@ -60,38 +62,6 @@ firmware measures it; what it writes depends on memory size and initrd.`,
 	cmd.Flags().StringVar(&initrd, "initrd", "", "initrd file; its size counts (default: none)")
 	outputFlag(cmd, &output)
 	return cmd
-}
-
-func (a *app) printKernel(k *inspect.Kernel) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	line("protocol      %s", k.Protocol)
-	if k.Version != "" {
-		line("version       %s", k.Version)
-	}
-	line("offset  field               in the file   as QEMU before 10.2 writes it")
-	for _, f := range k.Fields {
-		value, written := f.Value, f.QEMU
-		if value == "" {
-			value = "-"
-		}
-		if written != "" && written == f.Value {
-			written += "  (the same)"
-		}
-		text := fmt.Sprintf("%#05x   %-18s  %-12s  %s", f.Offset, f.Name, value, written)
-		for len(text) > 0 && text[len(text)-1] == ' ' {
-			text = text[:len(text)-1]
-		}
-		line("%s", text)
-	}
-	signed := "unsigned"
-	if k.Certificates > 0 {
-		signed = fmt.Sprintf("signed, %d bytes of certificates", k.Certificates)
-	}
-	line("Authenticode  %s", signed)
-	line("  as it is    %s", k.Raw.Hex())
-	line("  as changed  %s", k.Patched.Hex())
 }
 
 func (a *app) inspectInitrdCommand() *cobra.Command {
@@ -125,16 +95,7 @@ opened.`,
 				}
 				return writeJSON(a.stdout, segments)
 			}
-			for _, s := range segments {
-				fmt.Fprintf(a.stdout, "archive at %#x, compression %s, %s\n", s.Offset, s.Compression, show.Plural(len(s.Files), "file", "files"))
-				for _, f := range s.Files {
-					sum := "-"
-					if !f.SHA256.IsZero() {
-						sum = f.SHA256.Hex()
-					}
-					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  %06o %d:%d %10d  %-64s  %s", f.Mode, f.UID, f.GID, f.Size, sum, f.Name)))
-				}
-			}
+			tdx.InitrdText(a.stdout, segments)
 			return nil
 		},
 	}
@@ -143,7 +104,7 @@ opened.`,
 }
 
 func (a *app) inspectACPICommand() *cobra.Command {
-	var output string
+	var flags comparison
 	cmd := &cobra.Command{
 		Use:   "acpi FILE [FILE2]",
 		Short: "Tables of an ACPI blob with digests; with two blobs, in which tables they differ and why",
@@ -152,9 +113,13 @@ text), and show the digests of the three measured files that follow from it.
 With a second blob the two are compared; exit code 1 says that they differ.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			const op = "inspect acpi"
-			var tables []*inspect.Tables
+			targets, err := flags.targets(args...)
+			if err != nil {
+				return err
+			}
+			v := tdx.Tables{Names: args}
 			for _, name := range args {
+				const op = "inspect acpi"
 				data, err := a.readInput(op, name, tdxSmallFile)
 				if err != nil {
 					return err
@@ -163,55 +128,13 @@ With a second blob the two are compared; exit code 1 says that they differ.`,
 				if err != nil {
 					return &userError{op: op, path: name, err: err}
 				}
-				tables = append(tables, t)
+				v.Tables = append(v.Tables, t)
 			}
-			if len(tables) == 1 {
-				if output == "json" {
-					return writeJSON(a.stdout, tables[0])
-				}
-				a.printTables(tables[0])
-				return nil
-			}
-			diff := inspect.Diff(tables[0], tables[1])
-			if output == "json" {
-				if diff == nil {
-					diff = []inspect.Difference{}
-				}
-				if err := writeJSON(a.stdout, map[string]any{"a": tables[0], "b": tables[1], "differences": diff}); err != nil {
-					return err
-				}
-			} else {
-				a.printTableDiff(diff)
-			}
-			if len(diff) > 0 || tables[0].Blob != tables[1].Blob {
-				return outcomeError{exitDiffers}
-			}
-			return nil
+			rep := run.NewReport(tool(), "the ACPI tables of "+strings.Join(args, " and "))
+			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, v.Out())
+			return a.finish(&flags, targets, rep, view{json: v.JSON(), text: v.Text, computes: len(args) == 1})
 		},
 	}
-	outputFlag(cmd, &output)
+	flags.flags(cmd)
 	return cmd
-}
-
-func (a *app) printTables(t *inspect.Tables) {
-	for _, e := range t.Tables {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("%-4s  offset %6d  length %6d  %s", e.Signature, e.Offset, e.Length, e.SHA384.Hex())))
-	}
-	fmt.Fprintf(a.stdout, "measured, SHA-384\n  table-loader  %s\n  rsdp          %s\n  tables        %s\n", t.Loader.Hex(), t.RSDP.Hex(), t.Blob.Hex())
-}
-
-func (a *app) printTableDiff(diff []inspect.Difference) {
-	if len(diff) == 0 {
-		fmt.Fprintln(a.stdout, "all tables are equal")
-	}
-	for _, d := range diff {
-		text := fmt.Sprintf("%-4s  differs from byte %d on; %d and %d bytes", d.Signature, d.Offset, d.Lengths[0], d.Lengths[1])
-		if d.Offset < 0 {
-			text = fmt.Sprintf("%-4s  only in one; %d and %d bytes", d.Signature, d.Lengths[0], d.Lengths[1])
-		}
-		if d.Note != "" {
-			text += ": " + d.Note
-		}
-		fmt.Fprintln(a.stdout, show.Text(text))
-	}
 }

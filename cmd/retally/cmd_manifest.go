@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
 )
 
 const smallFile = 16 << 20
@@ -38,9 +42,9 @@ func (a *app) manifestAdjustCommand() *cobra.Command {
 in a plan, and print the manifest. A step that touches nothing is warned about:
 most likely a field was renamed. IN may be - for stdin.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if plan == "-" && args[0] == "-" || plan == "-" && deploy == "-" || deploy == "-" && args[0] == "-" {
-				return &userError{op: "manifest adjust", msg: "only one input can be stdin"}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := onlyOneStdin("manifest adjust", plan, deploy, args[0]); err != nil {
+				return err
 			}
 			planData, err := a.readPlan(plan)
 			if err != nil {
@@ -50,7 +54,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 			if err != nil {
 				return err
 			}
-			values, err := a.variables(p, plan, deploy, vars)
+			values, err := a.variables(cmd.Context(), p, plan, deploy, vars)
 			if err != nil {
 				return err
 			}
@@ -111,7 +115,7 @@ func adjustment(res *manifest.Result) map[string]any {
 }
 
 // variables collects a plan's variables: --var wins over the deployment.
-func (a *app) variables(p *manifest.Plan, plan, deploy string, vars []string) (map[string]string, error) {
+func (a *app) variables(ctx context.Context, p *manifest.Plan, plan, deploy string, vars []string) (map[string]string, error) {
 	values := map[string]string{}
 	for _, v := range vars {
 		name, value, ok := strings.Cut(v, "=")
@@ -123,37 +127,19 @@ func (a *app) variables(p *manifest.Plan, plan, deploy string, vars []string) (m
 		}
 		values[name] = value
 	}
-	var d *deployment.Deployment
-	for _, name := range p.VariableNames() {
-		if _, ok := values[name]; ok {
-			continue
-		}
-		if d == nil {
-			if deploy == "" {
-				return nil, &userError{op: "manifest adjust", path: plan, msg: fmt.Sprintf("${%s} comes from the deployment, and none is given", name), hint: fmt.Sprintf("add --deployment FILE or --var %s=VALUE", name)}
-			}
-			data, err := a.readInput("read deployment", deploy, smallFile)
-			if err != nil {
-				return nil, err
-			}
-			if d, err = deployment.Parse(deploy, data); err != nil {
-				return nil, err
-			}
-		}
-		v := p.Variables()[name]
-		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
-		if err != nil {
-			return nil, &userError{op: "find variable " + name, path: deploy, err: err, hint: fmt.Sprintf("set it with --var %s=VALUE", name)}
-		}
-		values[name] = text
+	in := a.inputs(&config.Config{Deployment: deploy, Manifest: &config.Manifest{Adjust: plan, Variables: values}})
+	values, err := manifeststage.Variables(ctx, in, p)
+	var missing *pipeline.InputError
+	if errors.As(err, &missing) && missing.Op == "find variable" {
+		return nil, &userError{op: "manifest adjust", path: missing.File, err: missing.Err, hint: "add --deployment FILE or --var NAME=VALUE"}
 	}
-	return values, nil
+	return values, err
 }
 
 func (a *app) manifestCheckCommand() *cobra.Command {
 	var (
-		output string
-		keys   []string
+		flags comparison
+		keys  []string
 	)
 	cmd := &cobra.Command{
 		Use:   "check FILE",
@@ -163,6 +149,13 @@ it. Exit code 1 if it is invalid. With --owner-key, also say whether a public
 key or a certificate is among the owners.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			targets, err := flags.targets(append(keys, args...)...)
+			if err != nil {
+				return err
+			}
+			if err := onlyOneStdin("manifest check", append(keys, args...)...); err != nil {
+				return err
+			}
 			data, err := a.readInput("read manifest", args[0], smallFile)
 			if err != nil {
 				return err
@@ -171,104 +164,24 @@ key or a certificate is among the owners.`,
 			if err != nil {
 				return err
 			}
-			problems := m.Validate()
-			owners, err := a.checkOwners(m, keys)
-			if err != nil {
-				return err
-			}
-			invalid := slices.ContainsFunc(problems, func(p manifest.Problem) bool { return p.Severity == manifest.SeverityError })
-			invalid = invalid || slices.ContainsFunc(owners, func(o owner) bool { return o.Role == "" })
-			if output == "json" {
-				if err := writeJSON(a.stdout, checkedManifest(args[0], m, problems, owners, invalid)); err != nil {
+			v := manifeststage.NewValidity(m)
+			for _, file := range keys {
+				data, err := a.readInput("read owner key", file, 1<<20)
+				if err != nil {
 					return err
 				}
-			} else {
-				a.printManifest(args[0], m, problems, owners, invalid)
+				key, err := manifest.ParseOwnerKey(file, data)
+				if err != nil {
+					return err
+				}
+				v.Owner(file, key)
 			}
-			if invalid {
-				return outcomeError{exitDiffers}
-			}
-			return nil
+			rep := run.NewReport(tool(), "whether "+args[0]+" is a valid manifest")
+			run.Judge(rep, pipeline.Case{Allow: flags.allow}, v.Out())
+			return a.finish(&flags, targets, rep, view{json: v.JSON(), text: v.Text, differs: "invalid"})
 		},
 	}
-	outputFlag(cmd, &output)
+	flags.flags(cmd)
 	cmd.Flags().StringArrayVar(&keys, "owner-key", nil, "PEM file of a public key that must be among the owners; may be given several times")
 	return cmd
-}
-
-// owner says in which role a key stands in the manifest, "" for none.
-type owner struct {
-	File    string `json:"file"`
-	Role    string `json:"role"`
-	Pointer string `json:"pointer"`
-}
-
-var ownerRoles = map[string]string{
-	"WorkloadOwnerPubKeys":    "workload owner, who may set a new manifest",
-	"WorkloadOwnerKeyDigests": "workload owner, who may set a new manifest",
-	"SeedshareOwnerPubKeys":   "seedshare owner, who may recover the secrets",
-}
-
-func (a *app) checkOwners(m *manifest.Manifest, files []string) ([]owner, error) {
-	out := []owner{}
-	for _, f := range files {
-		data, err := a.readInput("read owner key", f, 1<<20)
-		if err != nil {
-			return nil, err
-		}
-		key, err := manifest.ParseOwnerKey(f, data)
-		if err != nil {
-			return nil, err
-		}
-		o := owner{File: f}
-		if at, ok := m.FindOwnerKey(key); ok {
-			o.Role, o.Pointer = ownerRoles[strings.Split(at, "/")[1]], at
-		}
-		out = append(out, o)
-	}
-	return out, nil
-}
-
-func checkedManifest(file string, m *manifest.Manifest, problems []manifest.Problem, owners []owner, invalid bool) map[string]any {
-	list := []map[string]any{}
-	for _, p := range problems {
-		list = append(list, map[string]any{
-			"pointer": p.Pointer, "line": p.Line, "column": p.Column, "code": p.Code, "severity": p.Severity.String(), "message": p.Msg, "hint": p.Hint,
-		})
-	}
-	_, plain := m.Style()
-	return map[string]any{
-		"file": file, "valid": !invalid, "shape": m.Shape().String(), "policies": len(m.Policies()), "snp": len(m.SNP()), "tdx": len(m.TDX()),
-		"canonicalLayout": plain, "problems": list, "ownerKeys": owners,
-	}
-}
-
-func (a *app) printManifest(file string, m *manifest.Manifest, problems []manifest.Problem, owners []owner, invalid bool) {
-	verdict := "VALID"
-	if invalid {
-		verdict = "INVALID"
-	}
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	line("%s  %s", verdict, file)
-	line("  written by %s", m.Shape())
-	line("  %s, %s, %s", show.Plural(len(m.Policies()), "workload policy", "workload policies"), show.Plural(len(m.SNP()), "SNP reference value", "SNP reference values"), show.Plural(len(m.TDX()), "TDX reference value", "TDX reference values"))
-	if _, plain := m.Style(); !plain {
-		line("  its layout is none that contrast, yq or jq writes: it was edited by something else")
-	}
-	for _, o := range owners {
-		if o.Role == "" {
-			line("  %s is not among the owner keys", o.File)
-		} else {
-			line("  %s is the key of a %s (%s)", o.File, o.Role, o.Pointer)
-		}
-	}
-	for _, p := range problems {
-		s := fmt.Sprintf("  %s:%d:%d: %s: %s: %s", file, p.Line, p.Column, p.Severity, p.Pointer, p.Msg)
-		if p.Hint != "" {
-			s += " (" + p.Hint + ")"
-		}
-		line("%s", s)
-	}
 }

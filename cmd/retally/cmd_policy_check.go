@@ -1,22 +1,27 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
 	"github.com/retally/retally/policygen/check"
 	"github.com/retally/retally/policygen/rules"
 )
 
 type policyCheck struct {
-	output, policy, request, kind, workload, rules, binding string
+	comparison
+	own                             config.Policies // rules for data that comes without
+	policy, request, kind, workload string
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {
@@ -43,14 +48,14 @@ Exit codes: 0 allowed, 1 denied.`,
 			return a.checkPolicy(cmd, &c)
 		},
 	}
-	outputFlag(cmd, &c.output)
+	c.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&c.policy, "policy", "", "policy of any form, - for stdin")
 	f.StringVar(&c.request, "request", "", "request or requests, - for stdin")
 	f.StringVar(&c.kind, "kind", "", "kind of the request, such as CreateContainerRequest (default: as the text or its members tell)")
 	f.StringVar(&c.workload, "workload", "", "KIND/NAME or KIND/NAMESPACE/NAME of annotated YAML with several workloads")
-	f.StringVar(&c.rules, "rules", "", "rules.rego for data that comes without rules (default: retally's own)")
-	f.StringVar(&c.binding, "image-binding", "", "binding of retally's own rules for data without rules: annotation, guest_pull, off (default off)")
+	f.StringVar(&c.own.Rules, "rules", "", "rules.rego for data that comes without rules (default: retally's own)")
+	f.StringVar(&c.own.ImageBinding, "image-binding", "", "binding of retally's own rules for data without rules: annotation, guest_pull, off (default off)")
 	return cmd
 }
 
@@ -61,58 +66,61 @@ func (a *app) checkPolicy(cmd *cobra.Command, c *policyCheck) error {
 			return &userError{op: op, msg: "--" + flag.name + " FILE is missing", hint: "usage: " + cmd.UseLine()}
 		}
 	}
-	if err := onlyOneStdin(op, c.policy, c.request, c.rules); err != nil {
+	if err := onlyOneStdin(op, c.policy, c.request, c.own.Rules); err != nil {
+		return err
+	}
+	targets, err := c.targets(c.policy, c.request, c.own.Rules)
+	if err != nil {
 		return err
 	}
 	list, err := a.readPolicies(c.policy)
 	if err != nil {
-		return a.policyProblems(err, op, shownName(c.policy), c.output)
+		return a.policyProblems(err, op, config.Shown(c.policy), c.output)
 	}
-	named, err := chooseWorkload(list, c.workload, shownName(c.policy))
+	named, err := chooseWorkload(list, c.workload, config.Shown(c.policy))
 	if err != nil {
 		return err
 	}
-	judged, err := a.rulesFor(named, c)
-	if err != nil {
+	result := decide.Decisions{Allowed: true, Kind: named.Kind, Namespace: named.Namespace, Name: named.Name, Decisions: []decide.Decision{}}
+	if result.Rules, err = a.rulesFor(cmd.Context(), named, c); err != nil {
 		return err
 	}
-	text := slices.Concat(named.Rules, []byte("\npolicy_data := "), named.Data)
-	policy, err := check.Parse(shownName(c.policy), text)
+	result.RulesDigest = policygen.Rules{Text: named.Rules}.Digest().String()
+	if err := a.decide(cmd.Context(), named, c, &result); err != nil {
+		return err
+	}
+	rep := run.NewReport(tool(), "whether "+config.Shown(c.policy)+" allows what "+config.Shown(c.request)+" asks")
+	rep.WantName = "asked"
+	run.Judge(rep, pipeline.Case{Allow: c.allow}, result.Out(config.Shown(c.policy), config.Shown(c.request)))
+	return a.finish(&c.comparison, targets, rep, view{json: result, text: result.Text, differs: "denied"})
+}
+
+// decide asks the policy about every request; what one of them changes holds for
+// the next.
+func (a *app) decide(ctx context.Context, named *policygen.NamedPolicy, c *policyCheck, result *decide.Decisions) error {
+	const op = "policy check"
+	policy, err := check.Parse(config.Shown(c.policy), slices.Concat(named.Rules, []byte("\npolicy_data := "), named.Data))
 	if err != nil {
-		return &userError{op: op, path: shownName(c.policy), err: err}
+		return &userError{op: op, path: config.Shown(c.policy), err: err}
 	}
 	data, err := a.readInput("read request", c.request, policyFileLimit)
 	if err != nil {
 		return err
 	}
-	result := checkResult{
-		Allowed: true, Kind: named.Kind, Namespace: named.Namespace, Name: named.Name,
-		Rules: judged, RulesDigest: policygen.Rules{Text: named.Rules}.Digest().String(), Decisions: []checkDecision{},
-	}
-	for i, one := range splitRequests(data) {
-		req, err := check.ParseRequest(one.text, c.kind)
+	for i, one := range check.SplitRequests(data) {
+		req, err := check.ParseRequest(one.Text, c.kind)
 		if err != nil {
-			return &userError{op: op, path: one.place(shownName(c.request)), err: err, hint: "--kind names the kind"}
+			return &userError{op: op, path: one.Place(config.Shown(c.request)), err: err, hint: "--kind names the kind"}
 		}
-		d, err := policy.Evaluate(cmd.Context(), req.Kind, req.Input)
+		d, err := policy.Evaluate(ctx, req.Kind, req.Input)
 		if err != nil {
-			if cerr := cmd.Context().Err(); cerr != nil {
+			if cerr := ctx.Err(); cerr != nil {
 				return cerr
 			}
-			return &userError{op: op, path: one.place(shownName(c.request)), err: err}
+			return &userError{op: op, path: one.Place(config.Shown(c.request)), err: err}
 		}
 		result.Allowed = result.Allowed && d.Allowed
-		result.Decisions = append(result.Decisions, checkDecision{Request: i + 1, Line: one.line, Description: one.description(), Decision: d})
-	}
-	if c.output == "json" {
-		if err := writeJSON(a.stdout, result); err != nil {
-			return err
-		}
-	} else {
-		a.printCheck(&result)
-	}
-	if !result.Allowed {
-		return outcomeError{exitDiffers}
+		result.Decisions = append(result.Decisions, decide.Decision{Request: i + 1, Line: one.Line, Description: one.Description(), Decision: d})
 	}
 	return nil
 }
@@ -145,161 +153,23 @@ func chooseWorkload(list []policygen.NamedPolicy, want, file string) (*policygen
 }
 
 // rulesFor completes data that came without rules and says whose rules decide.
-func (a *app) rulesFor(p *policygen.NamedPolicy, c *policyCheck) (string, error) {
+func (a *app) rulesFor(ctx context.Context, p *policygen.NamedPolicy, c *policyCheck) (string, error) {
 	if p.Rules != nil {
-		if c.rules != "" || c.binding != "" {
-			return "", &userError{op: "policy check", path: shownName(c.policy), msg: "has rules of its own, which decide", hint: "leave --rules and --image-binding away, or give the policy data alone"}
+		if c.own.Rules != "" || c.own.ImageBinding != "" {
+			return "", &userError{op: "policy check", path: config.Shown(c.policy), msg: "has rules of its own, which decide", hint: "leave --rules and --image-binding away, or give the policy data alone"}
 		}
 		return "the policy's own", nil
 	}
-	set, err := a.ruleSet("policy check", c.rules, c.binding, string(rules.Off))
+	if err := rulesOrBinding("policy check", &c.own, string(rules.Off)); err != nil {
+		return "", err
+	}
+	set, err := policies.Rules(ctx, a.inputs(new(config.Config)), &c.own)
 	if err != nil {
 		return "", err
 	}
 	p.Rules = set.Text
-	if set.binding != "" {
-		return "retally's own, image_binding " + set.binding, nil
+	if c.own.Rules == "" {
+		return "retally's own, image_binding " + c.own.ImageBinding, nil
 	}
 	return set.Name, nil
-}
-
-type checkResult struct {
-	Allowed     bool            `json:"allowed"` // all of them
-	Kind        string          `json:"kind,omitempty"`
-	Namespace   string          `json:"namespace,omitempty"`
-	Name        string          `json:"name,omitempty"`
-	Rules       string          `json:"rules"`
-	RulesDigest string          `json:"rules_digest"`
-	Decisions   []checkDecision `json:"decisions"`
-}
-
-type checkDecision struct {
-	Request     int    `json:"request"` // from 1
-	Line        int    `json:"line,omitempty"`
-	Description string `json:"description,omitempty"`
-	*check.Decision
-}
-
-// oneRequest is a request of a sequence, with its line where it has one.
-type oneRequest struct {
-	text []byte
-	line int
-}
-
-func (r oneRequest) place(file string) string {
-	if r.line > 0 {
-		return fmt.Sprintf("%s:%d", file, r.line)
-	}
-	return file
-}
-
-// description is what test cases call a request.
-func (r oneRequest) description() string {
-	var d struct {
-		Description string `json:"description"`
-	}
-	if json.Unmarshal(r.text, &d) != nil {
-		return ""
-	}
-	return d.Description
-}
-
-// splitRequests takes a sequence apart: lines that are JSON objects each, or
-// the elements of an array. Everything else is one request.
-func splitRequests(data []byte) []oneRequest {
-	trimmed := bytes.TrimSpace(data)
-	if bytes.HasPrefix(trimmed, []byte("[")) {
-		var list []json.RawMessage
-		if json.Unmarshal(trimmed, &list) == nil && len(list) > 0 {
-			var out []oneRequest
-			for _, e := range list {
-				out = append(out, oneRequest{text: e})
-			}
-			return out
-		}
-	}
-	var out []oneRequest
-	n := 0
-	for line := range bytes.Lines(data) {
-		n++
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
-			continue
-		}
-		if line[0] != '{' || !json.Valid(line) {
-			return []oneRequest{{text: data}}
-		}
-		out = append(out, oneRequest{line, n})
-	}
-	if len(out) < 2 {
-		return []oneRequest{{text: data}}
-	}
-	return out
-}
-
-func (a *app) printCheck(r *checkResult) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	allowed := 0
-	for _, d := range r.Decisions {
-		verdict := "DENIED "
-		if d.Allowed {
-			verdict = "ALLOWED"
-			allowed++
-		}
-		name := d.Kind
-		if d.Line > 0 {
-			name = fmt.Sprintf("line %d: %s", d.Line, name)
-		}
-		if d.Description != "" {
-			name += ": " + d.Description
-		}
-		line("%s  %s", verdict, name)
-		for _, c := range d.Reasons {
-			a.printCandidate(c)
-		}
-		if d.Undefined {
-			line("  the policy has no answer to this kind of request: the guest refuses it")
-		}
-		if d.Note != "" {
-			line("  note: %s", d.Note)
-		}
-	}
-	if len(r.Decisions) > 1 {
-		line("%d of %s allowed", allowed, show.Plural(len(r.Decisions), "request", "requests"))
-	}
-	if name := workloadName(r.Kind, r.Namespace, r.Name); name != "" {
-		line("policy of %s, rules %s (%s)", name, r.Rules, r.RulesDigest)
-	} else {
-		line("rules %s (%s)", r.Rules, r.RulesDigest)
-	}
-}
-
-func (a *app) printCandidate(c check.Candidate) {
-	who := "the request as a whole"
-	if c.Container >= 0 {
-		who = fmt.Sprintf("container %d", c.Container)
-		if c.Name != "" {
-			who = fmt.Sprintf("container %s", c.Name)
-		} else if c.Container == 0 {
-			who = "the pause container"
-		}
-	}
-	fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  %s: %d of %d checks passed", who, c.Passed, c.Checks)))
-	for i, f := range c.Failed {
-		if i > 0 && !a.verbose {
-			fmt.Fprintf(a.stdout, "    and %d more (-v shows all)\n", len(c.Failed)-1)
-			break
-		}
-		where := f.Check
-		if f.Key != "" {
-			where += " " + f.Key
-		}
-		expected, actual := string(f.Expected), string(f.Actual)
-		if !a.verbose {
-			expected, actual = show.Clip(expected, 300), show.Clip(actual, 300)
-		}
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("    %s: expected %s, actual %s", where, expected, actual)))
-	}
 }

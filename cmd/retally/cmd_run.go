@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/cache"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
@@ -40,7 +40,7 @@ func (r *runFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&r.noCache, "no-cache", false, "neither use nor keep results of other runs")
 }
 
-func (r *runFlags) check() error {
+func (r *runFlags) checkOnly() error {
 	for _, g := range r.only {
 		if err := pipeline.ValidGlob(g); err != nil {
 			return &userError{op: "retally", msg: "--only: " + err.Error()}
@@ -65,11 +65,11 @@ of this run (what was reread, what was trusted). The reports depend on the
 inputs only; run.json does not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			targets, err := flags.targets()
+			targets, err := flags.targets(file)
 			if err != nil {
 				return err
 			}
-			if err := flags.check(); err != nil {
+			if err := flags.checkOnly(); err != nil {
 				return err
 			}
 			cfg, input, root, err := a.loadConfig(file)
@@ -81,11 +81,15 @@ inputs only; run.json does not.`,
 					return err
 				}
 			}
+			flags.protect(run.InputPaths(cfg, root)...)
+			if err := errors.Join(flags.checkTargets(targets), run.CheckOut(&flags.guard, out, "manifest.json", "report.json", "run.json")); err != nil {
+				return err
+			}
 			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
 			if err != nil {
 				return err
 			}
-			if err := a.writeOut(out, res); err != nil {
+			if err := a.writeOut(&flags.outputs, out, res); err != nil {
 				return err
 			}
 			return a.finish(&flags.comparison, targets, res.Report)
@@ -182,32 +186,16 @@ type circumstances struct {
 }
 
 // writeOut writes what a run made, each file whole.
-func (a *app) writeOut(dir string, res *run.Result) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return &userError{op: "make folder", path: dir, err: reason(err)}
-	}
-	for _, art := range res.Artifacts {
-		if sub := filepath.Dir(filepath.Join(dir, art.Name)); sub != dir {
-			if err := os.MkdirAll(sub, 0o755); err != nil {
-				return &userError{op: "make folder", path: sub, err: reason(err)}
-			}
-		}
-		if err := atomicfile.Write(filepath.Join(dir, art.Name), art.Data, 0o644); err != nil {
-			return err
-		}
-	}
-	var b strings.Builder
-	if err := report.JSON(&b, res.Report); err != nil {
+func (a *app) writeOut(o *outputs, dir string, res *run.Result) error {
+	var rep, circum bytes.Buffer
+	if err := report.JSON(&rep, res.Report); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(dir, "report.json"), []byte(b.String()), 0o644); err != nil {
+	if err := writeJSON(&circum, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
 		return err
 	}
-	b.Reset()
-	if err := writeJSON(&b, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
-		return err
-	}
-	return atomicfile.Write(filepath.Join(dir, "run.json"), []byte(b.String()), 0o644)
+	o.guard.Stdout = a.stdout
+	return run.WriteOut(&o.guard, dir, slices.Concat(res.Artifacts, []run.Artifact{{Name: "report.json", Data: rep.Bytes()}, {Name: "run.json", Data: circum.Bytes()}}))
 }
 
 func orEmpty(s []string) []string {

@@ -288,11 +288,15 @@ func (f *snpFlags) artifacts(in *inputs, s *snpShape) (a snpmeasure.Artifacts, e
 		flag, path string
 		sum        bool
 	}{{&a.Firmware, "firmware", f.firmware, false}, {&a.Kernel, "kernel", f.kernel, true}, {&a.Initrd, "initrd", f.initrd, true}, {&a.SVSM, "svsm", f.svsm, false}} {
-		open := in.artifact
-		if x.sum {
-			open = in.digestOr
+		if x.sum && oneSum.MatchString(x.path) {
+			sum, err := digest.Parse(strings.ToLower(x.path))
+			if err != nil {
+				return a, err
+			}
+			*x.to = snpmeasure.Input{Name: x.path, Known: sum}
+			continue
 		}
-		file, err := open(x.flag, x.path)
+		file, err := in.artifact(x.flag, x.path)
 		if err != nil {
 			return a, err
 		}

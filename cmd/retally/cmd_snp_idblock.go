@@ -135,8 +135,7 @@ func (f *idFlags) sign(a *app, op string, block *snpmeasure.IDBlock) (*snpmeasur
 	if f.idKey == "" {
 		return nil, nil
 	}
-	in := &inputs{app: a, op: op}
-	data, err := in.small("id-key", f.idKey)
+	data, err := a.readInput(op, f.idKey, smallFile)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +150,7 @@ func (f *idFlags) sign(a *app, op string, block *snpmeasure.IDBlock) (*snpmeasur
 	if f.author == "" {
 		return snpmeasure.SignID(raw, id, nil)
 	}
-	if data, err = in.small("author-key", f.author); err != nil {
+	if data, err = a.readInput(op, f.author, smallFile); err != nil {
 		return nil, err
 	}
 	author, err := snpmeasure.ParsePrivateKey(f.author, data)

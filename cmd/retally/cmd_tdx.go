@@ -137,7 +137,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if f.trace {
 		v.Trace = v.traces
 	}
-	if err := a.writeReports(targets, res.Report); err != nil {
+	if err := a.writeReports(&f.comparison, targets, res.Report); err != nil {
 		return err
 	}
 	if f.output == "json" {

@@ -6,11 +6,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/disks"
 	"github.com/retally/retally/verity"
-	"github.com/retally/retally/verity/disk"
 )
 
 func (a *app) verityCommand() *cobra.Command {
@@ -75,18 +76,14 @@ func (f *verityFlags) params() (p verity.Params, err error) {
 // counted runs work with progress shown.
 func (a *app) counted(stage string, work func(*verity.Progress) error) error {
 	count := new(verity.Progress)
-	p := run.FollowProgress(stage, func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
-	stop := a.showProgress(p.Progress)
-	defer func() {
-		stop()
-		p.Stop()
-	}()
+	defer a.follow(stage, func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })()
 	return work(count)
 }
 
 func (a *app) verityFormatCommand() *cobra.Command {
 	var (
 		f      verityFlags
+		files  outputs
 		output string
 		fecOff int64
 	)
@@ -106,6 +103,10 @@ its other bytes stay as they are.`,
 			if len(args) == 2 {
 				hash, device = args[1], args[1]
 			}
+			files.protect(args...)
+			if err := files.check(f.rootHashFile, outfile.KindOf("root hash")); err != nil {
+				return err
+			}
 			var res verity.Result
 			err = a.counted("verity format", func(count *verity.Progress) error {
 				res, err = verity.FormatFiles(cmd.Context(), args[0], hash, p, verity.FEC{Path: f.fecDevice, Offset: fecOff, Roots: f.fecRoots}, verity.Options{Progress: count})
@@ -114,10 +115,8 @@ its other bytes stay as they are.`,
 			if err != nil {
 				return err
 			}
-			if f.rootHashFile != "" {
-				if err := atomicfile.Write(f.rootHashFile, []byte(res.Root.Hex()), 0o644); err != nil {
-					return err
-				}
+			if err := a.write(&files, f.rootHashFile, outfile.KindOf("root hash"), []byte(res.Root.Hex())); err != nil {
+				return err
 			}
 			if output == "json" {
 				return writeJSON(a.stdout, res)
@@ -127,6 +126,7 @@ its other bytes stay as they are.`,
 		},
 	}
 	f.flags(cmd)
+	files.flags(cmd)
 	cmd.Flags().StringVar(&f.rootHashFile, "root-hash-file", "", "also write the root hash to this file")
 	cmd.Flags().StringVar(&f.fecDevice, "fec-device", "", "also write error correction data to this file")
 	cmd.Flags().Int64Var(&fecOff, "fec-offset", 0, "byte position in the error correction file")
@@ -148,77 +148,41 @@ func (a *app) printTree(text string) {
 
 func (a *app) verityVerifyCommand() *cobra.Command {
 	var (
-		f      verityFlags
-		output string
-		limit  int
+		f     verityFlags
+		flags comparison
+		limit int
 	)
 	cmd := &cobra.Command{
 		Use:   "verify DATA HASH ROOT",
 		Short: "Check DATA against the tree in HASH and a root hash; no file is changed",
 		Args:  cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			targets, err := flags.targets(args[0], args[1])
+			if err != nil {
+				return err
+			}
 			p, err := f.params()
 			if err != nil {
 				return err
 			}
-			var v verity.Verdict
+			var verdict verity.Verdict
 			err = a.counted("verity verify", func(count *verity.Progress) error {
-				v, err = verity.VerifyFiles(cmd.Context(), args[0], args[1], args[2], p, verity.VerifyOptions{Options: verity.Options{Progress: count}, Limit: limit})
+				verdict, err = verity.VerifyFiles(cmd.Context(), args[0], args[1], args[2], p, verity.VerifyOptions{Options: verity.Options{Progress: count}, Limit: limit})
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			return a.finishVerity(args[0], v, f.dataBlocks != 0 && f.noSuperblock, output == "json")
+			v, out := disks.Verify(args[0], args[2], verdict, f.dataBlocks != 0 && f.noSuperblock)
+			rep := run.NewReport(tool(), args[0]+" against the tree in "+args[1])
+			run.Judge(rep, pipeline.Case{Allow: flags.allow}, out)
+			return a.finish(&flags, targets, rep, view{json: v, text: v.Text})
 		},
 	}
 	f.flags(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 10, "how many mismatches of the first bad level are shown")
-	outputFlag(cmd, &output)
+	flags.flags(cmd)
 	return cmd
-}
-
-// finishVerity shows a verdict. asked is set where the user named the number of
-// data blocks; otherwise bytes that the tree does not cover are unchecked.
-func (a *app) finishVerity(data string, v verity.Verdict, asked, asJSON bool) error {
-	list := []disk.Explained{}
-	var images disk.Locator
-	if !v.OK() {
-		// What is no EROFS image is named by its blocks alone.
-		images, _ = disk.OpenLocator(data)
-	}
-	for _, m := range v.Mismatches {
-		if images == nil {
-			list = append(list, disk.Explained{Mismatch: m, Text: m.String()})
-			continue
-		}
-		list = append(list, disk.Explain(v, m, images))
-	}
-	coverage := fmt.Sprintf("%d of %d bytes covered", v.Covered, v.Covered+v.Uncovered)
-	if asJSON {
-		if err := writeJSON(a.stdout, map[string]any{
-			"ok": v.OK(), "mismatches": list, "hash_device_short": v.HashDeviceShort, "covered": v.Covered, "uncovered": v.Uncovered,
-		}); err != nil {
-			return err
-		}
-	} else {
-		switch {
-		case v.OK() && v.Uncovered == 0:
-			fmt.Fprintln(a.stdout, "OK")
-		case v.OK():
-			fmt.Fprintf(a.stdout, "OK, %s; the tree says nothing of the last %d\n", coverage, v.Uncovered)
-		}
-		for _, e := range list {
-			fmt.Fprintln(a.stdout, show.Text(e.Text))
-		}
-	}
-	switch {
-	case !v.OK():
-		return outcomeError{exitDiffers}
-	case v.Uncovered > 0 && !asked:
-		return outcomeError{exitUnchecked}
-	}
-	return nil
 }
 
 func (a *app) verityDumpCommand() *cobra.Command {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/place"
+	"github.com/retally/retally/internal/inputfile"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
@@ -47,6 +49,7 @@ type outcomeError struct{ code int }
 
 func (e outcomeError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// outcome is the one place that turns a result into an exit code.
 func outcome(o pipeline.Outcome) error {
 	switch o {
 	case pipeline.OutcomeMatch:
@@ -56,6 +59,16 @@ func outcome(o pipeline.Outcome) error {
 	default:
 		return outcomeError{exitUnchecked}
 	}
+}
+
+// refused is the end of a verb that said by itself why there is no result: the
+// input was understood and does not hold (invalid), or could not be used.
+func refused(invalid bool) (code int, err error) {
+	code = exitTrouble
+	if invalid {
+		code = exitDiffers
+	}
+	return code, outcomeError{code}
 }
 
 // userError is a failure with what would mend it.
@@ -99,20 +112,28 @@ func describe(err error) (op, path, msg, hint string) {
 	if errors.As(err, &fault) {
 		hint = fault.Hint
 	}
+	var k *inputfile.KindError
+	if errors.As(err, &k) {
+		path, hint = k.Path, k.Hint
+	}
+	var w *outfile.Error
+	if errors.As(err, &w) {
+		op, path, hint = "write", w.Path, w.Hint
+	}
 	var y *yamldoc.Error
 	if errors.As(err, &y) {
 		path, hint = y.File, y.Hint
 	}
-	var fault *place.Fault
-	if errors.As(err, &fault) {
+	var at *place.Fault
+	if errors.As(err, &at) {
 		if op == "" {
-			op = fault.Op
+			op = at.Op
 		}
 		if path == "" {
-			path = fault.Where.File
+			path = at.Where.File
 		}
 		if hint == "" {
-			hint = fault.Hint
+			hint = at.Hint
 		}
 	}
 	// A room names its file itself; the message has it already.

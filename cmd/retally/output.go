@@ -2,22 +2,56 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/atomicfile"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/report"
 )
 
+// outputs are the files that a verb writes. What may be written over is decided
+// in internal/outfile: never an input of the run, a file of another kind only
+// with --force.
+type outputs struct{ guard outfile.Guard }
+
+func (o *outputs) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.guard.Force, "force", false, "let an output file replace a file of another kind; never an input of the run")
+}
+
+// protect names the inputs of the run.
+func (o *outputs) protect(inputs ...string) {
+	for _, name := range inputs {
+		o.guard.Protect(name)
+	}
+}
+
+// check finds what stands against an output before any work is done. No path is
+// no output.
+func (o *outputs) check(path string, k outfile.Kind) error {
+	if path == "" {
+		return nil
+	}
+	return o.guard.Check(path, k)
+}
+
+func (a *app) write(o *outputs, path string, k outfile.Kind, data []byte) error {
+	if path == "" {
+		return nil
+	}
+	o.guard.Stdout = a.stdout
+	return o.guard.Write(path, k, data, 0o644)
+}
+
 // comparison holds the flags of every verb that ends in a report.
 type comparison struct {
+	outputs
 	output  string
 	reports []string
 	allow   []string
@@ -25,6 +59,7 @@ type comparison struct {
 
 func (c *comparison) flags(cmd *cobra.Command) {
 	outputFlag(cmd, &c.output)
+	c.outputs.flags(cmd)
 	cmd.Flags().StringArrayVar(&c.reports, "report", nil, "also write the report, as FORMAT=FILE ("+strings.Join(formatNames(), ", ")+"); may be given several times")
 	cmd.Flags().StringArrayVar(&c.allow, "allow-unchecked", nil, "glob of keys that may stay unchecked or rest on copied values; may be given several times")
 	_ = cmd.RegisterFlagCompletionFunc("report", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -42,6 +77,10 @@ type target struct {
 	path   string
 }
 
+func (t target) kind() outfile.Kind {
+	return outfile.Kind{Name: "a retally report in " + t.format.Name, Is: t.format.Is}
+}
+
 func formatNames() []string {
 	var names []string
 	for _, f := range report.Formats() {
@@ -50,8 +89,11 @@ func formatNames() []string {
 	return names
 }
 
-// targets checks the flags before any work is done.
-func (c *comparison) targets() ([]target, error) {
+// targets checks the flags before any work is done. The inputs of the run are
+// never written over; a verb that learns of more of them later says so by
+// protect and asks checkTargets again.
+func (c *comparison) targets(inputs ...string) ([]target, error) {
+	c.protect(inputs...)
 	known := formatNames()
 	var out []target
 	for _, r := range c.reports {
@@ -67,9 +109,6 @@ func (c *comparison) targets() ([]target, error) {
 			}
 			return nil, e
 		}
-		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
-			return nil, &userError{op: "write report", path: path, msg: "its folder does not exist", hint: "make the folder first: mkdir -p " + filepath.Dir(path)}
-		}
 		out = append(out, target{report.Formats()[i], path})
 	}
 	for _, g := range c.allow {
@@ -77,33 +116,96 @@ func (c *comparison) targets() ([]target, error) {
 			return nil, &userError{op: "retally", msg: "--allow-unchecked: " + err.Error()}
 		}
 	}
-	return out, nil
+	return out, c.checkTargets(out)
 }
 
-// finish prints the report, writes the files and turns the outcome into the
-// exit code.
-func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report) error {
-	if err := a.writeReports(targets, rep); err != nil {
-		return err
+func (c *comparison) checkTargets(targets []target) error {
+	for _, t := range targets {
+		if err := c.check(t.path, t.kind()); err != nil {
+			return err
+		}
 	}
-	if err := a.print(c.output, rep); err != nil {
-		return &userError{op: "write result", err: err}
-	}
-	return outcome(rep.Outcome)
+	return nil
+}
+
+// view is how a verb shows its result in place of the report's own forms.
+type view struct {
+	json any
+	text func(w io.Writer, verbose bool)
+	// differs is the word for an outcome "differs": denied, invalid.
+	differs string
+	// computes is set where nothing was asked to be compared: that nothing was
+	// is then no lack.
+	computes bool
 }
 
 // writeReports writes the files of --report.
-func (a *app) writeReports(targets []target, rep *pipeline.Report) error {
+func (a *app) writeReports(c *comparison, targets []target, rep *pipeline.Report) error {
 	for _, t := range targets {
 		var b bytes.Buffer
 		if err := t.format.Render(&b, rep); err != nil {
 			return &userError{op: "write report", path: t.path, err: err}
 		}
-		if err := atomicfile.Write(t.path, b.Bytes(), 0o644); err != nil {
+		if err := a.write(&c.outputs, t.path, t.kind(), b.Bytes()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// finish writes the files, prints the report or the verb's view of it, and turns
+// the outcome into the exit code.
+func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report, views ...view) error {
+	if err := a.writeReports(c, targets, rep); err != nil {
+		return err
+	}
+	result := rep.Outcome
+	if len(views) == 0 {
+		if err := a.print(c.output, rep); err != nil {
+			return &userError{op: "write result", err: err}
+		}
+		return outcome(result)
+	}
+	v := views[0]
+	if v.computes && len(rep.Findings) == 0 && result == pipeline.OutcomeUnchecked {
+		result = pipeline.OutcomeMatch
+	}
+	if c.output != "json" {
+		v.text(a.stdout, a.verbose)
+		return outcome(result)
+	}
+	word := string(result)
+	if result == pipeline.OutcomeDiffers && v.differs != "" {
+		word = v.differs
+	}
+	data, err := withOutcome(v.json, word, report.Reasons(rep), v.computes)
+	if err == nil {
+		_, err = a.stdout.Write(data)
+	}
+	if err != nil {
+		return &userError{op: "write result", err: err}
+	}
+	return outcome(result)
+}
+
+// withOutcome is the JSON of a result, with the outcome and its reasons behind
+// the members of an object that has none.
+func withOutcome(v any, outcome string, reasons []string, computes bool) ([]byte, error) {
+	var b bytes.Buffer
+	if err := writeJSON(&b, v); err != nil {
+		return nil, err
+	}
+	data := b.Bytes()
+	var members map[string]json.RawMessage
+	if computes || json.Unmarshal(data, &members) != nil || len(members) == 0 || members["outcome"] != nil || members["reasons"] != nil {
+		return data, nil
+	}
+	b = bytes.Buffer{}
+	if err := writeJSON(&b, map[string]any{"outcome": outcome, "reasons": reasons}); err != nil {
+		return nil, err
+	}
+	head := bytes.TrimSuffix(data, []byte("\n}\n"))
+	return slices.Concat(head, []byte(","), bytes.TrimPrefix(b.Bytes(), []byte("{"))), nil
 }
 
 func (a *app) print(output string, rep *pipeline.Report) error {

@@ -11,6 +11,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/retally/retally/internal/policytest"
+	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
 )
 
@@ -194,7 +196,7 @@ func TestPolicyDiffs(t *testing.T) {
 			}
 			b := l.generate(t, "b", append([]string{"--image-binding", "off"}, args...)...)
 			code, stdout, stderr := commandLine{}.run(t, "policy", "diff", a, b, "-o", "json")
-			var d policyDifference
+			var d policies.Differences
 			if err := json.Unmarshal([]byte(stdout), &d); err != nil {
 				t.Fatalf("%v\n%s%s", err, stdout, stderr)
 			}
@@ -241,9 +243,9 @@ func TestPolicyDenials(t *testing.T) {
 		}
 		return string(text)
 	}
-	ask := func(text string) (int, *checkResult) {
+	ask := func(text string) (int, *decide.Decisions) {
 		code, stdout, stderr := commandLine{stdin: text}.run(t, "policy", "check", "--policy", policy, "--request", "-", "-o", "json")
-		var r checkResult
+		var r decide.Decisions
 		if err := json.Unmarshal([]byte(stdout), &r); err != nil {
 			t.Fatalf("%v\n%s%s", err, stdout, stderr)
 		}

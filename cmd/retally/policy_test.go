@@ -24,6 +24,8 @@ import (
 
 	"github.com/retally/retally/internal/policytest"
 	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
 )
 
@@ -177,7 +179,7 @@ func (f policyFamily) check(t *testing.T, name, registry, cache string) bool {
 	if code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
 	}
-	var rows []policyRow
+	var rows []policies.Row
 	if err := json.Unmarshal([]byte(stdout), &rows); err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +367,7 @@ func TestPolicyRequests(t *testing.T) {
 			want, all = append(want, c.Allowed), all && c.Allowed
 		}
 		code, stdout, stderr := commandLine{}.run(t, "policy", "check", "--policy", filepath.Join(filepath.Dir(file), "policy_data.json"), "--request", file, "-o", "json")
-		var got checkResult
+		var got decide.Decisions
 		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 			t.Fatalf("%s: %v\n%s%s", file, err, stdout, stderr)
 		}

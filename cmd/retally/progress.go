@@ -119,3 +119,13 @@ func size(n int64) string {
 	}
 	return fmt.Sprintf("%.1f %s", f, units[i])
 }
+
+// follow shows a room's own counters until the returned function is called.
+func (a *app) follow(stage string, done, total func() int64) (stop func()) {
+	p := run.FollowProgress(stage, done, total)
+	stopShown := a.showProgress(p.Progress)
+	return func() {
+		stopShown()
+		p.Stop()
+	}
+}

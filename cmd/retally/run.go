@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 )
@@ -186,18 +188,21 @@ func (a *app) width(w io.Writer) int {
 	return 100
 }
 
-// readInput reads a small file, or stdin for "-".
+// line prints one line of a result on stdout.
+func (a *app) line(format string, args ...any) {
+	fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
+}
+
+// readInput reads a small file, or stdin for "-". It never waits for a pipe that
+// nobody opened for this process.
 func (a *app) readInput(op, path string, limit int64) ([]byte, error) {
-	var r io.Reader = a.stdin
+	r := a.stdin
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := inputfile.Open(path, 0)
 		if err != nil {
-			return nil, &userError{op: op, path: path, err: reason(err)}
+			return nil, notRead(op, path, err)
 		}
 		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return nil, &userError{op: op, path: path, msg: "is a folder, want a file"}
-		}
 		r = f
 	}
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
@@ -208,6 +213,19 @@ func (a *app) readInput(op, path string, limit int64) ([]byte, error) {
 		return nil, &userError{op: op, path: path, msg: fmt.Sprintf("has more than %d bytes, the limit for this kind of file", limit)}
 	}
 	return data, nil
+}
+
+// notRead says why an input was not opened.
+func notRead(op, path string, err error) error {
+	var kind *inputfile.KindError
+	if errors.As(err, &kind) {
+		want := "is not a regular file but "
+		if kind.What == "a folder" {
+			return &userError{op: op, path: path, msg: "is a folder, want a file"}
+		}
+		return &userError{op: op, path: path, msg: want + kind.What, hint: kind.Hint}
+	}
+	return &userError{op: op, path: path, err: reason(err)}
 }
 
 // reason takes the path off an error that names it already.

@@ -38,7 +38,9 @@ var floors = []struct {
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
-	{"pipeline/stages/manifest", stage("manifest")},
+	// Asking a policy needs a rule engine, which no stage does.
+	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen/check"}},
+	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
@@ -50,8 +52,8 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "report",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/evidence", "pipeline/stages/policies", "pipeline/stages/tdx",
-		"deployment", "evidence", "igvm", "imagehash", "manifest", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/tdx",
+		"evidence", "igvm", "imagehash", "manifest", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 

@@ -170,11 +170,17 @@ func pointer(path []string) string {
 // EscapePointer escapes one reference token of a JSON pointer (RFC 6901
 // section 3).
 func EscapePointer(token string) string {
+	if !strings.ContainsAny(token, "~/") {
+		return token // making a replacer costs more than most tokens
+	}
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(token)
 }
 
 // UnescapePointer is the reverse of EscapePointer (RFC 6901 section 4).
 func UnescapePointer(token string) string {
+	if !strings.Contains(token, "~") {
+		return token
+	}
 	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
 }
 

@@ -180,15 +180,27 @@ func (g *Guard) Write(path string, k Kind, data []byte, perm os.FileMode) error 
 	if !through {
 		return atomicfile.Write(path, data, perm)
 	}
+	return g.Copy(path, bytes.NewReader(data))
+}
+
+// Through reports whether what is written to path goes through to a pipe, a
+// device or "-".
+func (g *Guard) Through(path string) bool {
+	through, err := g.check(path, Kind{})
+	return err == nil && through
+}
+
+// Copy writes through to a path of which Through says that it can be.
+func (g *Guard) Copy(path string, r io.Reader) error {
 	if path == "-" {
-		_, err = g.Stdout.Write(data)
+		_, err := io.Copy(g.Stdout, r)
 		return err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return &Error{Path: path, What: unwrapPath(err).Error()}
 	}
-	_, err = io.Copy(f, bytes.NewReader(data))
+	_, err = io.Copy(f, r)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

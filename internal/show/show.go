@@ -6,6 +6,7 @@ package show
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -160,4 +161,17 @@ func Plural(n int, one, many string) string {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, many)
+}
+
+// Line writes one line for people, with everything in it shown.
+func Line(w io.Writer, format string, args ...any) {
+	fmt.Fprintln(w, Text(fmt.Sprintf(format, args...)))
+}
+
+// Or is s, or a word where it is empty.
+func Or(s, word string) string {
+	if s == "" {
+		return word
+	}
+	return s
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -214,4 +215,71 @@ func (c *Config) Encode() ([]byte, error) {
 func (c *Config) MachinesOnly() bool {
 	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
 		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
+}
+
+// Files lists every file and folder that the configuration names, so that none
+// of them is written over. Of a folder everything counts; those of policies,
+// of which only some files are read, are not among them (Policies.Loose).
+func (c *Config) Files() []string {
+	out := []string{c.Deployment, c.Models, c.Hashes, c.Compose, c.Registry, c.Against}
+	for _, i := range c.Images {
+		out = append(out, i.OCI, i.Archive)
+	}
+	for _, d := range c.Disks {
+		out = append(out, d.Dir)
+	}
+	if p := c.Policies; p != nil {
+		out = append(append(out, p.Rules, p.Initdata), p.ConfigFiles...)
+	}
+	for _, p := range c.Platforms {
+		out = append(out, p.Metadata, p.ACPI, p.Compose, p.Rootfs, p.DockerFiles)
+		for _, name := range []*string{p.Firmware, p.Kernel, p.Initrd} {
+			if name != nil {
+				out = append(out, *name)
+			}
+		}
+	}
+	for _, e := range c.Evidence {
+		out = append(out, e.File, e.GPU, e.Registry, e.Compose, e.DockerFiles, e.Rootfs, e.VMConfig, e.TLSCert, e.Collateral, e.IntelRoot)
+	}
+	if m := c.Manifest; m != nil {
+		out = append(out, m.Base, m.Adjust)
+	}
+	return slices.DeleteFunc(out, func(name string) bool { return name == "" || strings.HasPrefix(name, ProfilePrefix) })
+}
+
+// Loose are the files or folders of policies of which only what lies directly in
+// them is read.
+func (p *Policies) Loose() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.DeleteFunc([]string{p.Settings, p.Published}, func(name string) bool { return name == "" })
+}
+
+// Texts are all texts of the configuration, whatever they mean.
+func (c *Config) Texts() []string {
+	var tree any
+	if err := json.Unmarshal([]byte(c.Identity()), &tree); err != nil {
+		return nil
+	}
+	var out []string
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			out = append(out, v)
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(tree)
+	slices.Sort(out)
+	return slices.Compact(out)
 }

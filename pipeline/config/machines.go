@@ -23,6 +23,11 @@ type Policies struct {
 	ImageBinding string `yaml:"image_binding,omitempty" json:"image_binding,omitempty"`
 	// Lenient accepts fields that no container can notice.
 	Lenient bool `yaml:"lenient,omitempty" json:"lenient,omitempty"`
+	// Initdata is a document to put the policy into; without it an empty one.
+	Initdata string `yaml:"initdata,omitempty" json:"initdata,omitempty"`
+	// IgnoreUnknown accepts every unknown field, as genpolicy -s does: the policy
+	// may then say less than the YAML.
+	IgnoreUnknown bool `yaml:"ignore_unknown,omitempty" json:"ignore_unknown,omitempty"`
 	// Published is where the vendor's own policies are, a file or a folder:
 	// initdata documents, policies, annotation values or annotated YAML. They
 	// say why a hash differs; each counts only if its digest is a published one.
@@ -103,4 +108,12 @@ func NearestHint(word string, known []string) string {
 	default:
 		return "known: " + strings.Join(known, ", ")
 	}
+}
+
+// Shown is how an input is called in results.
+func Shown(name string) string {
+	if name == "-" {
+		return "stdin"
+	}
+	return name
 }

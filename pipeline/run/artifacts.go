@@ -101,20 +101,16 @@ func (in *In) hashFile(ctx context.Context, name, path string, want384 bool) (Su
 
 // OpenRegular opens a file, and nothing that could hang or never end.
 func OpenRegular(name, path string) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
+	f, info, err := open(name, path)
 	if err != nil {
-		return nil, 0, pipeline.NewInputError("read", name, err)
+		return nil, 0, err
 	}
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		err = pipeline.NewInputError("read", name, err)
-	case !info.Mode().IsRegular():
-		err = &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but %s", kindOf(info.Mode()))}
-	default:
-		return f, info.Size(), nil
+	if !info.Mode().IsRegular() {
+		// A pipe that the shell opened can be read once, and from front to end.
+		f.Close()
+		return nil, 0, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but a pipe"), Hint: "it is read in several places: write it to a file first"}
 	}
-	return nil, 0, errors.Join(err, f.Close())
+	return f, info.Size(), nil
 }
 
 // keptHead is how much of a file's beginning onePass keeps: headers are read

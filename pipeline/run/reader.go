@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 )
@@ -50,6 +52,9 @@ func (c *Counter) Parses() map[string]int {
 // is read, so that nothing is read that the report does not list, and nothing
 // is read twice: small files stay in memory for the run.
 type Reader struct {
+	// Stdin is what the name "-" stands for; nil: it is a name like any other.
+	Stdin io.Reader
+
 	root  string
 	count *Counter
 
@@ -140,19 +145,20 @@ func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
 	if strings.HasPrefix(name, config.ProfilePrefix) {
 		return readBuiltIn(name)
 	}
-	// O_NONBLOCK: a fifo in place of a file must not hang the run.
-	f, err := os.OpenFile(r.Path(name), os.O_RDONLY|nonblock, 0)
+	if name == "-" && r.Stdin != nil {
+		return r.readStream(name, "stdin", r.Stdin, limit)
+	}
+	f, before, err := open(name, r.Path(name))
 	if err != nil {
-		return nil, pipeline.NewInputError("read", name, err)
+		return nil, err
 	}
 	defer f.Close()
-	seen := hold(f)
-	before, err := f.Stat()
-	if err != nil {
-		return nil, pipeline.NewInputError("read", name, err)
-	}
 	if !before.Mode().IsRegular() {
-		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but %s", kindOf(before.Mode()))}
+		return r.readStream(name, filepath.ToSlash(name), f, limit)
+	}
+	seen := hold(f)
+	if before, err = f.Stat(); err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
 	}
 	if before.Size() > limit {
 		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("has %d bytes, the limit for this kind of file is %d", before.Size(), limit)}
@@ -181,19 +187,38 @@ func (r *Reader) readOnce(name string, limit int64) (*readFile, error) {
 	}, nil
 }
 
-func kindOf(m os.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "a folder"
-	case m&os.ModeNamedPipe != 0:
-		return "a named pipe"
-	case m&os.ModeSocket != 0:
-		return "a socket"
-	case m&os.ModeDevice != 0:
-		return "a device"
-	default:
-		return "something else"
+// open opens what a name leads to, without waiting for a pipe.
+func open(name, path string) (*os.File, os.FileInfo, error) {
+	f, err := inputfile.Open(path, 0)
+	var kind *inputfile.KindError
+	if errors.As(err, &kind) {
+		return nil, nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is not a regular file but %s", kind.What), Hint: kind.Hint}
 	}
+	if err != nil {
+		return nil, nil, pipeline.NewInputError("read", name, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, pipeline.NewInputError("read", name, err)
+	}
+	return f, info, nil
+}
+
+// readStream reads what the shell opened for this process. It has no stat
+// identity, so that nothing that came from it is kept.
+func (r *Reader) readStream(name, shown string, from io.Reader, limit int64) (*readFile, error) {
+	data, err := io.ReadAll(io.LimitReader(from, limit+1))
+	if err != nil {
+		return nil, pipeline.NewInputError("read", name, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("has more than %d bytes, the limit for this kind of file", limit)}
+	}
+	r.count.FilesRead.Add(1)
+	r.count.BytesRead.Add(int64(len(data)))
+	r.count.BytesHashed.Add(int64(len(data)))
+	return &readFile{data: data, input: pipeline.Input{File: shown, Digest: digest.SHA256.Sum(data), Size: int64(len(data))}}, nil
 }
 
 // readBuiltIn is a file that is part of the program: it changes with it only.
@@ -332,7 +357,7 @@ func holdTree(path string) bool {
 		if !info.Mode().IsRegular() {
 			return nil
 		}
-		f, err := os.OpenFile(path, os.O_RDONLY|nonblock, 0)
+		f, err := inputfile.Open(path, 0)
 		if err != nil {
 			return err
 		}

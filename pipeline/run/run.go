@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/retally/retally/internal/cache"
@@ -168,41 +167,21 @@ func (r *runner) take(s *Stage, out *Out) error {
 func (out *Out) absence(o *pipeline.CompareOptions) {
 	for _, ref := range out.References {
 		if ref.Key.MatchAny(out.Complete) {
-			o.Complete = append(o.Complete, string(ref.Key))
+			o.CompleteKeys[ref.Key] = true
 		}
 	}
 	for _, m := range out.Measurements {
 		if m.Key.MatchAny(out.Published) {
-			o.Published = append(o.Published, string(m.Key))
+			o.PublishedKeys[m.Key] = true
 		}
 	}
 }
 
 func (r *runner) finish() *Result {
-	rep := &pipeline.Report{
-		Schema: pipeline.Schema, Tool: r.o.Tool, Subject: r.o.Subject, Next: r.o.Next,
-		Findings: []pipeline.Finding{}, Inputs: []pipeline.Input{}, Measurements: []pipeline.Measurement{},
-		Problems: slices.Clone(r.o.Problems), Lacks: slices.Clone(r.o.Lacks),
-	}
-	c := pipeline.Case{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}, Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow), TestRootOK: r.o.TestRootOK}
+	rep := NewReport(r.o.Tool, r.o.Subject)
+	rep.Next, rep.Problems, rep.Lacks = r.o.Next, slices.Clone(r.o.Problems), slices.Clone(r.o.Lacks)
 	for _, out := range r.outs {
-		c.References = append(c.References, out.References...)
-		out.absence(&c.CompareOptions)
-		rep.Problems = append(rep.Problems, out.Problems...)
-		rep.Facts = append(rep.Facts, out.Facts...)
-		rep.Lacks = append(rep.Lacks, out.Lacks...)
-		for k, cs := range out.Causes {
-			c.Causes[k] = append(c.Causes[k], cs...)
-		}
-		maps.Copy(c.Notes, out.Notes)
-		rep.TestRoots = append(rep.TestRoots, out.TestRoots...)
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
-		if out.Bytes != nil {
-			rep.Bytes = *out.Bytes
-		}
-	}
-	for _, m := range r.ms {
-		rep.Measurements = append(rep.Measurements, m)
 	}
 	for _, in := range r.inputs {
 		rep.Inputs = append(rep.Inputs, in)
@@ -210,9 +189,7 @@ func (r *runner) finish() *Result {
 	if r.o.ConfigInput != nil {
 		rep.Inputs = append(rep.Inputs, *r.o.ConfigInput)
 	}
-	slices.Sort(rep.TestRoots)
-	rep.TestRoots = slices.Compact(rep.TestRoots)
-	rep.Judge(c)
+	Judge(rep, pipeline.Case{Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow), TestRootOK: r.o.TestRootOK}, r.outs...)
 	slices.Sort(r.result.Trusted)
 	r.result.Trusted = slices.Compact(r.result.Trusted)
 	r.result.Report = rep

@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const nonblock = syscall.O_NONBLOCK
-
 func stampOf(info os.FileInfo) stamp {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

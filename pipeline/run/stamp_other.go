@@ -4,8 +4,6 @@ package run
 
 import "os"
 
-const nonblock = 0
-
 // stampOf is empty: the change time that makes a stamp trustworthy is read on
 // Linux only, elsewhere every run reads everything.
 func stampOf(os.FileInfo) stamp { return stamp{} }

@@ -85,10 +85,9 @@ type comparison struct {
 
 func newComparison(a, b string, tool pipeline.Tool) *comparison {
 	shortA, shortB := shortNames(a, b)
-	return &comparison{rep: &pipeline.Report{
-		Schema: pipeline.Schema, Tool: tool, Subject: fmt.Sprintf("%s compared with %s", a, b), GotName: shortA, WantName: shortB,
-		Findings: []pipeline.Finding{}, Inputs: []pipeline.Input{}, Measurements: []pipeline.Measurement{},
-	}}
+	rep := run.NewReport(tool, fmt.Sprintf("%s compared with %s", a, b))
+	rep.GotName, rep.WantName = shortA, shortB
+	return &comparison{rep: rep}
 }
 
 // shortNames gives the shortest names that tell two files apart.
@@ -255,8 +254,10 @@ func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pip
 // changes with every release.
 func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurement, *manifest.Manifest, error) {
 	var ms []pipeline.Measurement
+	seen := map[pipeline.Key]bool{}
 	add := func(k pipeline.Key, v pipeline.Value, note string) {
-		if !slices.ContainsFunc(ms, func(m pipeline.Measurement) bool { return m.Key == k }) {
+		if !seen[k] {
+			seen[k] = true
 			ms = append(ms, pipeline.Measurement{Key: k, Value: v, Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(s.Root)}, Note: note})
 		}
 	}

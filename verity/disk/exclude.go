@@ -196,34 +196,3 @@ func inClass(name string, r rune) bool {
 	}
 	return false
 }
-
-// NormalizeName turns a model's source (a URL) into its key in models.yaml:
-// without scheme, host and a final ".git", lower case, every run of characters
-// that are not ASCII letters or digits one hyphen.
-func NormalizeName(source string) string {
-	if _, rest, ok := strings.Cut(source, "//"); ok {
-		source = rest
-	}
-	if _, rest, ok := strings.Cut(source, "/"); ok {
-		source = rest
-	}
-	source = strings.TrimSuffix(source, ".git")
-	var b strings.Builder
-	hyphen := false
-	for _, c := range []byte(source) {
-		switch {
-		case 'A' <= c && c <= 'Z':
-			c += 'a' - 'A'
-		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
-		default:
-			if !hyphen {
-				b.WriteByte('-')
-			}
-			hyphen = true
-			continue
-		}
-		hyphen = false
-		b.WriteByte(c)
-	}
-	return b.String()
-}

@@ -607,16 +607,3 @@ func TestGlobs(t *testing.T) {
 		}
 	}
 }
-
-func TestNormalizeName(t *testing.T) {
-	for source, want := range map[string]string{
-		"https://huggingface.co/leon-se/gemma-3-27b-it-FP8-Dynamic": "leon-se-gemma-3-27b-it-fp8-dynamic",
-		"https://huggingface.co/nvidia/Kimi-K2.5-NVFP4.git":         "nvidia-kimi-k2-5-nvfp4",
-		"https://host.example/a__b/..c":                             "a-b-c",
-		"owner/Model_X":                                             "model-x",
-	} {
-		if got := disk.NormalizeName(source); got != want {
-			t.Errorf("%q: got %q, want %q", source, got, want)
-		}
-	}
-}

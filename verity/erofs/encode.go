@@ -32,18 +32,6 @@ func ParseProfile(s string) (Profile, error) {
 	return "", fmt.Errorf("unknown mkfs profile %.40q, want 1.9 (erofs-utils 1.9 exactly) or 1.9.1 (1.9.1 and later, 1.8.6 to 1.8.10)", s)
 }
 
-// ProfileOfVersion maps a version as `mkfs.erofs --version` prints it to the
-// profile of its images.
-func ProfileOfVersion(version string) (Profile, error) {
-	switch version {
-	case "1.9":
-		return Profile19, nil
-	case "1.8.6", "1.8.7", "1.8.8", "1.8.9", "1.8.10", "1.9.1", "1.9.2", "1.9.3", "1.9.4":
-		return Profile191, nil
-	}
-	return "", fmt.Errorf("images of erofs-utils %.40q are not reproduced, known are 1.8.6 to 1.8.10, 1.9 and 1.9.1 to 1.9.4", version)
-}
-
 // Fields of the superblock, at byte 1024 of the image.
 const (
 	superMagic        = 0xe0f5e1e2

@@ -73,19 +73,6 @@ func OpenImage(r io.ReaderAt, size int64) (*Image, error) {
 	return &Image{size, w.spans}, nil
 }
 
-// ImageSize reads how long an image says it is, in bytes.
-func ImageSize(r io.ReaderAt) (int64, error) {
-	sb := make([]byte, superSize)
-	if err := readFull(r, sb, superOffset); err != nil {
-		return 0, &ImageError{superOffset, "", "cannot read the superblock: " + err.Error()}
-	}
-	le := binary.LittleEndian
-	if le.Uint32(sb) != superMagic || sb[12] != blockBits {
-		return 0, &ImageError{superOffset, "", "this is no EROFS superblock with 4096-byte blocks"}
-	}
-	return int64(le.Uint32(sb[36:])) << blockBits, nil
-}
-
 // Size returns the image's size in bytes.
 func (m *Image) Size() int64 { return m.size }
 

@@ -118,14 +118,6 @@ func TestProfiles(t *testing.T) {
 	if _, err := erofs.ParseProfile("1.8.5"); err == nil {
 		t.Error("1.8.5 is accepted as a profile")
 	}
-	for in, want := range map[string]erofs.Profile{"1.9": erofs.Profile19, "1.9.4": erofs.Profile191, "1.8.10": erofs.Profile191} {
-		if got, err := erofs.ProfileOfVersion(in); err != nil || got != want {
-			t.Errorf("%s: got %v, %v", in, got, err)
-		}
-	}
-	if _, err := erofs.ProfileOfVersion("1.8.5"); err == nil {
-		t.Error("images of 1.8.5 are not reproduced")
-	}
 }
 
 // A hostile image neither panics nor is walked without end.

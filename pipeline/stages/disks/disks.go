@@ -117,96 +117,32 @@ func (r *stageRun) deployed(ctx context.Context) error {
 
 // measure recounts one disk from its model directory.
 func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) error {
-	profile, err := erofs.ParseProfile(c.MKFS)
+	var listed *privatemode.Model
+	for i := range r.models.Entries {
+		if m := &r.models.Entries[i]; m.Key == name {
+			listed = m
+		}
+	}
+	opts, err := Resolve(c, listed)
 	if err != nil {
 		return err
 	}
-	key := pipeline.NewKey("disk", name, "root")
-	exclude := ""
-	if c.Exclude != nil {
-		exclude = strings.Join(*c.Exclude, ",")
-	}
-	var published *privatemode.Model
-	for i := range r.models.Entries {
-		if m := &r.models.Entries[i]; m.Key == name {
-			published, key = m, modelKey(*m)
-			if c.Exclude == nil {
-				exclude = strings.Join(m.Excluded, ",")
-			}
-		}
-	}
 	var count verity.Progress
+	opts.Progress = &count
 	stop := r.in.Progress.Follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
 	defer stop()
 	var res disk.Result
 	err = r.in.ReadTree(c.Dir, func(path string) (digest.Digest, int64, error) {
 		var err error
-		res, err = disk.Measure(ctx, disk.Options{
-			Dir: path, Exclude: disk.ParseExclude(exclude), Profile: profile, RootOnly: c.RootOnly, Normalize: c.Normalize, Progress: &count,
-		})
+		opts.Dir = path
+		res, err = disk.Measure(ctx, opts)
 		return res.RootHash.Digest, res.HashOffset, err
 	})
 	if err != nil {
 		return err
 	}
-	r.measured[key] = true
-	add := func(what string, v pipeline.Value) pipeline.Key {
-		k := pipeline.Key(strings.TrimSuffix(string(key), "root") + what)
-		r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{
-			Key: k, Value: v, Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{pipeline.FromFile(c.Dir)}, Note: fmt.Sprintf("EROFS of %s as mkfs.erofs %s writes it, dm-verity tree behind it", c.Dir, profile),
-		})
-		return k
-	}
-	add("root", pipeline.OfDigest(res.RootHash.Digest))
-	add("hash-offset", pipeline.OfNumber(uint64(res.HashOffset)))
-	if !c.RootOnly {
-		add("file", pipeline.OfDigest(res.FileSHA256.Digest))
-	}
-	for _, w := range slices.Concat(res.Warnings, res.Changes) {
-		r.out.Problems = append(r.out.Problems, pipeline.Problem{Level: pipeline.LevelNote, Code: "disk-" + w.Code, Where: pipeline.Where{File: c.Dir}, Msg: w.Message})
-	}
-	if published == nil {
-		return nil
-	}
-	refer := func(what string, v pipeline.Value) {
-		r.out.References = append(r.out.References, pipeline.Reference{
-			Key: pipeline.Key(strings.TrimSuffix(string(key), "root") + what), Relation: pipeline.Equal, Want: v, Where: pipeline.Where{File: r.models.File, Line: published.RootLine}, Words: "published " + what + " of " + name,
-		})
-	}
-	refer("root", pipeline.OfDigest(published.RootHash))
-	refer("hash-offset", pipeline.OfNumber(published.HashOffset))
-	if !c.RootOnly {
-		refer("file", pipeline.OfDigest(published.FileHash))
-	}
-	r.whyDisk(key, c, res, published)
+	r.measured[Describe(r.out, name, c.Dir, res, r.models.File, listed)] = true
 	return nil
-}
-
-// whyDisk says why a measured disk is not the published one. The other
-// releases of mkfs.erofs were computed in the same pass, so that cause is
-// proved; the rest is what is known to change a root hash silently.
-func (r *stageRun) whyDisk(key pipeline.Key, c config.Disk, res disk.Result, published *privatemode.Model) {
-	if res.RootHash.Digest == published.RootHash {
-		return
-	}
-	where := pipeline.Where{File: r.models.File, Line: published.RootLine}
-	for _, o := range res.Others {
-		if o.RootHash.Digest == published.RootHash {
-			r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{
-				Path: []string{string(key), "superblock"}, Expected: res.RootHash.String(), Actual: o.RootHash.String(), Standing: pipeline.Proved, Hint: "erofs-version", Where: where,
-				Note: fmt.Sprintf("the published disk was made with mkfs.erofs %s, this one as with %s; the same files give it", o.Mkfs, res.Mkfs),
-			})
-			return
-		}
-	}
-	for _, w := range res.Warnings {
-		r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: c.Dir}, Note: w.Message})
-	}
-	note := "the directory has other sizes or names than the published model: the image alone is of another length"
-	if uint64(res.HashOffset) == published.HashOffset {
-		note = "the image has the published length, so names and sizes fit: the content or a mode of some file differs"
-	}
-	r.out.Causes[key] = append(r.out.Causes[key], pipeline.Cause{Path: []string{string(key), c.Dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
 }
 
 func modelKey(m privatemode.Model) pipeline.Key {

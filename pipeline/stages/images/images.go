@@ -24,7 +24,7 @@ import (
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
 func Stage() run.Stage {
-	return run.Stage{Name: "images", Version: 4, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "images", Version: 5, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -52,11 +52,17 @@ type stageRun struct {
 	// reports are those of local sources: two names may have one source.
 	reports map[string]*imagehash.Report
 	// rebuilt are the repositories that have a sibling among the images.
-	rebuilt []string
+	rebuilt map[string]bool
+	// pinned and wanted lead to the first pin of a name, and to the last of a key.
+	pinned map[string]deployment.ImageRef
+	wanted map[pipeline.Key]deployment.ImageRef
+	// byKey leads from a key to its measurement, counted from 1.
+	byKey   map[pipeline.Key]int
+	indexed int
 }
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
-	r := &stageRun{in: in, refused: map[pipeline.Key]bool{}, reports: map[string]*imagehash.Report{}, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
+	r := &stageRun{in: in, refused: map[pipeline.Key]bool{}, byKey: map[pipeline.Key]int{}, rebuilt: map[string]bool{}, pinned: map[string]deployment.ImageRef{}, wanted: map[pipeline.Key]deployment.ImageRef{}, reports: map[string]*imagehash.Report{}, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
 	if in.Config.Deployment != "" {
 		d, err := published.Deployment(ctx, in, in.Config)
 		if err != nil {
@@ -65,6 +71,15 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 		r.pins = d.Images()
 	}
 	r.names = published.ImageNames(r.pins)
+	for _, p := range r.pins {
+		if !p.Pinned {
+			continue
+		}
+		if _, ok := r.pinned[p.Ref.Name]; !ok {
+			r.pinned[p.Ref.Name] = p.Ref
+		}
+		r.wanted[published.ImageKey(r.names, p.Ref)] = p.Ref
+	}
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Images)) {
 		if err := r.recount(ctx, name, in.Config.Images[name]); err != nil {
 			return nil, err
@@ -84,20 +99,23 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 
 // key finds the key of an image by the name its reference ends in.
 func (r *stageRun) key(name string) pipeline.Key {
-	for _, p := range r.pins {
-		if p.Pinned && p.Ref.Name == name {
-			r.rebuilt = append(r.rebuilt, published.VendorRepository(p.Ref))
-			return published.ImageKey(r.names, p.Ref)
-		}
+	if ref, ok := r.pinned[name]; ok {
+		r.rebuilt[published.VendorRepository(ref)] = true
+		return published.ImageKey(r.names, ref)
 	}
 	return pipeline.NewKey("image", name, "manifest")
 }
 
+// measured gives the measurement of a key, nil if there is none. What was added
+// since the last question is put into the index first.
 func (r *stageRun) measured(k pipeline.Key) *pipeline.Measurement {
-	for i := range r.out.Measurements {
-		if r.out.Measurements[i].Key == k {
-			return &r.out.Measurements[i]
+	for ; r.indexed < len(r.out.Measurements); r.indexed++ {
+		if key := r.out.Measurements[r.indexed].Key; r.byKey[key] == 0 {
+			r.byKey[key] = r.indexed + 1
 		}
+	}
+	if i := r.byKey[k]; i > 0 {
+		return &r.out.Measurements[i-1]
 	}
 	return nil
 }
@@ -148,11 +166,10 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 		return nil
 	}
 	if !rep.Complete() {
-		// A digest over descriptors of bytes that nobody read proves nothing of
-		// these bytes.
+		// What nobody read may be anything: its digest is the image's word alone.
 		r.refused[key] = true
 		r.out.Notes[key] = imagehash.Unchecked(rep.Images)
-		r.in.Lack("all bytes of "+name+" ("+imagehash.Unchecked(rep.Images)+")", string(key), "give a layout that holds every layer and platform")
+		r.out.Problem(pipeline.LevelWarning, "image-unread", pipeline.Where{File: source}, imagehash.Unchecked(rep.Images), "give the layers that are missing, as far as their owner hands them out")
 		return nil
 	}
 	d, err := rootDigest(rep)
@@ -186,16 +203,11 @@ func rootDigest(rep *imagehash.Report) (digest.Digest, error) {
 // one of the same image, such as that of a platform's manifest in place of the
 // index's.
 func (r *stageRun) otherDigests(key pipeline.Key, rep *imagehash.Report) []pipeline.Cause {
-	var want digest.Digest
-	var where pipeline.Where
-	for _, p := range r.pins {
-		if p.Pinned && published.ImageKey(r.names, p.Ref) == key {
-			want, where = p.Ref.Digest, pipeline.Where{File: r.in.Config.Deployment, Line: p.Ref.Line}
-		}
-	}
-	if want.IsZero() {
+	ref, ok := r.wanted[key]
+	if !ok || ref.Digest.IsZero() {
 		return nil
 	}
+	want, where := ref.Digest, pipeline.Where{File: r.in.Config.Deployment, Line: ref.Line}
 	for _, p := range rep.Images[0].Platforms {
 		kinds := map[digest.Digest]string{p.Digest: "the manifest of platform " + p.Platform, p.Config: "the configuration of platform " + p.Platform}
 		for i, l := range p.Layers {
@@ -271,7 +283,7 @@ func (r *stageRun) unreproduced() {
 		case r.measured(key) != nil || r.out.Notes[key] != "":
 		case len(r.rebuilt) == 0:
 			r.out.Notes[key] = "pinned, but not reproduced here"
-		case slices.Contains(r.rebuilt, published.VendorRepository(p.Ref)):
+		case r.rebuilt[published.VendorRepository(p.Ref)]:
 			r.out.Notes[key] = "pinned, but not among the rebuilt images"
 		default:
 			r.out.Notes[key] = "pinned, but not reproduced here (third party)"

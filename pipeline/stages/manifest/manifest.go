@@ -258,7 +258,7 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 				out.Problems = append(out.Problems, pipeline.Problem{Level: pipeline.LevelWarning, Code: "profile-version", Where: pipeline.Where{File: c.Adjust}, Msg: remark})
 			}
 		}
-		vars, err := planVariables(ctx, in, plan)
+		vars, err := Variables(ctx, in, plan)
 		if err != nil {
 			return nil, err
 		}
@@ -288,9 +288,9 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 	return b, nil
 }
 
-// planVariables takes a plan's variables from the deployment and from the
+// Variables takes a plan's variables from the deployment and from the
 // configuration, which wins.
-func planVariables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[string]string, error) {
+func Variables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[string]string, error) {
 	vars := map[string]string{}
 	given := in.Config.Manifest.Variables
 	for _, name := range plan.VariableNames() {
@@ -311,7 +311,7 @@ func planVariables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[st
 		}
 		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
 		if err != nil {
-			return nil, err
+			return nil, &pipeline.InputError{Op: "find variable", File: in.Config.Deployment, Err: fmt.Errorf("${%s}: %w", name, err), Hint: "set manifest.variables." + name}
 		}
 		vars[name] = text
 	}

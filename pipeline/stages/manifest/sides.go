@@ -20,13 +20,17 @@ type manifestSide struct {
 	m      *manifest.Manifest
 	fields map[string]manifest.Field // by join path
 	order  []string
+	// entries counts the fields of each entry, as entryOf names it, and of what
+	// an entry with a number of CPUs lies in.
+	entries map[string]int
 }
 
 func newSide(m *manifest.Manifest) *manifestSide {
-	s := &manifestSide{m: m, fields: map[string]manifest.Field{}}
+	s := &manifestSide{m: m, fields: map[string]manifest.Field{}, entries: map[string]int{}}
 	for _, f := range m.Fields() {
 		s.fields[f.Path] = f
 		s.order = append(s.order, f.Path)
+		s.count(f.Path, 1)
 	}
 	return s
 }
@@ -34,6 +38,14 @@ func newSide(m *manifest.Manifest) *manifestSide {
 // BasisOf says how the value of a field of our side is known. A field that our
 // side lacks, and that has a default, comes without a pointer.
 type BasisOf func(manifest.Field) (pipeline.Basis, []pipeline.InputRef)
+
+func (s *manifestSide) count(path string, by int) {
+	e := entryOf(path)
+	s.entries[e] += by
+	if i := strings.LastIndex(e, "/cpus="); i >= 0 {
+		s.entries[e[:i]] += by
+	}
+}
 
 // Sides joins two manifests by what their fields mean: policies by
 // kind and name, reference values by platform and product. Ours gives
@@ -62,31 +74,51 @@ func Sides(ours, published *manifest.Manifest, basis BasisOf) ([]pipeline.Measur
 func alignPlatforms(a, b *manifestSide) {
 	for _, pair := range [][2]*manifestSide{{a, b}, {b, a}} {
 		from, to := pair[0], pair[1]
+		// The other side's entries by kind and by kind and product: of each the
+		// first, and how many there are.
+		type found struct {
+			first string
+			n     int
+		}
+		candidates, there := map[string]found{}, map[string]bool{}
+		for _, o := range entryNames(to) {
+			there[o] = true
+			parts := strings.SplitN(o, "/", 3)
+			keys := []string{parts[0]}
+			if len(parts) == 3 {
+				keys = append(keys, parts[0]+"/"+parts[2])
+			}
+			for _, k := range keys {
+				f := candidates[k]
+				if f.n == 0 {
+					f.first = o
+				}
+				f.n++
+				candidates[k] = f
+			}
+		}
+		names := map[string]string{}
 		for _, e := range entryNames(from) {
 			kind, rest, _ := strings.Cut(e, "/")
 			suffix, ok := strings.CutPrefix(rest, "-")
-			if !ok || slices.Contains(entryNames(to), e) {
+			if !ok || there[e] {
 				continue
 			}
-			var candidates []string
-			for _, o := range entryNames(to) {
-				parts := strings.SplitN(o, "/", 3)
-				if parts[0] == kind && (suffix == "" || len(parts) == 3 && "/"+parts[2] == suffix) {
-					candidates = append(candidates, o)
-				}
-			}
-			if len(candidates) == 1 {
-				from.rename(e, candidates[0])
+			if c := candidates[kind+suffix]; c.n == 1 {
+				names[e] = c.first
 			}
 		}
+		from.rename(names)
 	}
 }
 
-// entryNames lists the reference value entries of a side: "snp/P/Genoa".
+// entryNames lists the entries of a side, such as "snp/P/Genoa", in their order.
 func entryNames(s *manifestSide) []string {
 	var out []string
+	seen := map[string]bool{}
 	for _, p := range s.order {
-		if e := entryOf(p); e != "" && !slices.Contains(out, e) {
+		if e := entryOf(p); e != "" && !seen[e] {
+			seen[e] = true
 			out = append(out, e)
 		}
 	}
@@ -116,21 +148,26 @@ func entryOf(path string) string {
 	return strings.Join(parts[:n], "/")
 }
 
-func (s *manifestSide) rename(from, to string) {
+// rename gives entries other names.
+func (s *manifestSide) rename(names map[string]string) {
+	if len(names) == 0 {
+		return
+	}
 	for i, p := range s.order {
-		if rest, ok := strings.CutPrefix(p, from+"/"); ok {
+		from := entryOf(p)
+		if to, ok := names[from]; ok {
 			f := s.fields[p]
 			delete(s.fields, p)
-			f.Path = to + "/" + rest
+			f.Path = to + strings.TrimPrefix(p, from)
 			s.fields[f.Path], s.order[i] = f, f.Path
+			s.count(p, -1)
+			s.count(f.Path, 1)
 		}
 	}
 }
 
 // has reports whether the side has any field of an entry.
-func (s *manifestSide) has(entry string) bool {
-	return slices.ContainsFunc(s.order, func(p string) bool { return strings.HasPrefix(p, entry+"/") })
-}
+func (s *manifestSide) has(entry string) bool { return s.entries[entry] > 0 }
 
 type joiner struct {
 	a, b           *manifestSide
@@ -311,6 +348,7 @@ func (j *joiner) key(path string, f manifest.Field) pipeline.Key {
 func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
 	a, b := newSide(ours), newSide(published)
 	tree = published.Tree().Clone()
+	edits := newEditor(tree)
 	policies := tree.Get("Policies")
 	rename := map[string]string{}
 	for _, path := range b.order {
@@ -321,7 +359,7 @@ func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
 		}
 		if strings.HasPrefix(path, "policy/") && strings.HasSuffix(path, "/hash") {
 			if !inA {
-				policies.Delete(fb.Value.Text)
+				edits.remove(policies, fb.Value.Text)
 			} else if fa.Value.Text != fb.Value.Text {
 				rename[fb.Value.Text] = fa.Value.Text
 			}
@@ -333,7 +371,7 @@ func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
 			}
 			return nil, false
 		}
-		if !edit(tree, fb.Pointer, fa.Value, inA) {
+		if !edits.put(fb.Pointer, fa.Value, inA) {
 			return nil, false
 		}
 	}
@@ -342,6 +380,7 @@ func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
 			return nil, false
 		}
 	}
+	edits.finish()
 	for i := range policies.Members {
 		if to, ok := rename[policies.Members[i].Key]; ok {
 			policies.Members[i].Key = to
@@ -351,22 +390,72 @@ func undo(ours, published *manifest.Manifest) (tree *jsondoc.Value, ok bool) {
 	return tree, true
 }
 
-// edit sets or deletes the value at a JSON pointer.
-func edit(tree *jsondoc.Value, pointer string, to *jsondoc.Value, set bool) bool {
-	at := tree
+// editor edits a document at many places. Members are looked up in an index of
+// their object and taken out together at the end, so that the work is that of
+// the document and the edits, not of their product.
+type editor struct {
+	root  *jsondoc.Value
+	index map[*jsondoc.Value]map[string]int
+	gone  map[*jsondoc.Value]map[string]bool
+}
+
+func newEditor(root *jsondoc.Value) *editor {
+	return &editor{root: root, index: map[*jsondoc.Value]map[string]int{}, gone: map[*jsondoc.Value]map[string]bool{}}
+}
+
+// member gives the position of a member, -1 if there is none.
+func (e *editor) member(v *jsondoc.Value, key string) int {
+	at := e.index[v]
+	if at == nil {
+		at = make(map[string]int, len(v.Members))
+		for i := len(v.Members) - 1; i >= 0; i-- {
+			at[v.Members[i].Key] = i
+		}
+		e.index[v] = at
+	}
+	if i, ok := at[key]; ok && !e.gone[v][key] {
+		return i
+	}
+	return -1
+}
+
+func (e *editor) remove(v *jsondoc.Value, key string) bool {
+	if v == nil || e.member(v, key) < 0 {
+		return false
+	}
+	if e.gone[v] == nil {
+		e.gone[v] = map[string]bool{}
+	}
+	e.gone[v][key] = true
+	return true
+}
+
+// put sets or removes the value at a JSON pointer.
+func (e *editor) put(pointer string, to *jsondoc.Value, set bool) bool {
+	at := e.root
 	tokens := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	for i, t := range tokens {
 		t = jsondoc.UnescapePointer(t)
 		last := i == len(tokens)-1
-		switch {
-		case at.Kind == jsondoc.Object && last && set:
-			at.Set(t, to.Clone())
-			return true
-		case at.Kind == jsondoc.Object && last:
-			return at.Delete(t)
-		case at.Kind == jsondoc.Object:
-			at = at.Get(t)
-		case at.Kind == jsondoc.Array:
+		switch at.Kind {
+		case jsondoc.Object:
+			n := e.member(at, t)
+			switch {
+			case last && !set:
+				return e.remove(at, t)
+			case last && n < 0 && !e.gone[at][t]:
+				e.index[at][t] = len(at.Members)
+				at.Members = append(at.Members, jsondoc.Member{Key: t, Value: to.Clone()})
+				return true
+			case last:
+				delete(e.gone[at], t)
+				at.Members[e.index[at][t]].Value = to.Clone()
+				return true
+			case n < 0:
+				return false
+			}
+			at = at.Members[n].Value
+		case jsondoc.Array:
 			n, err := strconv.Atoi(t)
 			if err != nil || n < 0 || n >= len(at.Elems) {
 				return false
@@ -381,9 +470,13 @@ func edit(tree *jsondoc.Value, pointer string, to *jsondoc.Value, set bool) bool
 		default:
 			return false
 		}
-		if at == nil {
-			return false
-		}
 	}
 	return false
+}
+
+// finish takes out what was removed.
+func (e *editor) finish() {
+	for v, keys := range e.gone {
+		v.Members = slices.DeleteFunc(v.Members, func(m jsondoc.Member) bool { return keys[m.Key] })
+	}
 }

@@ -28,7 +28,7 @@ func check(c *config.Config, bad config.At) error {
 	}
 	if p.Profile != "" {
 		if _, err := policygen.ProfileByName(p.Profile); err != nil {
-			return bad(fmt.Sprintf("unknown policy profile %q", p.Profile), nearestOf(p.Profile, profileNames()), "policies", "profile")
+			return bad(fmt.Sprintf("unknown policy profile %q", p.Profile), nearestOf(p.Profile, ProfileNames()), "policies", "profile")
 		}
 	}
 	switch {
@@ -40,6 +40,9 @@ func check(c *config.Config, bad config.At) error {
 			return bad(fmt.Sprintf("unknown image binding %q", p.ImageBinding), nearestOf(p.ImageBinding, bindings), "policies", "image_binding")
 		}
 	}
+	if p.Lenient && p.IgnoreUnknown {
+		return bad("lenient and ignore_unknown exclude each other", "leave out one of the two", "policies", "ignore_unknown")
+	}
 	for i, f := range p.ConfigFiles {
 		if f == "" {
 			return bad(fmt.Sprintf("entry %d is empty", i+1), "name a YAML file with ConfigMaps or Secrets", "policies", "config_files")
@@ -48,7 +51,8 @@ func check(c *config.Config, bad config.At) error {
 	return nil
 }
 
-func profileNames() []string {
+// ProfileNames are the generators whose results can be computed.
+func ProfileNames() []string {
 	var names []string
 	for _, p := range policygen.Profiles() {
 		names = append(names, p.Name)

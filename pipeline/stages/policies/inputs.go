@@ -12,35 +12,99 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/policygen"
+	"github.com/retally/retally/policygen/rules"
 )
 
-// settings reads the settings file, or the folder with its drop-ins.
-func (r *policyRun) settings(ctx context.Context) error {
-	name := r.conf.Settings
-	info, err := os.Stat(r.in.Path(name))
+// Set is a description of policies, resolved: what the generator is given but
+// for the workloads and their images.
+type Set struct {
+	Input   policygen.Input
+	Base    policygen.NamedFile   // the settings
+	DropIns []policygen.NamedFile // and what they are changed by
+	// Inputs are what every policy comes from.
+	Inputs []pipeline.InputRef
+}
+
+// Resolve reads what a description of policies names. It is the one place that
+// knows what its words mean, whichever door they came by.
+func Resolve(ctx context.Context, in *run.In, c *config.Policies) (*Set, error) {
+	s := new(Set)
+	profile, err := policygen.ProfileByName(c.Profile)
 	if err != nil {
-		return pipeline.NewInputError("read", name, err)
+		return nil, err
 	}
-	r.inputs = append(r.inputs, pipeline.FromFile(filepath.ToSlash(name)))
-	if !info.IsDir() {
-		data, err := r.in.ReadFile(ctx, name, config.JSONLimit)
+	s.Input.Profile = profile
+	if s.Input.Rules, err = Rules(ctx, in, c); err != nil {
+		return nil, err
+	}
+	s.from(c.RulesName())
+	if err := s.settings(ctx, in, c.Settings); err != nil {
+		return nil, err
+	}
+	for _, name := range c.ConfigFiles {
+		data, err := in.ReadFile(ctx, name, config.YAMLLimit)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		r.base = policygen.NamedFile{Name: name, Data: data}
-	} else if err := r.settingsFolder(ctx, name); err != nil {
+		s.Input.ConfigFiles = append(s.Input.ConfigFiles, policygen.NamedFile{Name: config.Shown(name), Data: data})
+		s.from(name)
+	}
+	if c.Initdata != "" {
+		data, err := in.ReadFile(ctx, c.Initdata, config.FirmwareLimit)
+		if err != nil {
+			return nil, err
+		}
+		if s.Input.Base, err = policygen.ParseInitdata(config.Shown(c.Initdata), data, profile.Initdata); err != nil {
+			return nil, err
+		}
+		s.from(c.Initdata)
+	}
+	switch {
+	case c.IgnoreUnknown:
+		s.Input.Unknown = policygen.IgnoreUnknown
+	case c.Lenient:
+		s.Input.Unknown = policygen.AcceptHarmless
+	}
+	return s, nil
+}
+
+// Rules reads the rules of a description: a file's, or retally's own.
+func Rules(ctx context.Context, in *run.In, c *config.Policies) (policygen.Rules, error) {
+	text, err := in.ReadFile(ctx, c.RulesName(), config.JSONLimit)
+	if err != nil || c.Rules != "" {
+		return policygen.Rules{Name: config.Shown(c.RulesName()), Text: text}, err
+	}
+	return rules.Default(rules.Binding(c.ImageBinding))
+}
+
+func (s *Set) from(name string) {
+	s.Inputs = append(s.Inputs, pipeline.FromFile(filepath.ToSlash(config.Shown(name))))
+}
+
+// settings reads the settings file, or the folder with its drop-ins.
+func (s *Set) settings(ctx context.Context, in *run.In, name string) error {
+	info, err := os.Stat(in.Path(name))
+	if folder := err == nil && info.IsDir(); folder {
+		err = s.settingsFolder(ctx, in, name)
+	} else {
+		s.Base.Name = config.Shown(name)
+		s.Base.Data, err = in.ReadFile(ctx, name, config.JSONLimit)
+	}
+	if err != nil {
 		return err
 	}
-	r.input.Settings, err = policygen.ParseSettings(r.base, r.dropIns, r.profile)
+	s.from(name)
+	s.Input.Settings, err = policygen.ParseSettings(s.Base, s.DropIns, s.Input.Profile)
 	return err
 }
 
 // settingsFolder records the folder as a whole, so that another drop-in is
 // another input. Its identity is a hash over the names and digests of what is
 // read of it.
-func (r *policyRun) settingsFolder(ctx context.Context, name string) error {
-	err := r.in.ReadTree(name, func(dir string) (digest.Digest, int64, error) {
+func (s *Set) settingsFolder(ctx context.Context, in *run.In, name string) error {
+	err := in.ReadTree(name, func(dir string) (digest.Digest, int64, error) {
 		base, dropIns, err := policygen.SettingsFiles(os.DirFS(dir))
 		if err != nil {
 			return digest.Digest{}, 0, pipeline.NewInputError("read", name, err)
@@ -50,20 +114,20 @@ func (r *policyRun) settingsFolder(ctx context.Context, name string) error {
 			fmt.Fprintf(h, "%q %s\n", f.Name, digest.SHA256.Sum(f.Data))
 			n += int64(len(f.Data))
 		}
-		r.base, r.dropIns = base, dropIns
+		s.Base, s.DropIns = base, dropIns
 		id, err := digest.FromBytes(digest.SHA256, h.Sum(nil))
 		return id, n, err
 	})
 	if err != nil {
 		return err
 	}
-	r.base.Name = path.Join(filepath.ToSlash(name), r.base.Name)
-	for i := range r.dropIns {
-		f := &r.dropIns[i]
+	s.Base.Name = path.Join(filepath.ToSlash(name), s.Base.Name)
+	for i := range s.DropIns {
+		f := &s.DropIns[i]
 		f.Name = path.Join(filepath.ToSlash(name), f.Name)
 		// The folder's stamp is that of its links; what they lead to has its own.
-		if info, err := os.Lstat(r.in.Path(f.Name)); err == nil && info.Mode()&os.ModeSymlink != 0 {
-			if f.Data, err = r.in.ReadFile(ctx, f.Name, config.JSONLimit); err != nil {
+		if info, err := os.Lstat(in.Path(f.Name)); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			if f.Data, err = in.ReadFile(ctx, f.Name, config.JSONLimit); err != nil {
 				return err
 			}
 		}

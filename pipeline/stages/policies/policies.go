@@ -105,8 +105,8 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 // read takes in everything but the images.
 func (r *policyRun) read(ctx context.Context) error {
 	in, c := r.in, r.conf
-	var err error
-	if r.profile, err = policygen.ProfileByName(c.Profile); err != nil {
+	set, err := Resolve(ctx, in, c)
+	if err != nil {
 		return err
 	}
 	data, err := in.ReadFile(ctx, in.Config.Deployment, config.YAMLLimit)
@@ -117,31 +117,13 @@ func (r *policyRun) read(ctx context.Context) error {
 		return err
 	}
 	r.names, r.parts, r.scope = published.ImageNames(r.d.Images()), splitYAML(data), inScope(r.d)
-	text, err := in.ReadFile(ctx, c.RulesName(), config.JSONLimit)
-	if err != nil {
-		return err
-	}
-	r.inputs = []pipeline.InputRef{pipeline.FromFile(in.Config.Deployment), pipeline.FromFile(c.RulesName())}
-	r.input.Profile = r.profile
-	r.input.Rules = policygen.Rules{Name: c.RulesName(), Text: text, RequirePinned: c.Rules == "" && c.ImageBinding != "off"}
+	set.Input.Images, set.Input.Cache = r.input.Images, r.input.Cache
+	r.profile, r.input, r.base, r.dropIns = set.Input.Profile, set.Input, set.Base, set.DropIns
+	r.inputs = append([]pipeline.InputRef{pipeline.FromFile(in.Config.Deployment)}, set.Inputs...)
 	for _, w := range r.input.Rules.Warnings() {
 		r.problem(pipeline.LevelWarning, "policy-rules", pipeline.Where{File: c.RulesName()}, strings.TrimPrefix(w, c.RulesName()+": "), "")
 	}
-	if err := r.settings(ctx); err != nil {
-		return err
-	}
-	for _, name := range c.ConfigFiles {
-		data, err := in.ReadFile(ctx, name, config.YAMLLimit)
-		if err != nil {
-			return err
-		}
-		r.input.ConfigFiles = append(r.input.ConfigFiles, policygen.NamedFile{Name: name, Data: data})
-		r.inputs = append(r.inputs, pipeline.FromFile(name))
-	}
 	r.pausePin()
-	if c.Lenient {
-		r.input.Unknown = policygen.AcceptHarmless
-	}
 	return r.readListed(ctx)
 }
 

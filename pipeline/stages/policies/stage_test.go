@@ -2,7 +2,9 @@ package policies_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -272,7 +274,15 @@ func TestPolicyTextsMustFit(t *testing.T) {
 
 // Annotated YAML is a published text too, in a file or in the deployment.
 func TestPolicyTextsInAnnotations(t *testing.T) {
-	annotation := policygen.EncodeAnnotation(demoWorkspace(t).read("policies/workload-tinychat.initdata.toml"))
+	var packed bytes.Buffer
+	zw := gzip.NewWriter(&packed)
+	if _, err := zw.Write(demoWorkspace(t).read("policies/workload-tinychat.initdata.toml")); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	annotation := base64.StdEncoding.EncodeToString(packed.Bytes())
 	for _, tt := range []struct {
 		name string
 		make func(w workspace)

@@ -67,19 +67,22 @@ func Opaque(d *deployment.Deployment) []pipeline.Reference {
 // where that is unique, else the whole repository; a second digest of the same
 // repository adds the digest, whole: two that begin alike are two images.
 func ImageNames(pins []deployment.ImagePin) map[string]string {
-	repos := map[string][]string{} // last part -> repositories
-	digests := map[string][]string{}
+	repos := map[string]map[string]bool{} // last part -> repositories
+	digests := map[string]map[digest.Digest]bool{}
 	full := func(r deployment.ImageRef) string { return r.Registry + "/" + r.Repository }
 	for _, p := range pins {
 		if !p.Pinned {
 			continue
 		}
-		if f := full(p.Ref); !slices.Contains(repos[p.Ref.Name], f) {
-			repos[p.Ref.Name] = append(repos[p.Ref.Name], f)
+		f := full(p.Ref)
+		if repos[p.Ref.Name] == nil {
+			repos[p.Ref.Name] = map[string]bool{}
 		}
-		if d := p.Ref.Digest.String(); !slices.Contains(digests[full(p.Ref)], d) {
-			digests[full(p.Ref)] = append(digests[full(p.Ref)], d)
+		repos[p.Ref.Name][f] = true
+		if digests[f] == nil {
+			digests[f] = map[digest.Digest]bool{}
 		}
+		digests[f][p.Ref.Digest] = true
 	}
 	names := map[string]string{}
 	for _, p := range pins {

@@ -17,6 +17,9 @@ var RegisterNames = map[string]string{
 
 // UnescapePart undoes the escaping of a join path's part; NewKey escapes anew.
 func UnescapePart(s string) string {
+	if !strings.Contains(s, "%") {
+		return s
+	}
 	return strings.NewReplacer("%2F", "/", "%25", "%").Replace(s)
 }
 

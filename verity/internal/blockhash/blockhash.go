@@ -24,17 +24,6 @@ func New(alg digest.Algorithm, blockSize int, salt []byte, saltLast bool) *Hashe
 	return newKernel(names[0], alg, blockSize, salt, saltLast)
 }
 
-// NewKernel returns the hasher of a kernel out of Kernels, for tests and
-// benchmarks that compare them; nil if this CPU does not have it.
-func NewKernel(name string, alg digest.Algorithm, blockSize int, salt []byte, saltLast bool) *Hasher {
-	for _, k := range Kernels(alg, blockSize) {
-		if k == name {
-			return newKernel(name, alg, blockSize, salt, saltLast)
-		}
-	}
-	return nil
-}
-
 // Kernels names the kernels that can run here, fastest first. The last one is
 // always "generic", the standard library one block after the other.
 func Kernels(alg digest.Algorithm, blockSize int) []string {

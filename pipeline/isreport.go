@@ -1,0 +1,18 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/json"
+)
+
+// IsReport reports whether a file begins as the JSON form of a report, which
+// names its schema first.
+func IsReport(head []byte) bool {
+	dec := json.NewDecoder(bytes.NewReader(head))
+	for _, want := range []json.Token{json.Delim('{'), "schema", Schema} {
+		if got, err := dec.Token(); err != nil || got != want {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,126 @@
+package disks
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/privatemode"
+	"github.com/retally/retally/verity/disk"
+	"github.com/retally/retally/verity/erofs"
+)
+
+// Resolve turns the description of a disk into the options that measure it. What
+// the published entry leaves out, the recipe leaves out, unless the description
+// says otherwise.
+func Resolve(c config.Disk, listed *privatemode.Model) (disk.Options, error) {
+	profile, err := erofs.ParseProfile(c.MKFS)
+	if err != nil {
+		return disk.Options{}, err
+	}
+	var exclude []string
+	switch {
+	case c.Exclude != nil:
+		exclude = *c.Exclude
+	case listed != nil:
+		exclude = listed.Excluded
+	}
+	return disk.Options{
+		Dir: c.Dir, Exclude: disk.ParseExclude(strings.Join(exclude, ",")), Profile: profile, RootOnly: c.RootOnly, Normalize: c.Normalize,
+	}, nil
+}
+
+// Listed finds the entry of a models file by its exact name; without a name the
+// only one that there is. Names that merely look alike never join.
+func Listed(models *privatemode.Models, name string) (*privatemode.Model, error) {
+	var known, alike []string
+	for i := range models.Entries {
+		m := &models.Entries[i]
+		if m.Key == name || name == "" && len(models.Entries) == 1 {
+			return m, nil
+		}
+		known = append(known, m.Key)
+		if name != "" && privatemode.NormalizeName(m.Key) == privatemode.NormalizeName(name) {
+			alike = append(alike, m.Key)
+		}
+	}
+	err := fmt.Errorf("has no entry %q", name)
+	if len(alike) > 0 {
+		err = fmt.Errorf("has no entry %q; alike are %s, and an entry is taken by its exact name only", name, strings.Join(alike, " and "))
+	}
+	return nil, &pipeline.InputError{Op: "find model", File: models.File, Err: err, Hint: strings.Join(known, ", ")}
+}
+
+// Describe turns a measured disk into values and holds them against the
+// published entry, if there is one. What was only planned has no root hash: the
+// published one then stays unchecked. It returns the key of the root hash.
+func Describe(out *run.Out, name, dir string, res disk.Result, file string, listed *privatemode.Model) pipeline.Key {
+	key := pipeline.NewKey("disk", name, "root")
+	if listed != nil {
+		key = modelKey(*listed)
+	}
+	of := func(what string) pipeline.Key { return pipeline.Key(strings.TrimSuffix(string(key), "root") + what) }
+	note := fmt.Sprintf("EROFS of %s as mkfs.erofs %s writes it, dm-verity tree behind it", dir, res.Mkfs)
+	root, file256 := pipeline.OfDigest(res.RootHash.Digest), pipeline.OfDigest(res.FileSHA256.Digest)
+	if !root.IsNone() {
+		out.Measure(key, root, dir, note)
+	}
+	out.Measure(of("hash-offset"), pipeline.OfNumber(uint64(res.HashOffset)), dir, note)
+	if !file256.IsNone() {
+		out.Measure(of("file"), file256, dir, note)
+	}
+	for _, w := range slices.Concat(res.Warnings, res.Changes) {
+		out.Problem(pipeline.LevelNote, "disk-"+w.Code, pipeline.Where{File: dir}, w.Message, "")
+	}
+	if listed == nil {
+		return key
+	}
+	where := pipeline.Where{File: file, Line: listed.RootLine}
+	out.Refer(key, pipeline.OfDigest(listed.RootHash), where, "published root of "+name)
+	out.Refer(of("hash-offset"), pipeline.OfNumber(listed.HashOffset), where, "published hash-offset of "+name)
+	if !file256.IsNone() {
+		out.Refer(of("file"), pipeline.OfDigest(listed.FileHash), where, "published file of "+name)
+	}
+	if !root.IsNone() {
+		whyDisk(out, key, dir, res, where, listed)
+	}
+	return key
+}
+
+// whyDisk says why a measured disk is not the published one. The other
+// releases of mkfs.erofs were computed in the same pass, so that cause is
+// proved; the rest is what is known to change a root hash silently.
+func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where pipeline.Where, listed *privatemode.Model) {
+	if res.RootHash.Digest == listed.RootHash {
+		return
+	}
+	if o := otherRelease(res, listed); o != nil {
+		out.Causes[key] = append(out.Causes[key], pipeline.Cause{
+			Path: []string{string(key), "superblock"}, Expected: res.RootHash.String(), Actual: o.RootHash.String(), Standing: pipeline.Proved, Hint: "erofs-version", Where: where,
+			Note: fmt.Sprintf("the published disk was made with mkfs.erofs %s, this one as with %s; the same files give it", o.Mkfs, res.Mkfs),
+		})
+		return
+	}
+	for _, w := range res.Warnings {
+		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: w.Message})
+	}
+	note := "the directory has other sizes or names than the published model: the image alone is of another length"
+	if uint64(res.HashOffset) == listed.HashOffset {
+		note = "the image has the published length, so names and sizes fit: the content or a mode of some file differs"
+	}
+	out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
+}
+
+// otherRelease finds the release of mkfs.erofs that gives the published root
+// hash, where the asked one does not.
+func otherRelease(res disk.Result, listed *privatemode.Model) *disk.Other {
+	for i := range res.Others {
+		if o := &res.Others[i]; o.RootHash.Digest == listed.RootHash && res.RootHash.Digest != listed.RootHash {
+			return o
+		}
+	}
+	return nil
+}
