@@ -59,7 +59,7 @@ func (r *Report) staleGlobs(c *Case) {
 	}
 	for _, g := range c.Only {
 		if !fits(g) && !slices.ContainsFunc(r.Measurements, func(m Measurement) bool { return m.Key.Match(g) }) {
-			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: CodeStaleGlob, Msg: fmt.Sprintf("%q, which only is to be compared, fits no key: nothing was compared for it", g), Hint: "retally plan lists the keys"})
+			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: codeStaleGlob, Msg: fmt.Sprintf("%q, which only is to be compared, fits no key: nothing was compared for it", g), Hint: "retally plan lists the keys"})
 		}
 	}
 	if c.NothingRecounted {
@@ -67,27 +67,27 @@ func (r *Report) staleGlobs(c *Case) {
 	}
 	for _, g := range c.Allow {
 		if !fits(g) {
-			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: CodeStaleGlob, Msg: fmt.Sprintf("%q, which may stay unchecked, fits nothing that was published", g), Hint: "take it away, or mend it"})
+			r.Problems = append(r.Problems, Problem{Level: LevelWarning, Code: codeStaleGlob, Msg: fmt.Sprintf("%q, which may stay unchecked, fits nothing that was published", g), Hint: "take it away, or mend it"})
 		}
 	}
 }
 
-// CodeNotObeyed is the code of the problem that a configuration was found where
+// codeNotObeyed is the code of the problem that a configuration was found where
 // nobody's word counts.
-const CodeNotObeyed = "config-not-obeyed"
+const codeNotObeyed = "config-not-obeyed"
 
 // aboutUs puts first what says what this run did not do: a long list of
 // oddities in the inputs must not hide it.
 func aboutUs(code string) int {
-	if code == CodeNotObeyed || code == CodeStaleGlob {
+	if code == codeNotObeyed || code == codeStaleGlob {
 		return 0
 	}
 	return 1
 }
 
-// CodeStaleGlob is the code of the problem that a glob fits nothing. It leaves
+// codeStaleGlob is the code of the problem that a glob fits nothing. It leaves
 // the outcome unchecked.
-const CodeStaleGlob = "stale-glob"
+const codeStaleGlob = "stale-glob"
 
 // finish computes everything of the report that follows from its findings,
 // measurements and problems, and puts all lists into their one order.

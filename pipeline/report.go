@@ -255,7 +255,7 @@ func (r *Report) judge(c *Case) {
 	open = open || slices.ContainsFunc(r.Lacks, func(l Lack) bool { return !Key(l.For).MatchAny(c.Allow) })
 	for _, p := range r.Problems {
 		bad = bad || p.Level == LevelError
-		open = open || p.Code == CodeStaleGlob
+		open = open || p.Code == codeStaleGlob
 	}
 	switch {
 	case bad:

@@ -350,7 +350,7 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 		// Whoever is judged could have laid it there: leave, roots and what to
 		// compare with come from the user.
 		s.Problems = append(s.Problems, pipeline.Problem{
-			Level: pipeline.LevelWarning, Code: pipeline.CodeNotObeyed, Where: pipeline.Where{File: name},
+			Level: pipeline.LevelWarning, Code: "config-not-obeyed", Where: pipeline.Where{File: name},
 			Msg:  "looks like a retally.yaml and is not obeyed, because it lies in what is checked",
 			Hint: "if it is yours: retally run -f " + s.Reader.Path(name),
 		})
