@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -121,7 +118,7 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 	}
 	opts.AllFiles, opts.Write, opts.AgainstImage, opts.Resume, opts.Checkpoint, opts.SourceDateEpoch = f.allFiles, f.write, f.against, f.resume, f.checkpoint, a.env("SOURCE_DATE_EPOCH")
 	if f.mem != "" {
-		if opts.Mem, err = parseSize(f.mem); err != nil {
+		if opts.Mem, err = disk.ParseSize(f.mem); err != nil {
 			return &userError{op: "disk", msg: "--mem " + f.mem + ": " + err.Error(), hint: "for instance --mem 512M"}
 		}
 	}
@@ -209,26 +206,4 @@ func (a *app) measureDisk(ctx context.Context, f *diskFlags, opts disk.Options) 
 		return res, &userError{op: "resume", path: re.Checkpoint, err: err, hint: "remove the checkpoint to begin anew"}
 	}
 	return res, err
-}
-
-// parseSize reads a number of bytes with an optional binary unit.
-func parseSize(s string) (int64, error) {
-	shift := 0
-	digits := strings.TrimRight(s, "BbiI")
-	switch {
-	case strings.HasSuffix(strings.ToUpper(digits), "K"):
-		shift = 10
-	case strings.HasSuffix(strings.ToUpper(digits), "M"):
-		shift = 20
-	case strings.HasSuffix(strings.ToUpper(digits), "G"):
-		shift = 30
-	}
-	if shift > 0 {
-		digits = digits[:len(digits)-1]
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n <= 0 || n > (1<<62)>>shift {
-		return 0, fmt.Errorf("want a number of bytes, such as 64M or 2G")
-	}
-	return n << shift, nil
 }

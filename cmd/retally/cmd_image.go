@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -109,7 +107,7 @@ An archive of the old docker save kind holds no manifest: it has config digest
 and diffIDs, and no digest of its own.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
+			targets, err := flags.targets(append(images.InputPaths(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}
@@ -147,29 +145,6 @@ and diffIDs, and no digest of its own.`,
 	return cmd
 }
 
-// imageInputs are the files and folders that sources of images lead to. Of a
-// folder that is no layout itself what lies in it counts.
-func imageInputs(sources []string) []string {
-	var out []string
-	for _, name := range sources {
-		if _, err := os.Stat(name); err != nil {
-			_, name, _ = strings.Cut(name, ":") // oci:DIR
-		}
-		entries, err := os.ReadDir(name)
-		if _, layout := os.Stat(filepath.Join(name, "oci-layout")); err != nil || layout == nil {
-			out = append(out, name)
-			continue
-		}
-		for _, e := range entries {
-			below := filepath.Join(name, e.Name())
-			if _, layout := os.Stat(filepath.Join(below, "oci-layout")); layout == nil || !e.IsDir() {
-				out = append(out, below)
-			}
-		}
-	}
-	return out
-}
-
 func (a *app) readImages(ctx context.Context, sources []string, remote *remoteFlags) ([]*imagehash.Report, error) {
 	var count imagehash.Progress
 	opts, closeStore, err := a.remote(remote, &count)
@@ -205,7 +180,7 @@ digest; the causes that are shown are a minimal set. --ignore leaves kinds of
 causes out of the verdict, and the verdict says so.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets(append(imageInputs(args), remote.caFile)...)
+			targets, err := flags.targets(append(images.InputPaths(args), remote.caFile)...)
 			if err != nil {
 				return err
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/imagehash"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/images"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/policygen"
 	"github.com/retally/retally/policygen/rules"
@@ -161,7 +162,7 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	if err := g.resolve(); err != nil {
 		return err
 	}
-	g.protect(append(imageInputs(g.images), g.file)...)
+	g.protect(append(images.InputPaths(g.images), g.file)...)
 	g.protect(run.InputPaths(&config.Config{Policies: &g.of}, ".")...)
 	reader := a.inputs(&config.Config{Policies: &g.of})
 	set, err := policies.Resolve(ctx, reader, &g.of)
@@ -179,12 +180,12 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	}
 	defer closeStore()
 	progress := run.NewProgress("policy generate")
-	images := policies.NewImages(policies.Sources{
+	finder := policies.NewImages(policies.Sources{
 		Folders: g.images, Pull: g.pull || len(g.images) == 0 || len(g.remote.mirrors) > 0,
 		Remote: opts.Remote, Progress: progress,
 	})
-	defer images.Close()
-	in.Images = images
+	defer finder.Close()
+	in.Images = finder
 	if !g.noCache {
 		if store, err := a.openCache(); err != nil {
 			a.talk("retally: without cache: %v", err)
@@ -203,7 +204,7 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	if err != nil {
 		return trouble(err)
 	}
-	v := policies.NewGenerated(out, set, &g.of, images.Used())
+	v := policies.NewGenerated(out, set, &g.of, finder.Used())
 	if g.out != "" {
 		if err := g.writePolicies(v); err != nil {
 			return err

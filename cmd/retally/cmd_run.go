@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -152,7 +149,7 @@ func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject str
 		return nil, &userError{op: "find", path: root, err: err}
 	}
 	o := run.Options{
-		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, TestRootOK: f.testRootOK, Tool: tool(), Build: buildIdentity(),
+		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, TestRootOK: f.testRootOK, Tool: tool(), Build: run.BuildIdentity(),
 		Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
 	}
 	if !f.noCache {
@@ -215,42 +212,9 @@ func (a *app) openCache() (*cache.Store, error) {
 	return cache.Open(dir, cache.DefaultLimit)
 }
 
-func (a *app) cacheDir() (string, error) {
-	if dir := a.env("RETALLY_CACHE"); dir != "" {
-		return dir, nil
-	}
-	if dir := a.env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "retally"), nil
-	}
-	if home := a.env("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".cache", "retally"), nil
-	}
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("no place for the cache: neither RETALLY_CACHE, XDG_CACHE_HOME nor HOME is set")
-	}
-	return filepath.Join(dir, "retally"), nil
-}
+func (a *app) cacheDir() (string, error) { return cache.Dir(a.env) }
 
 // version is set by the linker for releases; VERSION holds the same.
 var version = "0.1.0-dev"
 
 func tool() pipeline.Tool { return pipeline.Tool{Name: "retally", Version: version} }
-
-// buildIdentity tells this program from any other build, so that a changed
-// program never uses a result that an older one cached.
-func buildIdentity() string {
-	exe, err := os.Executable()
-	if err != nil {
-		return "unknown"
-	}
-	info, err := os.Stat(exe)
-	if err != nil {
-		return "unknown"
-	}
-	build := ""
-	if bi, ok := debug.ReadBuildInfo(); ok {
-		build = bi.GoVersion
-	}
-	return fmt.Sprintf("%s %d %d", build, info.Size(), info.ModTime().UnixNano())
-}

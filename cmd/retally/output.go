@@ -109,6 +109,9 @@ func (c *comparison) targets(inputs ...string) ([]target, error) {
 			}
 			return nil, e
 		}
+		if slices.ContainsFunc(out, func(t target) bool { return t.path == path }) {
+			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
+		}
 		out = append(out, target{report.Formats()[i], path})
 	}
 	for _, g := range c.allow {

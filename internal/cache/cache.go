@@ -179,3 +179,22 @@ func (s *Store) Clean() (entries int, size int64, err error) {
 	}
 	return entries, size, err
 }
+
+// Dir is where the environment wants the cache: RETALLY_CACHE, or retally's
+// folder among the user's caches.
+func Dir(env func(string) string) (string, error) {
+	if dir := env("RETALLY_CACHE"); dir != "" {
+		return dir, nil
+	}
+	if dir := env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "retally"), nil
+	}
+	if home := env("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "retally"), nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the cache: neither RETALLY_CACHE, XDG_CACHE_HOME nor HOME is set")
+	}
+	return filepath.Join(dir, "retally"), nil
+}
