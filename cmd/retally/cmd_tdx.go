@@ -11,6 +11,7 @@ import (
 
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
@@ -98,32 +99,11 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 			return &userError{op: op, msg: fmt.Sprintf("--expect %s: not among the registers of --only", name), hint: "add it to --only"}
 		}
 	}
-	var qemu tdxmeasure.Source
-	if p.ACPISource == "qemu" {
-		if qemu, err = a.qemuSources(op); err != nil {
-			return err
-		}
-	}
-	progress := new(run.Progress)
-	o := run.Options{
-		Root: ".", Subject: "the machine that the flags describe", Tool: tool(), Allow: f.allow, Reader: reader, Progress: progress, Field: f.td.field,
-		Wanted: wantedKeys(asked),
-	}
-	cfg := configuration(p)
-	stop := a.showProgress(progress)
-	res, err := run.Run(ctx, []run.Stage{tdx.StageWith(qemu)}, cfg, o)
-	stop()
+	rep, m, err := a.measureMachine(ctx, op, p, run.Options{Allow: f.allow, Reader: reader, Field: f.td.field, Wanted: wantedKeys(asked)})
 	if err != nil {
-		return registerTrouble(op, err)
-	}
-	m, err := tdx.Open(ctx, run.NewIn(cfg, reader).As(f.td.field, o.Wanted), flagMachine)
-	if err != nil {
-		return registerTrouble(op, err)
-	}
-	if err := m.Close(); err != nil {
 		return err
 	}
-	v := newTDXView(res.Report, m, asked)
+	v := newTDXView(rep, m, asked)
 	if err := v.refuse(op, m, f.only); err != nil {
 		return err
 	}
@@ -137,7 +117,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if f.trace {
 		v.Trace = v.traces
 	}
-	if err := a.writeReports(&f.comparison, targets, res.Report); err != nil {
+	if err := a.writeReports(&f.comparison, targets, rep); err != nil {
 		return err
 	}
 	if f.output == "json" {
@@ -149,9 +129,36 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	case err != nil:
 		return err
 	case len(f.expect) > 0 || p.Log != "" || len(v.Problems) > 0:
-		return outcome(res.Report.Outcome)
+		return outcome(rep.Outcome)
 	}
 	return nil
+}
+
+// measureMachine runs the stage over one machine that flags describe.
+func (a *app) measureMachine(ctx context.Context, op string, p config.Platform, o run.Options) (*pipeline.Report, *tdx.Machine, error) {
+	var qemu tdxmeasure.Source
+	if p.ACPISource == "qemu" {
+		var err error
+		if qemu, err = a.qemuSources(op); err != nil {
+			return nil, nil, err
+		}
+	}
+	o.Root, o.Subject, o.Tool, o.Progress = ".", "the machine that the flags describe", tool(), new(run.Progress)
+	cfg := configuration(p)
+	stop := a.showProgress(o.Progress)
+	res, err := run.Run(ctx, []run.Stage{tdx.StageWith(qemu)}, cfg, o)
+	stop()
+	if err != nil {
+		return nil, nil, registerTrouble(op, err)
+	}
+	m, err := tdx.Open(ctx, run.NewIn(cfg, o.Reader).As(o.Field, o.Wanted), flagMachine)
+	if err == nil {
+		err = m.Close()
+	}
+	if err != nil {
+		return nil, nil, registerTrouble(op, err)
+	}
+	return res.Report, m, nil
 }
 
 // registers reads --expect and --given.

@@ -225,18 +225,15 @@ func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) 
 	if err := a.holdPipes(op, reader, f.files(&p)); err != nil {
 		return nil, err
 	}
-	progress := new(run.Progress)
-	stop := a.showProgress(progress)
-	res, err := run.Run(ctx, []run.Stage{tdx.Stage()}, configuration(p), run.Options{Root: ".", Tool: tool(), Reader: reader, Progress: progress, Field: field})
-	stop()
+	rep, _, err := a.measureMachine(ctx, op, p, run.Options{Reader: reader, Field: field})
 	if err != nil {
-		return nil, registerTrouble(op, err)
+		return nil, err
 	}
 	out := new(reproducemr.Output)
 	to := map[string]*string{
 		"mrtd": &out.MRTD, "rtmr0": &out.RTMR0, "rtmr1": &out.RTMR1, "rtmr2": &out.RTMR2, "rtmr3": &out.RTMR3, "mr_aggregated": &out.Aggregated, "mr_image": &out.Image,
 	}
-	for _, m := range res.Report.Measurements {
+	for _, m := range rep.Measurements {
 		if value, ok := to[tdx.RegisterOf(m.Key)]; ok {
 			*value = m.Value.Digest().Hex()
 		}

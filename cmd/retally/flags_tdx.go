@@ -228,7 +228,7 @@ func (f *tdxFlags) diskBootFlags() {
 // field names a field of the description as its flag: the door through which
 // this configuration came. An older name that was typed is kept.
 func (f *tdxFlags) field(value string, path ...string) string {
-	name := strings.ReplaceAll(path[len(path)-1], "_", "-")
+	name := strings.ReplaceAll(path[min(len(path)-1, 2)], "_", "-")
 	for old, now := range olderNames {
 		typed := func(arg string) bool { return arg == "--"+old || strings.HasPrefix(arg, "--"+old+"=") }
 		if now == name && slices.ContainsFunc(f.args(), typed) {

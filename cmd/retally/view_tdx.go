@@ -183,7 +183,7 @@ func (r *tdxReport) refuse(op string, m *tdx.Machine, only []string) error {
 func (r *tdxReport) compared(list []registerComparison) error {
 	for _, c := range list {
 		for _, f := range r.report.Findings {
-			if tdx.RegisterOf(f.Key) == c.Register && f.Where.File == config.FileName {
+			if tdx.RegisterOf(f.Key) == c.Register && f.Set == "expect of "+flagMachine {
 				c.Got, c.Match = f.Got.Digest().Hex(), f.Verdict == pipeline.Match
 			}
 		}

@@ -85,6 +85,15 @@ func (in *In) Field(value string, path ...string) string {
 	}
 }
 
+// Where is the place of a field that publishes something: in retally.yaml, or a
+// flag.
+func (in *In) Where(path ...string) pipeline.Where {
+	if in.field != nil {
+		return pipeline.Where{File: in.field("", path...)}
+	}
+	return pipeline.Where{File: config.FileName, Pointer: "/" + strings.Join(path, "/")}
+}
+
 // A Fault is an error whose hint names fields as their user gives them.
 type Fault struct {
 	Err  error // without the hint

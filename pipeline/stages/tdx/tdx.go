@@ -455,7 +455,7 @@ func (r *stageRun) expected(ctx context.Context, m *Machine) error {
 			return err
 		}
 		key := r.measured(m, name)
-		where := pipeline.Where{File: config.FileName, Pointer: "/platforms/" + m.name + "/expect/" + name}
+		where := r.in.Where("platforms", m.name, "expect", name)
 		r.out.References = append(r.out.References, pipeline.Reference{
 			Set: set, Group: set, Key: key, Relation: pipeline.Equal, Want: pipeline.OfDigest(want), Where: where, Words: registerWords(name) + " of " + m.name,
 		})
