@@ -84,7 +84,7 @@ func (r *Request) ends() []end {
 func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) {
 	ends := r.ends()
 	if len(ends) == 0 {
-		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
+		l.Open("tls", "no TLS certificate given ("+r.field("tls_cert", "FILE")+"), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
 		return
 	}
 	for _, e := range ends {
@@ -172,7 +172,7 @@ func (r *Request) bindPlain(l *verdict.List, q *tdxquote.Quote, result *Result) 
 			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
 	}
 	if r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
-		l.Open("report-data", fmt.Sprintf("neither a nonce (--nonce HEX) nor a TLS certificate (--tls-cert FILE) was given; report data is %x", data))
+		l.Open("report-data", fmt.Sprintf("neither a nonce (%s) nor a TLS certificate (%s) was given; report data is %x", r.field("nonce", "HEX"), r.field("tls_cert", "FILE"), data))
 	}
 }
 

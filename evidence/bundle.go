@@ -106,7 +106,7 @@ func unknown(name, found string) error {
 }
 
 func snpError(name string) error {
-	return &malformed.Error{Input: name, Found: "an AMD SEV-SNP report", Want: "a TDX quote; --profile snp reads reports"}
+	return &malformed.Error{Input: name, Found: "an AMD SEV-SNP report", Want: "a TDX quote; reports of AMD are not judged by this version"}
 }
 
 // isTDX recognizes the header of a quote: version 4 or 5, TEE type TDX.

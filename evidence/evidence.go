@@ -53,13 +53,11 @@ type Request struct {
 	Profile  Profile // empty: by the evidence
 	Evidence *Bundle
 	At       time.Time // when certificates and collateral must be valid
-	// Only names the judgements that are asked for; empty: all three. The others
-	// are made all the same and do not count.
-	Only []string
-	// TestRootOK lets a verdict under a root that is not the vendor's be a pass.
-	TestRootOK bool
+	// Field says how the caller gives an input, for the reasons: "tls_cert" and
+	// "FILE" may be a flag or a key. nil writes "tls_cert: FILE".
+	Field func(name, value string) string
 
-	// Expected.
+	// Expected: see References. The registers are compared by package pipeline.
 	Registry    *Registry
 	Sets        []ReferenceSet
 	Compose     *File
@@ -71,11 +69,6 @@ type Request struct {
 	Rootfs        digest.Digest // SHA-256, where no registry gives it
 	RTMR3         RTMR3Func
 	Replay        ReplayFunc
-	// Checks of the caller's own making count like the others.
-	ExpectedChecks verdict.List
-	// AskExpected says that the sets which the sender claims were asked for: they
-	// are looked at in passing otherwise.
-	AskExpected bool
 
 	// Bound.
 	TLSCert *x509.Certificate
@@ -110,24 +103,25 @@ func (r Root) String() string {
 	return fmt.Sprintf("%s (%s)", r.SHA256, r.Subject)
 }
 
-// Result is three judgements and what the evidence claims.
+// Result is what evidence shows: who signed it, what it is bound to, what it
+// claims. Whether that is what the caller expects, the pipeline judges.
 type Result struct {
 	Profile   Profile           `json:"profile"`
 	At        time.Time         `json:"at"`
 	Authentic verdict.Judgement `json:"authentic"`
-	Expected  verdict.Judgement `json:"expected"`
 	Bound     verdict.Judgement `json:"bound"`
 	Claims    Claims            `json:"claims"`
-	// Asked names the judgements that were asked for, in the order of Judgements.
-	Asked []string `json:"asked"`
 	// Roots are the roots that were trusted, the vendors' own and others.
 	Roots []Root `json:"roots"`
 	// Registers are the quote's, nil if it could not be read. They are as good as
 	// Authentic says.
 	Registers map[Register]digest.Digest `json:"-"`
-
-	judged     map[Register]bool // compared with something, whatever came of it
-	testRootOK bool
+	// Expected are the checks of what was expected that no comparison of registers
+	// makes: dstack's event log, evidence that cannot be read or compared.
+	Expected verdict.List `json:"-"`
+	// Vouched are registers that those checks speak for: RTMR3 by an event log
+	// with the compose hash that is expected.
+	Vouched map[Register]bool `json:"-"`
 }
 
 // TestRoots names the vendors in whose place another root was trusted.
@@ -153,11 +147,8 @@ func Verify(r Request) (*Result, error) {
 	if r.Profile == "" {
 		r.Profile = r.Evidence.profile()
 	}
-	result := &Result{Profile: r.Profile, At: r.At.UTC(), judged: map[Register]bool{}, testRootOK: r.TestRootOK}
+	result := &Result{Profile: r.Profile, At: r.At.UTC(), Vouched: map[Register]bool{}}
 	var err error
-	if result.Asked, err = r.asked(); err != nil {
-		return nil, err
-	}
 	if result.Roots, err = r.roots(); err != nil {
 		return nil, err
 	}
@@ -178,21 +169,6 @@ func Verify(r Request) (*Result, error) {
 		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, nvidia", r.Profile)
 	}
 	return result, r.judge(result)
-}
-
-func (r *Request) asked() ([]string, error) {
-	var out []string
-	for _, name := range Judgements() {
-		if len(r.Only) == 0 || slices.Contains(r.Only, name) {
-			out = append(out, name)
-		}
-	}
-	for _, name := range r.Only {
-		if !slices.Contains(Judgements(), name) {
-			return nil, fmt.Errorf("verify evidence: unknown judgement %q, known: authentic, expected, bound", name)
-		}
-	}
-	return out, nil
 }
 
 // roots lists what is trusted for the kinds of evidence that there are.
@@ -223,31 +199,6 @@ func (r *Request) roots() ([]Root, error) {
 	return out, nil
 }
 
-// Verdict is the whole in one word, for an exit code: fail if a judgement that
-// was asked for failed, unchecked if one stayed so, or if a root stands in a
-// vendor's place and the request did not say that this may pass. Evidence that
-// is not authentic never passes, whatever was asked for: anybody can have
-// written what the other judgements are about.
-func (r *Result) Verdict() verdict.Verdict {
-	out := verdict.Pass
-	if r.Authentic.Verdict != verdict.Pass || len(r.TestRoots()) > 0 && !r.testRootOK {
-		out = verdict.Unchecked
-	}
-	for _, j := range []struct {
-		name string
-		verdict.Judgement
-	}{{Authentic, r.Authentic}, {Expected, r.Expected}, {Bound, r.Bound}} {
-		switch {
-		case !slices.Contains(r.Asked, j.name):
-		case j.Verdict == verdict.Fail:
-			return verdict.Fail
-		case j.Verdict != verdict.Pass:
-			out = verdict.Unchecked
-		}
-	}
-	return out
-}
-
 // profile is the one that evidence has by itself.
 func (b *Bundle) profile() Profile {
 	switch {
@@ -262,7 +213,8 @@ func (b *Bundle) profile() Profile {
 }
 
 func (r *Request) judge(result *Result) error {
-	var authentic, expected, bound verdict.List
+	var authentic, bound verdict.List
+	expected := &result.Expected
 	var q *tdxquote.Quote
 	if r.Profile != NVIDIA {
 		var err error
@@ -293,11 +245,9 @@ func (r *Request) judge(result *Result) error {
 		expected.Open("quote", "cannot be read")
 		bound.Open("quote", "cannot be read")
 	default:
-		expected = append(expected, r.ExpectedChecks...)
 		if r.Profile == Dstack {
-			r.expectDstack(&expected, q, result)
+			r.expectDstack(expected, q, result)
 		}
-		r.expectRegisters(&expected, q, result)
 		r.checkSessions(&bound)
 		if r.Profile == SecretVM {
 			r.bindSecretVM(&bound, q, gpuNonce, result)
@@ -305,7 +255,7 @@ func (r *Request) judge(result *Result) error {
 			r.bindPlain(&bound, q, result)
 		}
 	}
-	result.Expected, result.Bound = verdict.Fold(expected), verdict.Fold(bound)
+	result.Bound = verdict.Fold(bound)
 	return nil
 }
 
@@ -317,7 +267,8 @@ func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quo
 	}
 	v, err := tdxquote.Verify(q, tdxquote.Options{
 		At: r.At, Roots: r.IntelRoots, Collateral: r.Collateral, CollateralBroken: r.collateralBroken, AcceptTCB: r.AcceptTCB, MRSEAM: r.MRSEAM, ServiceTD: r.ServiceTD,
-		LinuxGuest: r.Profile == SecretVM || r.Profile == Dstack, // both start a Linux kernel right after the firmware
+		CollateralField: r.field("collateral", "FILE"),
+		LinuxGuest:      r.Profile == SecretVM || r.Profile == Dstack, // both start a Linux kernel right after the firmware
 	})
 	if err != nil {
 		return nil, err

@@ -242,7 +242,7 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
 		if len(quotes) == 1 && len(gpus) == 1 {
-			e.GPU, gpus = gpus[0], nil
+			e.Also, gpus = []string{gpus[0]}, nil
 		}
 		if certs := byKind[KindTLSCert]; len(certs) == 1 {
 			e.TLSCert = certs[0]
@@ -257,7 +257,7 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		}
 	}
 	for _, name := range byKind[KindMetadata] {
-		entry, err := s.entryName(name)
+		entry, err := EntryName(s.Reader.Path(name))
 		if err != nil {
 			return err
 		}
@@ -269,10 +269,10 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 	return nil
 }
 
-// entryName makes the name of an entry from a file's: without folder and
+// EntryName makes the name of an entry from a file's path: without folder and
 // extension.
-func (s *Subject) entryName(file string) (string, error) {
-	abs, err := filepath.Abs(s.Reader.Path(file))
+func EntryName(path string) (string, error) {
+	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
@@ -284,7 +284,7 @@ func (s *Subject) entryName(file string) (string, error) {
 }
 
 func (s *Subject) addEvidence(file string, e config.Evidence) error {
-	name, err := s.entryName(file)
+	name, err := EntryName(s.Reader.Path(file))
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,10 @@ type Sums struct {
 // it found for the rest of the run. Its SHA-384 is there if it was asked for.
 func (in *In) Sums(ctx context.Context, name string, want384 bool) (Sums, error) {
 	r := in.reader
+	if data, ok := r.held(name); ok {
+		_, err := in.ReadFile(ctx, name, int64(len(data)))
+		return Sums{SHA256: digest.SHA256.Sum(data), SHA384: digest.SHA384.Sum(data), Size: int64(len(data))}, err
+	}
 	r.mu.Lock()
 	s, known := r.sums[name]
 	r.mu.Unlock()

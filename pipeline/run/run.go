@@ -20,7 +20,10 @@ type Options struct {
 	Root    string   // folder that the configuration's names start from
 	Subject string   // what is recounted, for the report's first line
 	Only    []string // globs: compare and report these keys only
-	Allow   []string // globs of --allow-unchecked
+	// Field says how the user gives a field of the configuration, where it is
+	// not by its name in retally.yaml. See In.Field.
+	Field func(value string, path ...string) string
+	Allow []string // globs of --allow-unchecked
 	// TestRootOK lets a run under a test root end in a match.
 	TestRootOK bool
 	Tool       pipeline.Tool
@@ -114,7 +117,7 @@ func (r *runner) stage(ctx context.Context, s *Stage) error {
 			return r.take(s, &rec.Out)
 		}
 	}
-	in := &In{Config: r.cfg, Progress: r.o.Progress, reader: r.reader, ms: r.ms}
+	in := &In{Config: r.cfg, Progress: r.o.Progress, reader: r.reader, ms: r.ms, field: r.o.Field}
 	out, err := s.Run(ctx, in)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
@@ -45,6 +46,7 @@ type In struct {
 	Config   *config.Config
 	Progress *Progress
 
+	field  func(value string, path ...string) string
 	reader *Reader
 	ms     map[pipeline.Key]pipeline.Measurement
 	files  []*readFile
@@ -55,6 +57,20 @@ type In struct {
 // NewIn is an In without a run around it: nothing was measured before.
 func NewIn(cfg *config.Config, reader *Reader) *In {
 	return &In{Config: cfg, Progress: new(Progress), reader: reader, ms: map[pipeline.Key]pipeline.Measurement{}}
+}
+
+// Field says how the user gives a field of the configuration: as a key of
+// retally.yaml, or as a flag, whichever door the configuration came through.
+// value is what to write there, "" for no proposal.
+func (in *In) Field(value string, path ...string) string {
+	switch {
+	case in.field != nil:
+		return in.field(value, path...)
+	case value == "":
+		return strings.Join(path, ".")
+	default:
+		return strings.Join(path, ".") + ": " + value
+	}
 }
 
 // Path returns where a name leads on this machine.
