@@ -495,6 +495,14 @@ func makeMachine(dir string) (*ownMachine, error) {
 	if err != nil {
 		return nil, err
 	}
+	served := body
+	if served.MRSERVICETD, err = digest.ParseHex(digest.SHA384, strings.Repeat("ab", 48)); err != nil {
+		return nil, err
+	}
+	service, err := p.Quote(served, fake.Options{Version: 5, BodyType: tdxquote.TD15})
+	if err != nil {
+		return nil, err
+	}
 	copy(body.ReportData[32:], nonce[:])
 	withGPU, err := p.Quote(body, fake.Options{})
 	if err != nil {
@@ -515,7 +523,7 @@ func makeMachine(dir string) (*ownMachine, error) {
 	text := hex.EncodeToString(raw)
 	m := &ownMachine{dir: dir, cert: pair, files: map[string][]byte{
 		"quote.bin": raw, "quote.hex": []byte(text + "\n"), "cpu.html": []byte("<html><body><pre>" + text + "</pre></body></html>\n"),
-		"with-gpu.bin": withGPU, "gpu.json": gpu, "gpu-root.pem": fake.PEM(g.Root),
+		"with-gpu.bin": withGPU, "service.bin": service, "gpu.json": gpu, "gpu-root.pem": fake.PEM(g.Root),
 		"root.pem": fake.PEM(p.Root), "cert.pem": fake.PEM(cert), "other.pem": fake.PEM(other),
 		"docker-compose.yaml": compose, "rootfs.iso": rootfs,
 		"tdx.csv":         []byte(header + row("v0.9.0", digest.SHA384.Sum(nil)) + row("v1.0.0", body.RTMR[0])),

@@ -168,7 +168,7 @@ func (x *expectation) fits(g group, r pipeline.SetResult, own []pipeline.Finding
 		if best.ReferenceSet.Source != evidence.Sender {
 			what += " with the compose file " + x.Request.ComposeName()
 		}
-		x.checks.Open(g.name, fmt.Sprintf("%s gives the quote's %s%s, but it came with the evidence and is its sender's word", what, strings.Join(senders, ", "), also))
+		x.checks.Open(g.name, fmt.Sprintf("%s gives the quote's %s%s, but it came with the evidence and is its sender's word; name a reference of your own", what, strings.Join(senders, ", "), also))
 	}
 	if best.Version != "" && best.ReferenceSet.Source != evidence.Sender {
 		x.Result.Claims.Release = best.Name
@@ -305,14 +305,11 @@ func composeVariants(f *evidence.File) []composeVariant {
 // open names every register that nothing was held against.
 func (x *expectation) open() {
 	for _, reg := range evidence.Registers() {
-		if x.covered[reg] || x.spoken[reg] || x.Result.Vouched[reg] {
-			continue
+		if x.covered[reg] || x.spoken[reg] || x.shown[reg] || x.Result.Vouched[reg] {
+			continue // what only the sender's word covers was said with its group
 		}
 		why := fmt.Sprintf("nothing to compare with: no registry (%s), artifacts or manifest (%s) gives this register", x.Request.Field("registry", "FILE"), x.Request.Field("manifest", "FILE"))
-		switch {
-		case x.shown[reg]:
-			why = "only what came with the evidence gives this value, which is its sender's word; name a reference of your own"
-		case reg == evidence.RTMR3 && x.missing != nil:
+		if reg == evidence.RTMR3 && x.missing != nil {
 			why = x.missing.Error()
 			if x.Request.ComposeDigest().IsZero() && x.Request.Evidence.ShownCompose {
 				why += " (the capture holds what the machine shows; give the compose file that you expect)"
