@@ -47,11 +47,11 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown(quote + "profile: snp"), `evidence of profile "snp" is not judged yet`, ""},
 		{shown(quote + "profile: secretv"), `unknown profile "secretv"`, `did you mean "secretvm"?`},
 		{shown(quote + "platform: m"), `there is no platform "m"`, "none is given"},
-		{shown(quote + "nonce: 0x00"), "is no nonce", ""},
-		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: "00" is no os_image_hash`, "64 hex digits"},
+		{shown(quote + "nonce: 0xzz"), "is no nonce", ""},
+		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: found "00", want 64`, "the image's hash"},
 		{shown(quote + "accept_tcb: [Revoked]"), "Revoked is never accepted", ""},
 		{shown(quote + "accept_tcb: [OutOfdate]"), `unknown status "OutOfdate"`, `did you mean "OutOfDate"?`},
-		{shown(quote + "mrseam: ['00']"), "mrseam[0]", "want 96"},
+		{shown(quote + "mrseam: ['00']"), "evidence.e.mrseam: found", "want 96"},
 		{"version: 1\nregistry: tdx.csv\n", "nothing to recount", ""},
 	} {
 		_, err := run.ParseConfig(stages.Table(), "retally.yaml", []byte(tc.config))

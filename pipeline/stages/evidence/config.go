@@ -68,7 +68,7 @@ func checkWords(e *config.Evidence, at config.At) error {
 	known := Profiles()
 	switch {
 	case slices.Contains([]string{"snp", "tpm", "contrast", "blindllama"}, e.Profile):
-		return at(fmt.Sprintf("evidence of profile %q is not judged by this version", e.Profile), "known: "+strings.Join(known, ", "), "profile")
+		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
 	case e.Profile != "" && !slices.Contains(known, e.Profile):
 		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
 	}
@@ -85,7 +85,7 @@ func checkWords(e *config.Evidence, at config.At) error {
 		case s == tdxquote.Revoked:
 			return at("Revoked is never accepted", "", "accept_tcb")
 		case !slices.Contains(tcbStatuses, s):
-			return at(fmt.Sprintf("unknown TCB status %q", s), config.NearestHint(s, tcbStatuses), "accept_tcb")
+			return at(fmt.Sprintf("unknown status %q", s), config.NearestHint(s, tcbStatuses), "accept_tcb")
 		}
 	}
 	return nil

@@ -45,7 +45,7 @@ type Judged struct {
 // Judge judges evidence. An error means that the question makes no sense.
 func Judge(name string, conf config.Evidence, q *Question) (*Judged, error) {
 	if q.Field == nil {
-		q.Field = func(name, value string) string { return name + ": " + value }
+		q.Field = func(name, value string) string { return strings.TrimSuffix(name+": "+value, ": ") }
 	}
 	res, err := evidence.Verify(q.Request)
 	if err != nil {
@@ -101,7 +101,7 @@ func (j *Judged) testRoots(out *run.Out) {
 		out.Problems = append(out.Problems, pipeline.Problem{
 			Level: pipeline.LevelWarning, Code: "evidence-test-root", Where: pipeline.Where{File: j.Conf.File},
 			Msg:  fmt.Sprintf("evidence %s was judged under the test root %s in place of %s's: that it is authentic means nothing outside of this test", j.Name, file, names[vendor]),
-			Hint: "name no root for the evidence of a real machine",
+			Hint: "take " + j.Request.Field(vendor+"_root", "") + " away for the evidence of a real machine",
 		})
 	}
 }
