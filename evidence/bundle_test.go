@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/fake"
 	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/snpreport"
 )
 
 // TestRead recognizes what people save and paste.
@@ -53,14 +54,34 @@ func TestRead(t *testing.T) {
 			t.Errorf("GPU evidence, %s: %v", name, err)
 		}
 	}
-	snp := make([]byte, 1184)
-	snp[0], snp[0x34] = 3, 1
+	machine, err := fake.NewSNPPlatform("bundle", from, until, fake.SNPOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snp, err := machine.Report(snpreport.Report{Measurement: sum("launch")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := machine.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	snpText := hex.EncodeToString(snp)
+	for name, data := range map[string]string{
+		"binary": string(snp), "with certificates": string(snp) + string(table), "hex": "0x" + snpText + "\n", "base64": base64.StdEncoding.EncodeToString(snp),
+		"page": "<pre>" + snpText + "</pre>", "configfs-tsm": `{"provider":"sev_guest","outblob":"` + base64.StdEncoding.EncodeToString(snp) + `"}`,
+	} {
+		b, err := evidence.Read(name, []byte(data))
+		if err != nil || b.SNP == nil || b.SNP.Report.Measurement != sum("launch") {
+			t.Errorf("SEV-SNP report, %s: %v", name, err)
+		}
+	}
 	for name, tt := range map[string]struct{ data, want string }{
 		"empty": {"", "found nothing"}, "blank": {" \n", "found nothing"}, "prose": {"hello world, this is it", "neither hex nor base64"},
 		"page without": {"<html><pre>hello</pre></html>", "found a page without a quote"}, "two quotes": {"<pre>" + text + "</pre><pre>" + other + "</pre>", "two different quotes"},
 		"other JSON": {`{"a":1}`, "without /quote and /evidence_list"}, "broken JSON": {`{"quote":`, "read broken JSON: line 1"}, "quote is a number": {`{"quote":4}`, "/quote: found a value of type number"},
 		"quote is prose": {`{"quote":"~"}`, "/quote: found text that is neither"}, "report data": {`{"quote":"00","report_data":"x"}`, "/report_data: found"},
-		"SNP": {string(snp), "found an AMD SEV-SNP report"}, "SNP in hex": {hex.EncodeToString(snp), "found an AMD SEV-SNP report"}, "SNP on a page": {"<pre>" + base64.StdEncoding.EncodeToString(snp) + "</pre>", "found an AMD SEV-SNP report"},
+		"a report and a quote": {"<pre>" + snpText + "</pre><pre>" + text + "</pre>", "a TDX quote and an SEV-SNP report"}, "cut report": {string(snp[:1183]) + "x" + string(table[:5]), ""}, "two reports": {"<pre>" + snpText + "</pre><pre>" + strings.Replace(snpText, hex.EncodeToString(sum("launch").Bytes()), hex.EncodeToString(sum("x").Bytes()), 1) + "</pre>", "two different reports"},
 		"too large": {strings.Repeat("a", evidence.MaxFile+1), "want at most"},
 	} {
 		_, err := evidence.Read(name, []byte(tt.data))
@@ -102,7 +123,7 @@ func TestRequests(t *testing.T) {
 	}{
 		"nothing":         {evidence.Request{At: now}, "none given"},
 		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
-		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, nvidia`},
+		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, snp, nvidia`},
 		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
 		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
 	} {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/evidence/nvidia"
+	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
@@ -24,6 +25,7 @@ const (
 	Dstack   Profile = "dstack"
 	TDX      Profile = "tdx"
 	NVIDIA   Profile = "nvidia"
+	SNP      Profile = "snp"
 )
 
 // Source says whose word a reference is. It decides what a comparison with it is
@@ -81,6 +83,11 @@ type Request struct {
 	ServiceTD   []digest.Digest     // MRSERVICETD values to accept
 	IntelRoots  []*x509.Certificate // instead of Intel's, for tests and demonstrations
 	NVIDIARoots []digest.Digest     // instead of NVIDIA's
+	AMDRoots    []snpreport.Root    // instead of AMD's
+	// Certificates are what was got from AMD for an SEV-SNP report that came without
+	// them, CRLs AMD's revocation lists.
+	Certificates snpreport.Certificates
+	CRLs         []*x509.RevocationList
 
 	AuthenticChecks verdict.List // of the caller's own making
 
@@ -89,7 +96,7 @@ type Request struct {
 
 // Root is a root that evidence was judged under.
 type Root struct {
-	Vendor  string        `json:"vendor"` // "intel", "nvidia"
+	Vendor  string        `json:"vendor"` // "intel", "nvidia", "amd"
 	Subject string        `json:"subject,omitempty"`
 	SHA256  digest.Digest `json:"sha256"` // of its DER
 	BuiltIn bool          `json:"built_in"`
@@ -113,9 +120,16 @@ type Result struct {
 	Claims    Claims            `json:"claims"`
 	// Roots are the roots that were trusted, the vendors' own and others.
 	Roots []Root `json:"roots"`
-	// Registers are the quote's, nil if it could not be read. They are as good as
-	// Authentic says.
+	// Registers are those of the quote or report, nil if it could not be read. They
+	// are as good as Authentic says.
 	Registers map[Register]digest.Digest `json:"-"`
+	// Runs are the registers that say what runs, in the order in which a machine
+	// fills them: something must be held against each.
+	Runs []Register `json:"-"`
+	// SNP is the report, nil for other evidence, and Product whose it is by its
+	// certificate.
+	SNP     *snpreport.Report `json:"-"`
+	Product snpreport.Product `json:"-"`
 	// Expected are the checks of what was expected that no comparison of registers
 	// makes: dstack's event log, evidence that cannot be read or compared.
 	Expected verdict.List `json:"-"`
@@ -138,7 +152,7 @@ func (r *Result) TestRoots() []string {
 // Verify judges evidence. An error means that the request makes no sense;
 // evidence that is wrong, broken or unreadable gets its verdict.
 func Verify(r Request) (*Result, error) {
-	if r.Evidence == nil || r.Evidence.Quote == nil && r.Evidence.GPU == nil {
+	if r.Evidence == nil || r.Evidence.Quote == nil && r.Evidence.GPU == nil && r.Evidence.SNP == nil {
 		return nil, errors.New("verify evidence: none given")
 	}
 	if r.At.IsZero() {
@@ -157,7 +171,15 @@ func Verify(r Request) (*Result, error) {
 		result.Claims.CapturedAt, result.Claims.Target = r.Evidence.CapturedAt.UTC().Format(time.RFC3339), r.Evidence.Target
 	}
 	switch r.Profile {
-	case SecretVM, Dstack, TDX:
+	case SecretVM:
+		if r.Evidence.Quote == nil && r.Evidence.SNP == nil {
+			return nil, fmt.Errorf("verify evidence: profile secretvm needs a TDX quote or an SEV-SNP report, %s has none", r.Evidence.Name)
+		}
+	case SNP:
+		if r.Evidence.SNP == nil {
+			return nil, fmt.Errorf("verify evidence: profile snp needs an SEV-SNP report, %s has none", r.Evidence.Name)
+		}
+	case Dstack, TDX:
 		if r.Evidence.Quote == nil {
 			return nil, fmt.Errorf("verify evidence: profile %s needs a TDX quote, %s has none", r.Profile, r.Evidence.Name)
 		}
@@ -166,7 +188,7 @@ func Verify(r Request) (*Result, error) {
 			return nil, fmt.Errorf("verify evidence: profile nvidia needs GPU evidence, %s has none", r.Evidence.Name)
 		}
 	default:
-		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, nvidia", r.Profile)
+		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, nvidia", r.Profile)
 	}
 	return result, r.judge(result)
 }
@@ -202,6 +224,10 @@ func (r *Request) roots() ([]Root, error) {
 // profile is the one that evidence has by itself.
 func (b *Bundle) profile() Profile {
 	switch {
+	case b.SNP != nil && (b.GPU != nil || b.Page || !b.CapturedAt.IsZero()):
+		return SecretVM
+	case b.SNP != nil:
+		return SNP
 	case b.Quote == nil:
 		return NVIDIA
 	case b.EventLog != nil || b.VMConfig != nil:
@@ -215,11 +241,22 @@ func (b *Bundle) profile() Profile {
 func (r *Request) judge(result *Result) error {
 	var authentic, bound verdict.List
 	expected := &result.Expected
+	var data *[64]byte // what the hardware signed for the guest, nil if it cannot be read
 	var q *tdxquote.Quote
-	if r.Profile != NVIDIA {
-		var err error
+	var err error
+	switch {
+	case r.Profile == NVIDIA:
+	case r.Evidence.SNP != nil:
+		if err := r.authenticSNP(&authentic, result); err != nil {
+			return err
+		}
+		data = &r.Evidence.SNP.Report.ReportData
+	default:
 		if q, err = r.authenticQuote(&authentic, result); err != nil {
 			return err
+		}
+		if q != nil {
+			data = &q.Body.ReportData
 		}
 	}
 	gpuNonce, err := r.authenticGPU(&authentic, result)
@@ -241,7 +278,7 @@ func (r *Request) judge(result *Result) error {
 	case r.Profile == NVIDIA:
 		expected.Open("gpu-golden-values", "measurements were not compared: NVIDIA's reference manifests need the network")
 		r.bindGPU(&bound)
-	case q == nil:
+	case data == nil:
 		expected.Open("quote", "cannot be read")
 		bound.Open("quote", "cannot be read")
 	default:
@@ -249,10 +286,13 @@ func (r *Request) judge(result *Result) error {
 			r.expectDstack(expected, q, result)
 		}
 		r.checkSessions(&bound)
-		if r.Profile == SecretVM {
-			r.bindSecretVM(&bound, q, gpuNonce, result)
-		} else {
-			r.bindPlain(&bound, q, result)
+		switch {
+		case r.Evidence.SNP != nil && r.Evidence.SNP.HCL != nil:
+			r.bindHCL(&bound, r.Evidence.SNP.HCL.Runtime.UserData)
+		case r.Profile == SecretVM:
+			r.bindSecretVM(&bound, *data, gpuNonce, result)
+		default:
+			r.bindPlain(&bound, *data, result)
 		}
 	}
 	result.Bound = verdict.Fold(bound)
@@ -274,7 +314,7 @@ func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quo
 		return nil, err
 	}
 	*l = append(*l, v.Checks...)
-	result.Claims.Quote, result.Registers = quoteClaims(q, v), registersOf(&q.Body)
+	result.Claims.Quote, result.Registers, result.Runs = quoteClaims(q, v), registersOf(&q.Body), Registers()
 	return q, nil
 }
 

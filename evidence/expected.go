@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 )
 
@@ -21,6 +22,10 @@ const (
 	RTMR3 Register = "rtmr3"
 	// MRSEAM names the TDX module that ran the machine. Only manifests list it.
 	MRSEAM Register = "mrseam"
+
+	// Of an SEV-SNP report: the launch digest, and what the host bound to it.
+	Measurement Register = "measurement"
+	HostData    Register = "host_data"
 )
 
 // Registers lists them in the order in which a machine fills them.
@@ -41,6 +46,9 @@ type ReferenceSet struct {
 	Registers map[Register]digest.Digest
 	Rootfs    digest.Digest // SHA-256 of the root file system, goes into RTMR3; zero: not known
 	Claimed   string
+	// Demands are what the set asks for beside its registers, judged by what the
+	// evidence showed; nil: nothing. A set holds only with them.
+	Demands func(*Result) []verdict.Check
 	// Source says whose word the set is. One of the sender's can contradict the
 	// quote, and never vouches for it.
 	Source Source

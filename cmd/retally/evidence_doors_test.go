@@ -25,6 +25,7 @@ var evidenceSamples = map[string]string{
 	"docker_files": "m/cpu.html", "rootfs": "m/rootfs.iso", "app_id": strings.Repeat("ab", 20), "manifest": "m/manifest.json", "measured": "m/measured.json",
 	"mrtd": strings.Repeat("ab", 48), "rtmr0": strings.Repeat("ab", 48), "rtmr1": strings.Repeat("ab", 48), "rtmr2": strings.Repeat("ab", 48), "rtmr3": strings.Repeat("ab", 48),
 	"vm_config": "m/vm.json", "os_image_hash": strings.Repeat("cd", 32), "tls_cert": "m/other.pem", "nonce": "0011", "collateral": "m/outdated.json",
+	"measurement": strings.Repeat("ab", 48), "host_data": strings.Repeat("ab", 32), "vcek": "m/vcek.der", "certs": "m/amd.pem", "crl": "m/crl.der", "roots": "m/amd.pem",
 	"accept_tcb": "OutOfDate", "mrseam": strings.Repeat("00", 48), "service_td": strings.Repeat("ab", 48), "intel_root": "m/root.pem", "nvidia_root": "m/gpu-root.pem",
 }
 
@@ -32,6 +33,8 @@ var evidenceSamples = map[string]string{
 var withField = map[string]map[string]string{
 	"docker_files": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"}, "app_id": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"},
 	"os_image_hash": {"vm_config": "m/vm.json", "profile": "dstack"}, "vm_config": {"profile": "dstack"}, "accept_tcb": {"collateral": "m/outdated.json"},
+	"measurement": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "host_data": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "vcek": {"roots": "m/amd.pem"}, "certs": {"vcek": "m/vcek.der"},
+	"crl": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "roots": {"vcek": "m/vcek.der"},
 }
 
 // TestEvidenceFields describes a piece of evidence once by flags and once by
@@ -79,6 +82,8 @@ func TestEvidenceFields(t *testing.T) {
 			switch key {
 			case "nvidia_root":
 				files = []string{"m/with-gpu.bin", "m/gpu.json"}
+			case "measurement", "host_data", "vcek", "certs", "crl", "roots":
+				files = []string{"m/report.bin"}
 			case "service_td":
 				files = []string{"m/service.bin"}
 			}
@@ -114,7 +119,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 				args = append(args, "--"+f.flag, given[key])
 			}
 		}
-		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td"}, key) {
+		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td", "measurement"}, key) {
 			fmt.Fprintf(&b, "    %s: ['%s']\n", key, strings.ReplaceAll(given[key], ",", "', '"))
 		} else {
 			fmt.Fprintf(&b, "    %s: '%s'\n", key, given[key])
@@ -141,6 +146,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 		for _, value := range []string{"FILE", "HEX", "TIME"} {
 			text = strings.ReplaceAll(text, "--"+f.flag+" "+value, f.field+": "+value)
 		}
+		text = strings.ReplaceAll(text, "--"+f.flag+" ", f.field+" ")
 	}
 	if strings.Contains(yaml, " --") || strings.Contains(yaml, "(--") {
 		t.Errorf("retally.yaml's user is told a flag: %s", yaml)

@@ -57,6 +57,10 @@ func nextEvidence(v *evidenceView, r *evidence.Request) string {
 	case v.Verdict == verdict.Fail || v.Profile == evidence.NVIDIA:
 		return ""
 	case !expected:
+	case v.SNP != nil:
+		if len(r.Sets) == 0 {
+			add = append(add, "--measurement HEX")
+		}
 	case v.Profile == evidence.SecretVM:
 		if r.Registry == nil && len(r.Sets) == 0 {
 			add = append(add, "--registry tdx.csv")
@@ -223,6 +227,21 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 		}
 		if q.TCB != nil {
 			line("tcb", strings.Join(slices.Concat([]string{q.TCB.Status, "of " + q.TCB.Date}, q.TCB.Advisories), " "))
+		}
+	}
+	if r := c.Report; r != nil {
+		line("report", fmt.Sprintf("version %d, %s, %s", r.Version, r.Form, r.Processor))
+		for _, v := range []struct{ name, value string }{
+			{"measurement", r.Measurement},
+			{"host_data", r.HostData},
+			{"report_data", r.ReportData},
+			{"policy", r.Policy},
+			{"platform_info", r.Platform},
+			{"reported_tcb", r.TCB.Text(r.Product)},
+			{"chip_id", r.ChipID},
+			{"missing", r.Missing},
+		} {
+			line(v.name, v.value)
 		}
 	}
 	line("compose_hash", c.ComposeHash)

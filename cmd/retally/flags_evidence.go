@@ -40,7 +40,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		all = append(all, flagField{flag, field})
 	}
 	bind(&e.Only, "only", "verdicts to ask for: authentic, expected, bound; may be a list (default: all three)")
-	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
+	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, snp, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
 	bind(&e.At, "at", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
 
 	bind(&e.Registry, "registry", "file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
@@ -54,6 +54,8 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		name := string(evidence.Registers()[i])
 		bind(to, name, strings.ToUpper(name)+" in hex; the registers given hold together")
 	}
+	bind(&e.Measurement, "measurement", "launch digest of an SEV-SNP machine in hex; may be a list of alternatives")
+	bind(&e.HostData, "host-data", "SEV-SNP: host data in hex, for instance the hash of the runtime policy")
 	bind(&e.VMConfig, "vm-config", "dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
 	bind(&e.OSImageHash, "os-image-hash", "dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
 
@@ -64,6 +66,10 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 	bind(&e.AcceptTCB, "accept-tcb", "TCB statuses to accept beside UpToDate; may be a list")
 	bind(&e.MRSEAM, "mrseam", "MRSEAM in hex of a TDX module to accept; may be a list (default: any that Intel signed)")
 	bind(&e.ServiceTD, "service-td", "MRSERVICETD in hex of a service TD to accept; may be a list (default: none)")
+	bind(&e.VCEK, "vcek", "SEV-SNP: certificate of the processor (VCEK or VLEK), DER or PEM")
+	bind(&e.Certs, "certs", "SEV-SNP: further certificates in PEM")
+	bind(&e.CRL, "crl", "SEV-SNP: AMD's revocation list of the product")
+	bind(&e.Roots, "roots", "SEV-SNP: ARK, ASK and ASVK to trust in place of AMD's, for tests only; no pass without --test-root-ok")
 	bind(&e.IntelRoot, "intel-root", "certificate to trust in place of Intel's, for tests only; no pass without --test-root-ok")
 	bind(&e.NVIDIARoot, "nvidia-root", "certificate to trust in place of NVIDIA's, for tests only; no pass without --test-root-ok")
 	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(evidencestage.Profiles(), cobra.ShellCompDirectiveNoFileComp))
@@ -90,5 +96,5 @@ func evidenceFiles(e *config.Evidence) (files []*string, large []*string) {
 			files = append(files, &list[i])
 		}
 	}
-	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.Collateral, &e.IntelRoot, &e.NVIDIARoot), []*string{&e.Rootfs, &e.DockerFiles}
+	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.Collateral, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots), []*string{&e.Rootfs, &e.DockerFiles}
 }

@@ -107,6 +107,10 @@ type Evidence struct {
 	RTMR1 string `yaml:"rtmr1,omitempty" json:"rtmr1,omitempty"`
 	RTMR2 string `yaml:"rtmr2,omitempty" json:"rtmr2,omitempty"`
 	RTMR3 string `yaml:"rtmr3,omitempty" json:"rtmr3,omitempty"`
+	// Measurement are launch digests (hex) of an SEV-SNP machine that are expected,
+	// HostData what the host must have bound to it (hex).
+	Measurement []string `yaml:"measurement,omitempty" json:"measurement,omitempty"`
+	HostData    string   `yaml:"host_data,omitempty" json:"host_data,omitempty"`
 	// VMConfig is dstack's vm_config, where another than the one beside the quote
 	// is to be taken, and OSImageHash the image that is expected (hex): without
 	// it the document is only the sender's word.
@@ -120,6 +124,13 @@ type Evidence struct {
 	MRSEAM     []string `yaml:"mrseam,omitempty" json:"mrseam,omitempty"` // hex, the allow-list
 	// ServiceTD are the MRSERVICETD values (hex) of the service TDs to accept.
 	ServiceTD []string `yaml:"service_td,omitempty" json:"service_td,omitempty"`
+	// VCEK and Certs are certificates of an AMD processor for a report that came
+	// without them, CRL AMD's revocation list; Roots replace AMD's own (ARK, ASK and
+	// ASVK in PEM), for tests and examples only.
+	VCEK  string `yaml:"vcek,omitempty" json:"vcek,omitempty"`
+	Certs string `yaml:"certs,omitempty" json:"certs,omitempty"`
+	CRL   string `yaml:"crl,omitempty" json:"crl,omitempty"`
+	Roots string `yaml:"roots,omitempty" json:"roots,omitempty"`
 	// IntelRoot and NVIDIARoot are certificates that are trusted in place of the
 	// vendors'. Only for tests and examples: every result says that they were used.
 	IntelRoot  string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`

@@ -51,10 +51,10 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 			return err
 		}
 		switch {
-		case e.Profile != "" || b.Quote == nil:
+		case e.Profile != "" || b.Quote == nil && b.SNP == nil:
 		case b.EventLog != nil || b.VMConfig != nil:
 			e.Profile = string(evidence.Dstack)
-		case s.Config.Registry != "" || s.Config.Compose != "" || len(e.Also) > 0 || e.TLSCert != "" || b.Page:
+		case b.Page || b.SNP == nil && (s.Config.Registry != "" || s.Config.Compose != "" || len(e.Also) > 0 || e.TLSCert != ""):
 			e.Profile = string(evidence.SecretVM)
 		}
 		s.Config.Evidence[name] = e

@@ -35,7 +35,7 @@ func check(c *config.Config, bad config.At) error {
 
 // Profiles are the conventions that evidence is judged by.
 func Profiles() []string {
-	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.NVIDIA)}
+	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.NVIDIA)}
 }
 
 // Check finds what is wrong with an entry by itself; path names the field.
@@ -67,7 +67,7 @@ func Check(e *config.Evidence, at config.At) error {
 func checkWords(e *config.Evidence, at config.At) error {
 	known := Profiles()
 	switch {
-	case slices.Contains([]string{"snp", "tpm", "contrast", "blindllama"}, e.Profile):
+	case slices.Contains([]string{"tpm", "contrast", "blindllama"}, e.Profile):
 		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
 	case e.Profile != "" && !slices.Contains(known, e.Profile):
 		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
@@ -94,11 +94,11 @@ func checkWords(e *config.Evidence, at config.At) error {
 // For says which verdict a field of an entry is for, "" for none of its own.
 func For(field string) string {
 	switch field {
-	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "vm_config", "os_image_hash":
+	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "vm_config", "os_image_hash":
 		return evidence.Expected
 	case "tls_cert", "nonce":
 		return evidence.Bound
-	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root":
+	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root", "vcek", "certs", "crl", "roots":
 		return evidence.Authentic
 	}
 	return ""
@@ -121,6 +121,8 @@ func checkAsked(e *config.Evidence, at config.At) error {
 		{"rtmr1", e.RTMR1},
 		{"rtmr2", e.RTMR2},
 		{"rtmr3", e.RTMR3},
+		{"measurement", strings.Join(e.Measurement, "")},
+		{"host_data", e.HostData},
 		{"vm_config", e.VMConfig},
 		{"os_image_hash", e.OSImageHash},
 		{"tls_cert", e.TLSCert},
@@ -135,7 +137,7 @@ func checkAsked(e *config.Evidence, at config.At) error {
 
 // checkDigests finds what is no digest where one must stand.
 func checkDigests(e *config.Evidence, at config.At) error {
-	for name, list := range map[string][]string{"mrseam": e.MRSEAM, "service_td": e.ServiceTD} {
+	for name, list := range map[string][]string{"mrseam": e.MRSEAM, "service_td": e.ServiceTD, "measurement": e.Measurement} {
 		for _, text := range list {
 			if _, err := parseHex(digest.SHA384, text); err != nil {
 				return at(err.Error(), "", name)
@@ -146,6 +148,9 @@ func checkDigests(e *config.Evidence, at config.At) error {
 		if _, err := parseHex(digest.SHA384, text); text != "" && err != nil {
 			return at(err.Error(), "as the vendor prints it, in quotation marks", string(evidence.Registers()[i]))
 		}
+	}
+	if _, err := parseHex(digest.SHA256, e.HostData); e.HostData != "" && err != nil {
+		return at(err.Error(), "64 hex digits, in quotation marks", "host_data")
 	}
 	if _, err := imageHash(e.OSImageHash); err != nil {
 		return at(err.Error(), "the image's hash as the vendor publishes it, in quotation marks", "os_image_hash")

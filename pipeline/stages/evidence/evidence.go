@@ -231,6 +231,9 @@ func (r *stageRun) authenticInputs(ctx context.Context, e config.Evidence, q *Qu
 		q.IntelRoots = []*x509.Certificate{root}
 		from.authentic = append(from.authentic, pipeline.FromFile(e.IntelRoot))
 	}
+	if err := r.amdInputs(ctx, e, q, from); err != nil {
+		return err
+	}
 	if e.NVIDIARoot != "" {
 		root, err := r.certificate(ctx, e.NVIDIARoot)
 		if err != nil {
@@ -326,6 +329,9 @@ func (r *stageRun) givenSets(ctx context.Context, e config.Evidence, q *Question
 	if len(given.Registers) > 0 {
 		q.Sets = append(q.Sets, given)
 	}
+	if err := givenLaunches(e, q); err != nil {
+		return err
+	}
 	for _, file := range e.Measured {
 		data, err := r.in.ReadFile(ctx, file, config.JSONLimit)
 		if err != nil {
@@ -355,6 +361,9 @@ func (r *stageRun) manifestSets(ctx context.Context, e config.Evidence, q *Quest
 	m, err := run.Parsed(ctx, r.in, file, config.JSONLimit, manifest.Parse)
 	if err != nil {
 		return err
+	}
+	if q.Evidence.SNP != nil {
+		return snpManifestSets(e, file, m, q, from)
 	}
 	if e.Manifest == "" && (len(m.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX)) {
 		return nil

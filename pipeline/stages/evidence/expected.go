@@ -3,6 +3,7 @@ package evidence
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -28,6 +29,8 @@ type expectation struct {
 	// ms are the registers, byKey the reference of each member of each set.
 	ms     []pipeline.Measurement
 	groups []group
+	all    []evidence.Register        // those that say what runs, then the others
+	unmade map[string][]verdict.Check // demands that could not be judged, by set
 	refs   map[group][]pipeline.Reference
 	sets   map[string]evidence.Reference // by the name of a pipeline's set
 	// covered are registers that a reference fits, shown those that only the
@@ -40,7 +43,7 @@ type expectation struct {
 // report, too.
 func (j *Judged) expect(checks verdict.List) verdict.Judgement {
 	x := &expectation{
-		Judged: j, checks: slices.Concat(checks, j.Result.Expected), refs: map[group][]pipeline.Reference{}, sets: map[string]evidence.Reference{},
+		Judged: j, checks: slices.Concat(checks, j.Result.Expected), refs: map[group][]pipeline.Reference{}, sets: map[string]evidence.Reference{}, unmade: map[string][]verdict.Check{},
 		covered: map[evidence.Register]bool{}, shown: map[evidence.Register]bool{}, spoken: map[evidence.Register]bool{},
 	}
 	if j.Result.Registers == nil {
@@ -48,6 +51,12 @@ func (j *Judged) expect(checks verdict.List) verdict.Judgement {
 	}
 	if r := j.Request.Registry; r != nil && len(r.Rows) == 0 {
 		x.checks.Fail(r.Name, "the registry has no rows")
+	}
+	x.all = slices.Clone(j.Result.Runs)
+	for _, reg := range slices.Sorted(maps.Keys(j.Result.Registers)) {
+		if !slices.Contains(x.all, reg) {
+			x.all = append(x.all, reg)
+		}
 	}
 	x.prepare()
 	for _, g := range x.groups {
@@ -59,9 +68,10 @@ func (j *Judged) expect(checks verdict.List) verdict.Judgement {
 
 // prepare makes references of the request's sets.
 func (x *expectation) prepare() {
-	for _, reg := range append(evidence.Registers(), evidence.MRSEAM) {
+	for _, reg := range x.all {
 		x.ms = append(x.ms, pipeline.Measurement{Key: x.key(string(reg)), Value: pipeline.OfDigest(x.Result.Registers[reg]), Basis: x.basis()})
 	}
+	x.ms = append(x.ms, pipeline.Measurement{Key: x.key(demands), Value: pipeline.OfText(met), Basis: x.basis()})
 	for _, f := range x.Request.References() {
 		g := group{f.Group, f.ReferenceSet.Source == evidence.Sender || f.Claimed != ""}
 		if !slices.Contains(x.groups, g) {
@@ -79,7 +89,17 @@ func (x *expectation) prepare() {
 			set = fmt.Sprintf("%s: %s (%d) for %s", f.Group, f, n, x.Name)
 		}
 		x.sets[set] = f
-		for _, reg := range append(evidence.Registers(), evidence.MRSEAM) {
+		if f.Demands != nil {
+			x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: f.Group + " for " + x.Name, Version: f.Version, Key: x.key(demands), Relation: pipeline.Equal, Want: x.demand(set, f)})
+		}
+		for reg := range f.Registers {
+			if !slices.Contains(x.all, reg) {
+				// A register of another kind of processor is none of this one's.
+				x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: f.Group + " for " + x.Name, Key: x.key(demands), Relation: pipeline.Equal, Want: pipeline.OfText(string(reg) + " is no register of this evidence")})
+				break
+			}
+		}
+		for _, reg := range x.all {
 			want, ok := f.Registers[reg]
 			if !ok {
 				continue
@@ -94,6 +114,30 @@ func (x *expectation) prepare() {
 			}
 		}
 	}
+}
+
+// demands is the member of a set that stands for everything that it asks for
+// beside registers, and met what it must be.
+const (
+	demands = "demands"
+	met     = "met"
+)
+
+// demand judges what a set asks for beside registers.
+func (x *expectation) demand(set string, f evidence.Reference) pipeline.Value {
+	var failed []string
+	for _, c := range f.Demands(x.Result) {
+		switch {
+		case c.Verdict == verdict.Fail:
+			failed = append(failed, c.Name+": "+c.Reason)
+		case c.Verdict != verdict.Pass:
+			x.unmade[set] = append(x.unmade[set], c)
+		}
+	}
+	if len(failed) == 0 {
+		return pipeline.OfText(met)
+	}
+	return pipeline.OfText(strings.Join(failed, ", "))
 }
 
 // place is where a set stands in its file. What was computed stands in none.
@@ -121,7 +165,7 @@ func (x *expectation) judge(g group) {
 			}
 		}
 		slices.SortStableFunc(own, func(a, b pipeline.Finding) int {
-			return order(register(a.Key)) - order(register(b.Key))
+			return x.order(a.Key) - x.order(b.Key)
 		})
 		best := x.sets[r.Set]
 		switch {
@@ -138,8 +182,12 @@ func (x *expectation) judge(g group) {
 	}
 }
 
-func order(r evidence.Register) int {
-	return slices.Index(append(evidence.Registers(), evidence.MRSEAM), r)
+// order is where a register stands among the others; demands stand last.
+func (x *expectation) order(k pipeline.Key) int {
+	if i := slices.Index(x.all, register(k)); i >= 0 {
+		return i
+	}
+	return len(x.all)
 }
 
 // fits: a set holds as a whole. What the sender says of itself covers nothing.
@@ -170,6 +218,7 @@ func (x *expectation) fits(g group, r pipeline.SetResult, own []pipeline.Finding
 		}
 		x.checks.Open(g.name, fmt.Sprintf("%s gives the quote's %s%s, but it came with the evidence and is its sender's word; name a reference of your own", what, strings.Join(senders, ", "), also))
 	}
+	x.checks = append(x.checks, x.unmade[r.Set]...)
 	if best.Version != "" && best.ReferenceSet.Source != evidence.Sender {
 		x.Result.Claims.Release = best.Name
 	}
@@ -187,6 +236,9 @@ func (x *expectation) alike(r pipeline.SetResult, results []pipeline.SetResult) 
 }
 
 func mismatch(f pipeline.Finding) string {
+	if f.Want.Kind() == pipeline.TextKind {
+		return f.Want.String()
+	}
 	return fmt.Sprintf("%s is %s, there %s", register(f.Key), f.Got.Digest().Hex(), f.Want.Digest().Hex())
 }
 
@@ -304,17 +356,24 @@ func composeVariants(f *evidence.File) []composeVariant {
 
 // open names every register that nothing was held against.
 func (x *expectation) open() {
-	for _, reg := range evidence.Registers() {
+	what := "quote"
+	if x.Result.SNP != nil {
+		what = "report"
+	}
+	for _, reg := range x.Result.Runs {
 		if x.covered[reg] || x.spoken[reg] || x.shown[reg] || x.Result.Vouched[reg] {
 			continue // what only the sender's word covers was said with its group
 		}
 		why := fmt.Sprintf("nothing to compare with: no registry (%s), artifacts or manifest (%s) gives this register", x.Request.Field("registry", "FILE"), x.Request.Field("manifest", "FILE"))
+		if x.Result.SNP != nil {
+			why = fmt.Sprintf("nothing to compare with: neither a launch digest (%s) nor a manifest (%s) is given", x.Request.Field("measurement", "HEX"), x.Request.Field("manifest", "FILE"))
+		}
 		if reg == evidence.RTMR3 && x.missing != nil {
 			why = x.missing.Error()
 			if x.Request.ComposeDigest().IsZero() && x.Request.Evidence.ShownCompose {
 				why += " (the capture holds what the machine shows; give the compose file that you expect)"
 			}
 		}
-		x.checks.Open(string(reg), fmt.Sprintf("%s in the quote; %s", x.Result.Registers[reg].Hex(), why))
+		x.checks.Open(string(reg), fmt.Sprintf("%s in the %s; %s", x.Result.Registers[reg].Hex(), what, why))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -93,15 +94,16 @@ func (j *Judged) Add(out *run.Out) {
 
 // testRoots says in whose place another root was trusted.
 func (j *Judged) testRoots(out *run.Out) {
-	files := map[string]string{"intel": j.Conf.IntelRoot, "nvidia": j.Conf.NVIDIARoot}
-	names := map[string]string{"intel": "Intel", "nvidia": "NVIDIA"}
+	files := map[string]string{"intel": j.Conf.IntelRoot, "nvidia": j.Conf.NVIDIARoot, "amd": j.Conf.Roots}
+	names := map[string]string{"intel": "Intel", "nvidia": "NVIDIA", "amd": "AMD"}
+	fields := map[string]string{"intel": "intel_root", "nvidia": "nvidia_root", "amd": "roots"}
 	for _, vendor := range j.Result.TestRoots() {
 		file := cmp.Or(files[vendor], vendor)
 		out.TestRoots = append(out.TestRoots, file)
 		out.Problems = append(out.Problems, pipeline.Problem{
 			Level: pipeline.LevelWarning, Code: "evidence-test-root", Where: pipeline.Where{File: j.Conf.File},
 			Msg:  fmt.Sprintf("evidence %s was judged under the test root %s in place of %s's: that it is authentic means nothing outside of this test", j.Name, file, names[vendor]),
-			Hint: "take " + j.Request.Field(vendor+"_root", "") + " away for the evidence of a real machine",
+			Hint: "take " + j.Request.Field(fields[vendor], "") + " away for the evidence of a real machine",
 		})
 	}
 }
@@ -131,14 +133,15 @@ func (j *Judged) checks(out *run.Out, what string, judgement verdict.Judgement) 
 // registers adds the quote's registers, and returns those that say what runs.
 func (j *Judged) registers(out *run.Out) []pipeline.InputRef {
 	var refs []pipeline.InputRef
-	for _, reg := range append(evidence.Registers(), evidence.MRSEAM) {
-		d, ok := j.Result.Registers[reg]
-		if !ok {
-			continue
-		}
+	note := "as the quote says"
+	if j.Result.SNP != nil {
+		note = "as the report says"
+	}
+	for _, reg := range slices.Sorted(maps.Keys(j.Result.Registers)) {
+		d := j.Result.Registers[reg]
 		key := j.key(string(reg))
-		out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: j.basis(), Inputs: []pipeline.InputRef{pipeline.FromFile(j.Conf.File)}, Note: "as the quote says"})
-		if reg != evidence.MRSEAM {
+		out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: j.basis(), Inputs: []pipeline.InputRef{pipeline.FromFile(j.Conf.File)}, Note: note})
+		if slices.Contains(j.Result.Runs, reg) {
 			refs = append(refs, pipeline.FromKey(key))
 		}
 	}
