@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 )
 
@@ -81,14 +80,14 @@ func (r *Request) ends() []end {
 
 // bindTLS adds the checks of the certificates. The claim is the one of the first
 // that does not bind, or else of the first.
-func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) {
+func (r *Request) bindTLS(l *verdict.List, data [64]byte, result *Result) {
 	ends := r.ends()
 	if len(ends) == 0 {
-		l.Open("tls", "no TLS certificate given (--tls-cert FILE), report data is "+hex.EncodeToString(q.Body.ReportData[:]))
+		l.Open("tls", "no TLS certificate given ("+r.field("tls_cert", "FILE")+"), report data is "+hex.EncodeToString(data[:]))
 		return
 	}
 	for _, e := range ends {
-		b := Bind(q.Body.ReportData, e.cert)
+		b := Bind(data, e.cert)
 		b.Source = e.source
 		if b.Form == FormRATLS && r.Profile == SecretVM {
 			b.Form = ""
@@ -104,7 +103,7 @@ func (r *Request) bindTLS(l *verdict.List, q *tdxquote.Quote, result *Result) {
 		case FormRATLS:
 			l.Pass("tls", "report data is dstack's RA-TLS digest of the public key of the "+e.source)
 		default:
-			l.Fail("tls", fmt.Sprintf("report data begins with %x; of the %s the public key has the SHA-256 %s, the whole the SHA-256 %s: somebody else's key ends this connection", q.Body.ReportData[:32], e.source, b.SPKI, b.Certificate))
+			l.Fail("tls", fmt.Sprintf("report data begins with %x; of the %s the public key has the SHA-256 %s, the whole the SHA-256 %s: somebody else's key ends this connection", data[:32], e.source, b.SPKI, b.Certificate))
 		}
 	}
 }
@@ -131,9 +130,9 @@ const clockSkew = 10 * time.Minute
 
 // bindSecretVM: the first half names the TLS key, the second one the nonce that
 // the GPU answered, or nothing.
-func (r *Request) bindSecretVM(l *verdict.List, q *tdxquote.Quote, gpuNonce []byte, result *Result) {
-	r.bindTLS(l, q, result)
-	second := q.Body.ReportData[32:]
+func (r *Request) bindSecretVM(l *verdict.List, data [64]byte, gpuNonce []byte, result *Result) {
+	r.bindTLS(l, data, result)
+	second := data[32:]
 	zero := bytes.Equal(second, make([]byte, 32))
 	switch {
 	case gpuNonce != nil:
@@ -158,21 +157,36 @@ func (r *Request) bindSecretVM(l *verdict.List, q *tdxquote.Quote, gpuNonce []by
 
 // bindPlain: report data is the application's own. A nonce stands at its
 // beginning, followed by zeros; a certificate in one of the known forms.
-func (r *Request) bindPlain(l *verdict.List, q *tdxquote.Quote, result *Result) {
-	data := q.Body.ReportData
+func (r *Request) bindPlain(l *verdict.List, data [64]byte, result *Result) {
 	if claimed := r.Evidence.ReportData; claimed != nil {
 		l.Judge("report-data", bytes.Equal(padded(claimed), data[:]), "the report data beside the quote is the quote's",
 			fmt.Sprintf("the report data beside the quote is %x, the quote's is %x", claimed, data))
 	}
 	if r.TLSCert != nil || len(r.Evidence.Sessions) > 0 {
-		r.bindTLS(l, q, result)
+		r.bindTLS(l, data, result)
 	}
 	if r.Nonce != nil {
 		l.Judge("nonce", bytes.Equal(padded(r.Nonce), data[:]), "report data is the nonce asked for",
 			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
 	}
 	if r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
-		l.Open("report-data", fmt.Sprintf("neither a nonce (--nonce HEX) nor a TLS certificate (--tls-cert FILE) was given; report data is %x", data))
+		l.Open("report-data", fmt.Sprintf("neither a nonce (%s) nor a TLS certificate (%s) was given; report data is %x", r.field("nonce", "HEX"), r.field("tls_cert", "FILE"), data))
+	}
+}
+
+// bindHCL: the report data vouch for the paravisor's runtime data, in which the
+// virtual TPM's key stands (checked under authentic). What the guest wrote there
+// may be a nonce; a connection is bound by that TPM's quote only.
+func (r *Request) bindHCL(l *verdict.List, user []byte) {
+	if r.TLSCert != nil || len(r.Evidence.Sessions) > 0 {
+		l.Open("tls", "the report binds the key of the virtual TPM; whether that TPM speaks for a TLS key, only its quote shows")
+	}
+	switch {
+	case r.Nonce != nil:
+		l.Judge("nonce", bytes.Equal(padded(r.Nonce), padded(user)), "the guest's data in the runtime data is the nonce asked for",
+			fmt.Sprintf("the guest's data in the runtime data is %x, the nonce asked for is %x", user, r.Nonce))
+	case r.TLSCert == nil && len(r.Evidence.Sessions) == 0:
+		l.Open("report-data", fmt.Sprintf("no nonce (%s) was given; the guest's data in the runtime data is %x", r.field("nonce", "HEX"), user))
 	}
 }
 

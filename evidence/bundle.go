@@ -22,7 +22,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/jsondoc"
 )
@@ -35,10 +37,11 @@ const MaxFile = 16 << 20
 type Bundle struct {
 	Name string
 
-	Quote  []byte // a TDX quote, nil if there is none
-	GPU    []byte // an NVIDIA evidence file, nil if there is none
-	GPUErr error  // what was wrong with a page that should hold GPU evidence
-	Page   bool   // it is a saved page, as SecretVM's attestation service shows them
+	Quote  []byte              // a TDX quote, nil if there is none
+	SNP    *snpreport.Evidence // an AMD SEV-SNP report with what came beside it
+	GPU    []byte              // an NVIDIA evidence file, nil if there is none
+	GPUErr error               // what was wrong with a page that should hold GPU evidence
+	Page   bool                // it is a saved page, as SecretVM's attestation service shows them
 
 	// Beside a dstack quote.
 	EventLog   []byte // JSON
@@ -64,8 +67,8 @@ type Session struct {
 }
 
 // Read recognizes an evidence file by its content: a TDX quote in binary, hex or
-// base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON. name is
-// the file in errors.
+// base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON, an SEV-SNP
+// report in any container of package snpreport. name is the file in errors.
 func Read(name string, data []byte) (*Bundle, error) {
 	if len(data) > MaxFile {
 		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxFile)}
@@ -74,10 +77,9 @@ func Read(name string, data []byte) (*Bundle, error) {
 	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
 	var err error
 	switch {
+	case isSNP(data):
+		b.SNP, err = snpreport.Open(name, data)
 	case isTDX(data) || !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
-		if isSNP(data) {
-			return nil, snpError(name)
-		}
 		b.Quote = data
 	case len(text) == 0:
 		return nil, unknown(name, "nothing")
@@ -86,14 +88,15 @@ func Read(name string, data []byte) (*Bundle, error) {
 	case text[0] == '<':
 		err = b.readHTML(text)
 	default:
-		raw, err := decodeText(string(text))
-		if err != nil {
-			return nil, unknown(name, err.Error())
+		raw, failed := decodeText(string(text))
+		switch {
+		case failed != nil:
+			return nil, unknown(name, failed.Error())
+		case isSNP(raw):
+			b.SNP, err = snpreport.Open(name, raw)
+		default:
+			b.Quote = raw
 		}
-		if isSNP(raw) {
-			return nil, snpError(name)
-		}
-		b.Quote = raw
 	}
 	if err != nil {
 		return nil, err
@@ -102,11 +105,7 @@ func Read(name string, data []byte) (*Bundle, error) {
 }
 
 func unknown(name, found string) error {
-	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html or NVIDIA GPU evidence"}
-}
-
-func snpError(name string) error {
-	return &malformed.Error{Input: name, Found: "an AMD SEV-SNP report", Want: "a TDX quote; --profile snp reads reports"}
+	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html, NVIDIA GPU evidence or an SEV-SNP report"}
 }
 
 // isTDX recognizes the header of a quote: version 4 or 5, TEE type TDX.
@@ -114,9 +113,10 @@ func isTDX(b []byte) bool {
 	return len(b) >= 48 && (b[0] == 4 || b[0] == 5) && b[1] == 0 && binary.LittleEndian.Uint32(b[4:]) == 0x81
 }
 
-// isSNP recognizes an SNP report: 1184 bytes, version 2 to 5, ECDSA P-384.
+// isSNP recognizes what begins as an SNP report, version 2 to 5 under ECDSA
+// P-384, or as Azure's HCL report.
 func isSNP(b []byte) bool {
-	return len(b) == 1184 && b[0] >= 2 && b[0] <= 5 && b[1] == 0 && binary.LittleEndian.Uint32(b[0x34:]) == 1
+	return bytes.HasPrefix(b, []byte(hcl.Signature)) || len(b) >= snpreport.Size && b[0] >= 2 && b[0] <= 5 && b[1] == 0 && b[2] == 0 && b[3] == 0 && binary.LittleEndian.Uint32(b[0x34:]) == 1
 }
 
 // decodeText reads hex, with or without 0x and line breaks, or base64.
@@ -150,7 +150,11 @@ func (b *Bundle) readJSON(text []byte) error {
 	}
 	q := doc.Get("quote")
 	if q == nil {
-		return unknown(b.Name, "a JSON document without /quote and /evidence_list")
+		var failed error
+		if b.SNP, failed = snpreport.Open(b.Name, text); failed != nil {
+			return unknown(b.Name, "a JSON document without /quote and /evidence_list, and no SEV-SNP report either ("+failed.Error()+")")
+		}
+		return nil
 	}
 	member := func(key string) []byte {
 		switch v := doc.Get(key); {
@@ -200,6 +204,9 @@ func (b *Bundle) readHTML(page []byte) error {
 		switch {
 		case err != nil:
 		case isSNP(raw):
+			if report != nil && !bytes.Equal(report, raw) {
+				return unknown(b.Name, "a page with two different reports")
+			}
 			report = raw
 		case isTDX(raw):
 			if quote != nil && !bytes.Equal(quote, raw) {
@@ -210,8 +217,12 @@ func (b *Bundle) readHTML(page []byte) error {
 	}
 	b.Quote, b.GPU, b.Page = quote, gpu, true
 	switch {
-	case quote == nil && gpu == nil && report != nil:
-		return snpError(b.Name)
+	case report != nil && quote != nil:
+		return unknown(b.Name, "a page with a TDX quote and an SEV-SNP report")
+	case report != nil:
+		var err error
+		b.SNP, err = snpreport.Open(b.Name, report)
+		return err
 	case quote == nil && gpu == nil:
 		return unknown(b.Name, "a page without a quote")
 	}
@@ -291,13 +302,7 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 	}
 	sorted := slices.Clone(bundles)
 	slices.SortStableFunc(sorted, func(a, b *Bundle) int {
-		switch {
-		case (a.Quote != nil) == (b.Quote != nil):
-			return 0
-		case a.Quote != nil:
-			return -1
-		}
-		return 1
+		return boolOrder(a.Quote != nil || a.SNP != nil, b.Quote != nil || b.SNP != nil)
 	})
 	out := &Bundle{}
 	var names []string
@@ -315,7 +320,28 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 				return nil, fmt.Errorf("merge evidence: %s and %s hold different %s", strings.Join(names, ", "), b.Name, part.what)
 			}
 		}
+		switch {
+		case b.SNP == nil:
+		case out.SNP == nil:
+			out.SNP = b.SNP
+		case !bytes.Equal(out.SNP.Report.SignedBytes(), b.SNP.Report.SignedBytes()):
+			return nil, fmt.Errorf("merge evidence: %s and %s hold different reports", strings.Join(names, ", "), b.Name)
+		default:
+			// The same report: what came beside either is kept.
+			both := *out.SNP
+			both.Certificates.Signers = slices.Clone(both.Certificates.Signers)
+			if err := both.Certificates.Merge(b.Name, b.SNP.Certificates); err != nil {
+				return nil, fmt.Errorf("merge evidence: %w", err)
+			}
+			if both.HCL == nil {
+				both.HCL = b.SNP.HCL
+			}
+			out.SNP = &both
+		}
 		names = append(names, b.Name)
+		if out.Quote != nil && out.SNP != nil {
+			return nil, fmt.Errorf("merge evidence: %s hold a TDX quote and an SEV-SNP report", strings.Join(names, ", "))
+		}
 		if out.GPUErr == nil {
 			out.GPUErr = b.GPUErr
 		}
@@ -327,6 +353,17 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 	}
 	out.Name = strings.Join(names, ", ")
 	return out, nil
+}
+
+// boolOrder puts what is so in front.
+func boolOrder(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }
 
 // ReadCertificate reads a TLS certificate file: PEM, of which the first

@@ -69,20 +69,20 @@ func (r *Request) expectDstack(l *verdict.List, q *tdxquote.Quote, result *Resul
 	}
 	result.Claims.ComposeHash = hex.EncodeToString(compose)
 	r.checkConfigID(l, q, compose)
-	want := r.composeDigest()
+	want := r.ComposeDigest()
 	if want.IsZero() {
 		l.Open("compose", "the machine runs the app compose document with SHA-256 "+hex.EncodeToString(compose)+"; none was given to compare")
 		return
 	}
 	holds := bytes.Equal(compose, want.Bytes())
 	if holds && r.ComposeSource == Sender {
-		l.Open("compose", "the app compose document "+r.composeName()+" is the one in the event log, but it came with the evidence and is its sender's word")
+		l.Open("compose", "the app compose document "+r.ComposeName()+" is the one in the event log, but it came with the evidence and is its sender's word")
 		return
 	}
-	l.Judge("compose", holds, "the app compose document "+r.composeName()+" is the one in the event log",
-		fmt.Sprintf("the app compose document %s has the SHA-256 %s, the machine runs %x", r.composeName(), want.Hex(), compose))
+	l.Judge("compose", holds, "the app compose document "+r.ComposeName()+" is the one in the event log",
+		fmt.Sprintf("the app compose document %s has the SHA-256 %s, the machine runs %x", r.ComposeName(), want.Hex(), compose))
 	if holds && whole {
-		result.judged[RTMR3] = true
+		result.Vouched[RTMR3] = true
 	}
 }
 

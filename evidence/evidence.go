@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/evidence/nvidia"
+	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
@@ -24,6 +25,7 @@ const (
 	Dstack   Profile = "dstack"
 	TDX      Profile = "tdx"
 	NVIDIA   Profile = "nvidia"
+	SNP      Profile = "snp"
 )
 
 // Source says whose word a reference is. It decides what a comparison with it is
@@ -53,13 +55,11 @@ type Request struct {
 	Profile  Profile // empty: by the evidence
 	Evidence *Bundle
 	At       time.Time // when certificates and collateral must be valid
-	// Only names the judgements that are asked for; empty: all three. The others
-	// are made all the same and do not count.
-	Only []string
-	// TestRootOK lets a verdict under a root that is not the vendor's be a pass.
-	TestRootOK bool
+	// Field says how the caller gives an input, for the reasons: "tls_cert" and
+	// "FILE" may be a flag or a key. nil writes "tls_cert: FILE".
+	Field func(name, value string) string
 
-	// Expected.
+	// Expected: see References. The registers are compared by package pipeline.
 	Registry    *Registry
 	Sets        []ReferenceSet
 	Compose     *File
@@ -71,11 +71,6 @@ type Request struct {
 	Rootfs        digest.Digest // SHA-256, where no registry gives it
 	RTMR3         RTMR3Func
 	Replay        ReplayFunc
-	// Checks of the caller's own making count like the others.
-	ExpectedChecks verdict.List
-	// AskExpected says that the sets which the sender claims were asked for: they
-	// are looked at in passing otherwise.
-	AskExpected bool
 
 	// Bound.
 	TLSCert *x509.Certificate
@@ -88,6 +83,11 @@ type Request struct {
 	ServiceTD   []digest.Digest     // MRSERVICETD values to accept
 	IntelRoots  []*x509.Certificate // instead of Intel's, for tests and demonstrations
 	NVIDIARoots []digest.Digest     // instead of NVIDIA's
+	AMDRoots    []snpreport.Root    // instead of AMD's
+	// Certificates are what was got from AMD for an SEV-SNP report that came without
+	// them, CRLs AMD's revocation lists.
+	Certificates snpreport.Certificates
+	CRLs         []*x509.RevocationList
 
 	AuthenticChecks verdict.List // of the caller's own making
 
@@ -96,7 +96,7 @@ type Request struct {
 
 // Root is a root that evidence was judged under.
 type Root struct {
-	Vendor  string        `json:"vendor"` // "intel", "nvidia"
+	Vendor  string        `json:"vendor"` // "intel", "nvidia", "amd"
 	Subject string        `json:"subject,omitempty"`
 	SHA256  digest.Digest `json:"sha256"` // of its DER
 	BuiltIn bool          `json:"built_in"`
@@ -110,24 +110,32 @@ func (r Root) String() string {
 	return fmt.Sprintf("%s (%s)", r.SHA256, r.Subject)
 }
 
-// Result is three judgements and what the evidence claims.
+// Result is what evidence shows: who signed it, what it is bound to, what it
+// claims. Whether that is what the caller expects, the pipeline judges.
 type Result struct {
 	Profile   Profile           `json:"profile"`
 	At        time.Time         `json:"at"`
 	Authentic verdict.Judgement `json:"authentic"`
-	Expected  verdict.Judgement `json:"expected"`
 	Bound     verdict.Judgement `json:"bound"`
 	Claims    Claims            `json:"claims"`
-	// Asked names the judgements that were asked for, in the order of Judgements.
-	Asked []string `json:"asked"`
 	// Roots are the roots that were trusted, the vendors' own and others.
 	Roots []Root `json:"roots"`
-	// Registers are the quote's, nil if it could not be read. They are as good as
-	// Authentic says.
+	// Registers are those of the quote or report, nil if it could not be read. They
+	// are as good as Authentic says.
 	Registers map[Register]digest.Digest `json:"-"`
-
-	judged     map[Register]bool // compared with something, whatever came of it
-	testRootOK bool
+	// Runs are the registers that say what runs, in the order in which a machine
+	// fills them: something must be held against each.
+	Runs []Register `json:"-"`
+	// SNP is the report, nil for other evidence, and Product whose it is by its
+	// certificate.
+	SNP     *snpreport.Report `json:"-"`
+	Product snpreport.Product `json:"-"`
+	// Expected are the checks of what was expected that no comparison of registers
+	// makes: dstack's event log, evidence that cannot be read or compared.
+	Expected verdict.List `json:"-"`
+	// Vouched are registers that those checks speak for: RTMR3 by an event log
+	// with the compose hash that is expected.
+	Vouched map[Register]bool `json:"-"`
 }
 
 // TestRoots names the vendors in whose place another root was trusted.
@@ -144,7 +152,7 @@ func (r *Result) TestRoots() []string {
 // Verify judges evidence. An error means that the request makes no sense;
 // evidence that is wrong, broken or unreadable gets its verdict.
 func Verify(r Request) (*Result, error) {
-	if r.Evidence == nil || r.Evidence.Quote == nil && r.Evidence.GPU == nil {
+	if r.Evidence == nil || r.Evidence.Quote == nil && r.Evidence.GPU == nil && r.Evidence.SNP == nil {
 		return nil, errors.New("verify evidence: none given")
 	}
 	if r.At.IsZero() {
@@ -153,11 +161,8 @@ func Verify(r Request) (*Result, error) {
 	if r.Profile == "" {
 		r.Profile = r.Evidence.profile()
 	}
-	result := &Result{Profile: r.Profile, At: r.At.UTC(), judged: map[Register]bool{}, testRootOK: r.TestRootOK}
+	result := &Result{Profile: r.Profile, At: r.At.UTC(), Vouched: map[Register]bool{}}
 	var err error
-	if result.Asked, err = r.asked(); err != nil {
-		return nil, err
-	}
 	if result.Roots, err = r.roots(); err != nil {
 		return nil, err
 	}
@@ -166,7 +171,15 @@ func Verify(r Request) (*Result, error) {
 		result.Claims.CapturedAt, result.Claims.Target = r.Evidence.CapturedAt.UTC().Format(time.RFC3339), r.Evidence.Target
 	}
 	switch r.Profile {
-	case SecretVM, Dstack, TDX:
+	case SecretVM:
+		if r.Evidence.Quote == nil && r.Evidence.SNP == nil {
+			return nil, fmt.Errorf("verify evidence: profile secretvm needs a TDX quote or an SEV-SNP report, %s has none", r.Evidence.Name)
+		}
+	case SNP:
+		if r.Evidence.SNP == nil {
+			return nil, fmt.Errorf("verify evidence: profile snp needs an SEV-SNP report, %s has none", r.Evidence.Name)
+		}
+	case Dstack, TDX:
 		if r.Evidence.Quote == nil {
 			return nil, fmt.Errorf("verify evidence: profile %s needs a TDX quote, %s has none", r.Profile, r.Evidence.Name)
 		}
@@ -175,24 +188,9 @@ func Verify(r Request) (*Result, error) {
 			return nil, fmt.Errorf("verify evidence: profile nvidia needs GPU evidence, %s has none", r.Evidence.Name)
 		}
 	default:
-		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, nvidia", r.Profile)
+		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, nvidia", r.Profile)
 	}
 	return result, r.judge(result)
-}
-
-func (r *Request) asked() ([]string, error) {
-	var out []string
-	for _, name := range Judgements() {
-		if len(r.Only) == 0 || slices.Contains(r.Only, name) {
-			out = append(out, name)
-		}
-	}
-	for _, name := range r.Only {
-		if !slices.Contains(Judgements(), name) {
-			return nil, fmt.Errorf("verify evidence: unknown judgement %q, known: authentic, expected, bound", name)
-		}
-	}
-	return out, nil
 }
 
 // roots lists what is trusted for the kinds of evidence that there are.
@@ -223,34 +221,13 @@ func (r *Request) roots() ([]Root, error) {
 	return out, nil
 }
 
-// Verdict is the whole in one word, for an exit code: fail if a judgement that
-// was asked for failed, unchecked if one stayed so, or if a root stands in a
-// vendor's place and the request did not say that this may pass. Evidence that
-// is not authentic never passes, whatever was asked for: anybody can have
-// written what the other judgements are about.
-func (r *Result) Verdict() verdict.Verdict {
-	out := verdict.Pass
-	if r.Authentic.Verdict != verdict.Pass || len(r.TestRoots()) > 0 && !r.testRootOK {
-		out = verdict.Unchecked
-	}
-	for _, j := range []struct {
-		name string
-		verdict.Judgement
-	}{{Authentic, r.Authentic}, {Expected, r.Expected}, {Bound, r.Bound}} {
-		switch {
-		case !slices.Contains(r.Asked, j.name):
-		case j.Verdict == verdict.Fail:
-			return verdict.Fail
-		case j.Verdict != verdict.Pass:
-			out = verdict.Unchecked
-		}
-	}
-	return out
-}
-
 // profile is the one that evidence has by itself.
 func (b *Bundle) profile() Profile {
 	switch {
+	case b.SNP != nil && (b.GPU != nil || b.Page || !b.CapturedAt.IsZero()):
+		return SecretVM
+	case b.SNP != nil:
+		return SNP
 	case b.Quote == nil:
 		return NVIDIA
 	case b.EventLog != nil || b.VMConfig != nil:
@@ -262,12 +239,24 @@ func (b *Bundle) profile() Profile {
 }
 
 func (r *Request) judge(result *Result) error {
-	var authentic, expected, bound verdict.List
+	var authentic, bound verdict.List
+	expected := &result.Expected
+	var data *[64]byte // what the hardware signed for the guest, nil if it cannot be read
 	var q *tdxquote.Quote
-	if r.Profile != NVIDIA {
-		var err error
+	var err error
+	switch {
+	case r.Profile == NVIDIA:
+	case r.Evidence.SNP != nil:
+		if err := r.authenticSNP(&authentic, result); err != nil {
+			return err
+		}
+		data = &r.Evidence.SNP.Report.ReportData
+	default:
 		if q, err = r.authenticQuote(&authentic, result); err != nil {
 			return err
+		}
+		if q != nil {
+			data = &q.Body.ReportData
 		}
 	}
 	gpuNonce, err := r.authenticGPU(&authentic, result)
@@ -289,23 +278,24 @@ func (r *Request) judge(result *Result) error {
 	case r.Profile == NVIDIA:
 		expected.Open("gpu-golden-values", "measurements were not compared: NVIDIA's reference manifests need the network")
 		r.bindGPU(&bound)
-	case q == nil:
+	case data == nil:
 		expected.Open("quote", "cannot be read")
 		bound.Open("quote", "cannot be read")
 	default:
-		expected = append(expected, r.ExpectedChecks...)
 		if r.Profile == Dstack {
-			r.expectDstack(&expected, q, result)
+			r.expectDstack(expected, q, result)
 		}
-		r.expectRegisters(&expected, q, result)
 		r.checkSessions(&bound)
-		if r.Profile == SecretVM {
-			r.bindSecretVM(&bound, q, gpuNonce, result)
-		} else {
-			r.bindPlain(&bound, q, result)
+		switch {
+		case r.Evidence.SNP != nil && r.Evidence.SNP.HCL != nil:
+			r.bindHCL(&bound, r.Evidence.SNP.HCL.Runtime.UserData)
+		case r.Profile == SecretVM:
+			r.bindSecretVM(&bound, *data, gpuNonce, result)
+		default:
+			r.bindPlain(&bound, *data, result)
 		}
 	}
-	result.Expected, result.Bound = verdict.Fold(expected), verdict.Fold(bound)
+	result.Bound = verdict.Fold(bound)
 	return nil
 }
 
@@ -317,13 +307,14 @@ func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quo
 	}
 	v, err := tdxquote.Verify(q, tdxquote.Options{
 		At: r.At, Roots: r.IntelRoots, Collateral: r.Collateral, CollateralBroken: r.collateralBroken, AcceptTCB: r.AcceptTCB, MRSEAM: r.MRSEAM, ServiceTD: r.ServiceTD,
-		LinuxGuest: r.Profile == SecretVM || r.Profile == Dstack, // both start a Linux kernel right after the firmware
+		CollateralField: r.field("collateral", "FILE"),
+		LinuxGuest:      r.Profile == SecretVM || r.Profile == Dstack, // both start a Linux kernel right after the firmware
 	})
 	if err != nil {
 		return nil, err
 	}
 	*l = append(*l, v.Checks...)
-	result.Claims.Quote, result.Registers = quoteClaims(q, v), registersOf(&q.Body)
+	result.Claims.Quote, result.Registers, result.Runs = quoteClaims(q, v), registersOf(&q.Body), Registers()
 	return q, nil
 }
 

@@ -3,7 +3,6 @@ package evidence_test
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 
@@ -78,29 +77,6 @@ func TestRegistryJSON(t *testing.T) {
 		var typed *malformed.Error
 		if _, err := evidence.ParseRegistry("r", []byte(data)); !errors.As(err, &typed) {
 			t.Errorf("%s: got %v, want a typed error", name, err)
-		}
-	}
-}
-
-// TestNewest: of several rows that fit, the newest release is named, and a
-// release is newer than what came before it.
-func TestNewest(t *testing.T) {
-	p := ownPlatform(t)
-	row := ownRow(ownBody(t))
-	versions := []string{"v0.0.9", "v0.0.25-beta.2", "v0.0.25-beta.10", "v0.0.25-rc", "v0.0.25", "v0.0.26-alpha", "v0.1", "v1.0.0"}
-	for i := range versions {
-		var rows []string
-		for _, v := range versions[:i+1] {
-			rows = append(rows, strings.Replace(row, "v1.0.0", v, 1))
-		}
-		for _, order := range []string{"up", "down"} {
-			if order == "down" {
-				slices.Reverse(rows)
-			}
-			got := verify(t, evidence.Request{Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), Registry: ownRegistry(t, rows...)})
-			if want := "small prod " + versions[i]; got.Claims.Release != want {
-				t.Errorf("rows %s to %s, %s: named %q, want %q", versions[0], versions[i], order, got.Claims.Release, want)
-			}
 		}
 	}
 }

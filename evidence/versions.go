@@ -1,5 +1,6 @@
 package evidence
 
-// CompareVersions orders the names of releases, older first: v0.0.9 before
-// v0.0.25-beta.2 before v0.0.25 ("Semantic Versioning 2.0.0", item 11).
-func CompareVersions(a, b string) int { return compareVersions(a, b) }
+import "github.com/retally/retally/internal/release"
+
+// CompareVersions orders the names of releases, older first (package release).
+func CompareVersions(a, b string) int { return release.Compare(a, b) }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/retally/retally/internal/release"
 )
 
 // CompareOptions say what Compare may conclude from absence.
@@ -131,34 +133,26 @@ func groupSets(refs []Reference) [][][]Reference {
 // listedSets is up to how many alternatives are all listed in a report.
 const listedSets = 8
 
+// judgeAlternatives judges sets of which one must hold as a whole. The best has
+// the fewest differences, then the most members that hold, then the newest
+// version; the order of the references decides last.
 func judgeAlternatives(sets [][]Reference, byKey map[Key]*Measurement, o CompareOptions) ([]Finding, []SetResult) {
-	judged := make([][]Finding, len(sets))
+	var chosen []Finding // of the best: of many sets no more is kept
 	results := make([]SetResult, len(sets))
 	best := 0
 	for i, set := range sets {
-		r := &results[i]
-		r.Set, r.Alternatives = set[0].Set, len(sets)
-		for _, ref := range set {
-			f := judge(ref, byKey[ref.Key], o)
-			judged[i] = append(judged[i], f)
-			switch {
-			case f.Verdict == Match || f.Class == ClassVolatile:
-				r.Match++
-			case f.Verdict == Unchecked:
-				r.Unchecked++
-			default:
-				r.Differs++
-				r.Differing = append(r.Differing, f.Key)
-			}
-		}
-		if cmp.Or(cmp.Compare(r.Differs, results[best].Differs), cmp.Compare(results[best].Match, r.Match)) < 0 {
-			best = i
+		var findings []Finding
+		findings, results[i] = judgeSet(set, byKey, o)
+		results[i].Alternatives = len(sets)
+		r, b := &results[i], &results[best]
+		if i == 0 || cmp.Or(cmp.Compare(r.Differs, b.Differs), cmp.Compare(b.Match, r.Match), release.Compare(sets[best][0].Version, set[0].Version)) < 0 {
+			best, chosen = i, findings
 		}
 	}
 	results[best].Chosen = true
 	if len(sets) > 1 && results[best].Differs > 0 {
-		for i := range judged[best] {
-			if f := &judged[best][i]; f.Verdict == Differs {
+		for i := range chosen {
+			if f := &chosen[i]; f.Verdict == Differs {
 				f.Note = strings.TrimSpace(fmt.Sprintf("%s none of %d sets holds as a whole; %s is the nearest", f.Note, len(sets), orUnnamed(results[best].Set)))
 			}
 		}
@@ -167,7 +161,26 @@ func judgeAlternatives(sets [][]Reference, byKey map[Key]*Measurement, o Compare
 		// Of the many rows of a registry those that nothing speaks for are left out.
 		return r.Set == "" || len(sets) > listedSets && !r.Chosen && r.Match == 0
 	})
-	return judged[best], results
+	return chosen, results
+}
+
+func judgeSet(set []Reference, byKey map[Key]*Measurement, o CompareOptions) ([]Finding, SetResult) {
+	r := SetResult{Set: set[0].Set}
+	findings := make([]Finding, 0, len(set))
+	for _, ref := range set {
+		f := judge(ref, byKey[ref.Key], o)
+		findings = append(findings, f)
+		switch {
+		case f.Verdict == Match || f.Class == ClassVolatile:
+			r.Match++
+		case f.Verdict == Unchecked:
+			r.Unchecked++
+		default:
+			r.Differs++
+			r.Differing = append(r.Differing, f.Key)
+		}
+	}
+	return findings, r
 }
 
 func orUnnamed(set string) string {

@@ -84,8 +84,10 @@ type Where struct {
 // of one Group that speak of the same keys are alternatives; every group must
 // have one that holds.
 type Reference struct {
-	Set      string   `json:"set,omitempty"`
-	Group    string   `json:"group,omitempty"`
+	Set   string `json:"set,omitempty"`
+	Group string `json:"group,omitempty"`
+	// Version is the set's release. Of sets that fare alike the newest is chosen.
+	Version  string   `json:"version,omitempty"`
 	Key      Key      `json:"key"`
 	Relation Relation `json:"relation"`
 	Want     Value    `json:"want"`

@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/retally/retally/evidence/fake"
+	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/testenv"
@@ -323,7 +325,7 @@ func TestEvidenceMutants(t *testing.T) {
 		SHA256 string `json:"mutant_sha256"`
 	}](t, "published/quotes/mutants.jsonl") {
 		if !strings.HasPrefix(m.Base, "tdx") {
-			continue // reports of another processor
+			continue // the reports are of a guest under debug, which fails here whatever is changed: package snpreport has them
 		}
 		raw := readVector(t, "published/quotes/tdx/"+m.Base+".bin")
 		switch op := m.Op; {
@@ -495,6 +497,14 @@ func makeMachine(dir string) (*ownMachine, error) {
 	if err != nil {
 		return nil, err
 	}
+	served := body
+	if served.MRSERVICETD, err = digest.ParseHex(digest.SHA384, strings.Repeat("ab", 48)); err != nil {
+		return nil, err
+	}
+	service, err := p.Quote(served, fake.Options{Version: 5, BodyType: tdxquote.TD15})
+	if err != nil {
+		return nil, err
+	}
 	copy(body.ReportData[32:], nonce[:])
 	withGPU, err := p.Quote(body, fake.Options{})
 	if err != nil {
@@ -508,6 +518,19 @@ func makeMachine(dir string) (*ownMachine, error) {
 	if err != nil {
 		return nil, err
 	}
+	amd, err := fake.NewSNPPlatform("command line", ownFrom, ownUntil, fake.SNPOptions{AMDNames: true})
+	if err != nil {
+		return nil, err
+	}
+	report, err := amd.Report(snpreport.Report{Measurement: digest.SHA384.Sum([]byte("launch"))}, func(r *snpreport.Report) { copy(r.ReportData[:], spki[:]) })
+	if err != nil {
+		return nil, err
+	}
+	crl, err := amd.CRL(ownFrom, ownUntil)
+	if err != nil {
+		return nil, err
+	}
+	amdRoot := amd.Root()
 	header := "template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data\n"
 	row := func(version string, rtmr0 digest.Digest) string {
 		return fmt.Sprintf("small,prod,%s,%s,%s,%s,%s,%s\n", version, body.MRTD.Hex(), rtmr0.Hex(), body.RTMR[1].Hex(), body.RTMR[2].Hex(), digest.SHA256.Sum(rootfs).Hex())
@@ -515,7 +538,8 @@ func makeMachine(dir string) (*ownMachine, error) {
 	text := hex.EncodeToString(raw)
 	m := &ownMachine{dir: dir, cert: pair, files: map[string][]byte{
 		"quote.bin": raw, "quote.hex": []byte(text + "\n"), "cpu.html": []byte("<html><body><pre>" + text + "</pre></body></html>\n"),
-		"with-gpu.bin": withGPU, "gpu.json": gpu, "gpu-root.pem": fake.PEM(g.Root),
+		"report.bin": report, "vcek.der": amd.Certificates().VCEK.Raw, "amd.pem": slices.Concat(fake.PEM(amdRoot.ARK), fake.PEM(amdRoot.ASK), fake.PEM(amdRoot.ASVK)), "crl.der": crl,
+		"with-gpu.bin": withGPU, "service.bin": service, "gpu.json": gpu, "gpu-root.pem": fake.PEM(g.Root),
 		"root.pem": fake.PEM(p.Root), "cert.pem": fake.PEM(cert), "other.pem": fake.PEM(other),
 		"docker-compose.yaml": compose, "rootfs.iso": rootfs,
 		"tdx.csv":         []byte(header + row("v0.9.0", digest.SHA384.Sum(nil)) + row("v1.0.0", body.RTMR[0])),

@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -9,12 +12,20 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/show"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
+	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 )
 
-// evidenceView is a result as it is printed: the result itself, and the
-// circumstances that it does not know.
+// evidenceView is a judgement as it is printed: what was judged, what the report
+// made of it, and the circumstances that neither knows.
 type evidenceView struct {
 	*evidence.Result
+	Expected verdict.Judgement `json:"expected"`
+	// Asked names the verdicts that were asked for.
+	Asked []string `json:"asked"`
+	// Verdict is the report's outcome in the words of verdicts.
 	Verdict verdict.Verdict `json:"verdict"`
 	// AtNow: the time is the clock's, so the result depends on the day.
 	AtNow bool `json:"at_now"`
@@ -26,22 +37,31 @@ type evidenceView struct {
 	testRootOK bool
 }
 
-func newEvidenceView(result *evidence.Result, r *evidence.Request, now bool) *evidenceView {
-	v := &evidenceView{Result: result, Verdict: result.Verdict(), AtNow: now, TestRoots: result.TestRoots()}
-	v.testRootOK = r.TestRootOK
-	v.Next = nextEvidence(result, r)
+func newEvidenceView(j *evidencestage.Judged, rep *pipeline.Report, f *evidenceFlags) *evidenceView {
+	v := &evidenceView{Result: j.Result, Expected: j.Expected, Asked: j.Asked(), Verdict: verdict.Unchecked, AtNow: f.atNow, TestRoots: j.Result.TestRoots(), testRootOK: f.testRootOK}
+	switch rep.Outcome {
+	case pipeline.OutcomeMatch:
+		v.Verdict = verdict.Pass
+	case pipeline.OutcomeDiffers:
+		v.Verdict = verdict.Fail
+	}
+	v.Next = nextEvidence(v, j.Request)
 	return v
 }
 
 // nextEvidence proposes what would turn an open judgement into a verdict.
-func nextEvidence(result *evidence.Result, r *evidence.Request) string {
+func nextEvidence(v *evidenceView, r *evidence.Request) string {
 	var add []string
-	expected, bound := slices.Contains(result.Asked, evidence.Expected), slices.Contains(result.Asked, evidence.Bound)
+	expected, bound := slices.Contains(v.Asked, evidence.Expected), slices.Contains(v.Asked, evidence.Bound)
 	switch {
-	case result.Verdict() == verdict.Fail || result.Profile == evidence.NVIDIA:
+	case v.Verdict == verdict.Fail || v.Profile == evidence.NVIDIA:
 		return ""
 	case !expected:
-	case result.Profile == evidence.SecretVM:
+	case v.SNP != nil:
+		if len(r.Sets) == 0 {
+			add = append(add, "--measurement HEX")
+		}
+	case v.Profile == evidence.SecretVM:
 		if r.Registry == nil && len(r.Sets) == 0 {
 			add = append(add, "--registry tdx.csv")
 		}
@@ -49,20 +69,20 @@ func nextEvidence(result *evidence.Result, r *evidence.Request) string {
 		if r.Registry == nil && len(r.Sets) > 0 && !rtmr3 && r.Rootfs.IsZero() {
 			add = append(add, "--rootfs rootfs.iso")
 		}
-		if r.Compose == nil && r.ComposeHash.IsZero() && !rtmr3 {
+		if r.ComposeDigest().IsZero() && !rtmr3 {
 			add = append(add, "--docker-compose docker-compose.yaml")
 		}
-	case result.Profile == evidence.Dstack:
-		if r.Compose == nil && r.ComposeHash.IsZero() {
+	case v.Profile == evidence.Dstack:
+		if r.ComposeDigest().IsZero() {
 			add = append(add, "--docker-compose app-compose.json")
 		}
 		if r.Evidence.VMConfig != nil && slices.ContainsFunc(r.Sets, func(s evidence.ReferenceSet) bool { return s.Claimed != "" }) {
 			add = append(add, "--os-image-hash HEX")
 		}
-	case result.Expected.Verdict == verdict.Unchecked:
+	case v.Expected.Verdict == verdict.Unchecked:
 		add = append(add, "--measured FILE")
 	}
-	if bound && result.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
+	if bound && v.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
 		add = append(add, "--tls-cert cert.pem")
 	}
 	if len(add) == 0 {
@@ -209,6 +229,21 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 			line("tcb", strings.Join(slices.Concat([]string{q.TCB.Status, "of " + q.TCB.Date}, q.TCB.Advisories), " "))
 		}
 	}
+	if r := c.Report; r != nil {
+		line("report", fmt.Sprintf("version %d, %s, %s", r.Version, r.Form, r.Processor))
+		for _, v := range []struct{ name, value string }{
+			{"measurement", r.Measurement},
+			{"host_data", r.HostData},
+			{"report_data", r.ReportData},
+			{"policy", r.Policy},
+			{"platform_info", r.Platform},
+			{"reported_tcb", r.TCB.Text(r.Product)},
+			{"chip_id", r.ChipID},
+			{"missing", r.Missing},
+		} {
+			line(v.name, v.value)
+		}
+	}
 	line("compose_hash", c.ComposeHash)
 	for _, e := range c.Events {
 		if e.Name != "" {
@@ -240,4 +275,69 @@ func wrapTo(b *strings.Builder, head string, indent, width int, text string) {
 		at += len(word)
 	}
 	b.WriteByte('\n')
+}
+
+// nextOfEvidence is the command to propose for what check found of machines, ""
+// where none follows. at is how the user named the paths.
+func nextOfEvidence(s *recognize.Subject, at string) string {
+	if s.ConfigInput != nil {
+		return ""
+	}
+	path := func(name string) string { return quote(filepath.ToSlash(s.Reader.Path(name))) }
+	if names := slices.Sorted(maps.Keys(s.Config.Evidence)); len(names) > 0 {
+		return verifyCommand(s, s.Config.Evidence[names[0]], path)
+	}
+	for _, f := range s.Found {
+		if f.Kind == recognize.KindFirmware {
+			return "retally tdx measure --profile secretvm --firmware " + path(f.Name) + " --kernel bzImage --initrd initramfs.cpio.gz --cmdline TEXT --memory 2G --cpu 1"
+		}
+	}
+	for _, f := range s.Found {
+		if f.Kind == recognize.KindEventLog {
+			return "retally tdx replay " + path(f.Name)
+		}
+	}
+	if c := s.Config; c.Registry != "" || c.Compose != "" && c.Deployment == "" {
+		return "retally evidence capture HOST --out capture, then retally check " + at + " capture"
+	}
+	return ""
+}
+
+// verifyCommand proposes to verify a piece of evidence with what was named
+// beside it. What came with the evidence is not proposed: to name it would be to
+// vouch for it.
+func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) string) string {
+	words := []string{"retally evidence verify"}
+	for _, file := range append([]string{e.File}, e.Also...) {
+		words = append(words, path(file))
+	}
+	var senders []string
+	add := func(flag, file, otherwise string) {
+		switch {
+		case slices.Contains(e.Senders, file):
+			senders = append(senders, otherwise)
+		case file != "":
+			otherwise = path(file)
+		}
+		words = append(words, flag, otherwise)
+	}
+	switch e.Profile {
+	case string(evidence.NVIDIA):
+		return strings.Join(append(words, "--nonce HEX"), " ")
+	case string(evidence.Dstack):
+		add("--docker-compose", s.Config.Compose, "app-compose.json")
+		words = append(words, "--os-image-hash HEX")
+	default:
+		add("--registry", s.Config.Registry, "tdx.csv")
+		add("--docker-compose", s.Config.Compose, "docker-compose.yaml")
+	}
+	// A capture has its own.
+	if info, err := os.Stat(s.Reader.Path(e.File)); e.TLSCert != "" || err == nil && !info.IsDir() {
+		add("--tls-cert", e.TLSCert, "cert.pem")
+	}
+	next := strings.Join(words, " ")
+	if len(senders) > 0 {
+		next += ", with " + strings.Join(senders, " and ") + " from elsewhere than the evidence"
+	}
+	return next
 }

@@ -12,9 +12,9 @@ import (
 	"strings"
 
 	"github.com/retally/retally/evidence/malformed"
-	"github.com/retally/retally/internal/place"
 	"github.com/retally/retally/internal/inputfile"
 	"github.com/retally/retally/internal/outfile"
+	"github.com/retally/retally/internal/place"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"

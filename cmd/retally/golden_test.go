@@ -83,9 +83,9 @@ var goldenCases = []goldenCase{
 	{"tdx-replay-expect", "tdx replay ccel.bin --expect rtmr0=000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
 	{"tdx-reproduce-mr", "tdx reproduce-mr -fw ovmf.fd -kernel bzImage -tcbver 7"},
 
-	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem"},
+	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem --test-root-ok"},
 	{"evidence-verify-fails", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --registry own/other.csv --docker-compose own/docker-compose.yaml --tls-cert own/other.pem"},
-	{"evidence-verify-gpu", "evidence verify own/with-gpu.bin own/gpu.json --at 2026-06-01T00:00:00Z --intel-root own/root.pem --nvidia-root own/gpu-root.pem --tls-cert own/cert.pem"},
+	{"evidence-verify-gpu", "evidence verify own/with-gpu.bin own/gpu.json --at 2026-06-01T00:00:00Z --intel-root own/root.pem --nvidia-root own/gpu-root.pem --tls-cert own/cert.pem --only authentic,bound --test-root-ok"},
 	{"evidence-capture", "evidence capture $HOST --out capture"},
 
 	{"inspect-kernel", "inspect kernel bzImage --memory 1G --initrd plain.cpio"},

@@ -29,6 +29,9 @@ type Options struct {
 	Roots []*x509.Certificate
 	// Collateral gives the TCB status. Without it the status is not checked.
 	Collateral *Collateral
+	// CollateralField is how the caller gives collateral, for the reason that it is
+	// missing; empty: no hint.
+	CollateralField string
 	// CollateralBroken says that collateral was given and could not be read.
 	CollateralBroken bool
 	// AcceptTCB are the TCB statuses that pass beside UpToDate.
@@ -78,7 +81,11 @@ func Verify(q *Quote, o Options) (*Result, error) {
 	case o.CollateralBroken:
 		l.Open("tcb", "not judged, because the collateral cannot be read")
 	default:
-		l.Note("tcb", "no collateral given (--collateral FILE), so neither the TCB status nor revocation is known")
+		hint := ""
+		if o.CollateralField != "" {
+			hint = " (" + o.CollateralField + ")"
+		}
+		l.Note("tcb", "no collateral given"+hint+", so neither the TCB status nor revocation is known")
 	}
 	return r, nil
 }

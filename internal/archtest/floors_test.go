@@ -208,10 +208,6 @@ var flagWord = regexp.MustCompile(`(^|[ (|])--[a-z]`)
 // input into a flag or a key. The first list goes as the doors get one
 // description, the second is about other programs' flags.
 var flagsInRooms = map[string]int{
-	"evidence/bound.go":            2,
-	"evidence/bundle.go":           1,
-	"evidence/expected.go":         4,
-	"evidence/tdxquote/verify.go":  1,
 	"manifest/apply.go":            1,
 	"pcrmeasure/devices.go":        1,
 	"pcrmeasure/firmware.go":       2,

@@ -34,12 +34,16 @@ type Policies struct {
 	Published string `yaml:"published,omitempty" json:"published,omitempty"`
 }
 
-// Evidence is a quote or a capture folder and what it is held against
-// (package evidence).
+// Evidence is what a machine showed and what it is held against (package
+// evidence). Every field but Platform is a flag of `evidence verify`, too.
+// Wherever a file is only hashed, its digest as sha256:HEX may stand.
 type Evidence struct {
 	// File is a quote, a saved page or a folder of `retally evidence capture`.
 	File string `yaml:"file" json:"file"`
-	// GPU is GPU evidence of the same machine.
+	// Also are further files and captures of the same machine: the evidence of its
+	// GPUs, the same quote as another connection showed it.
+	Also []string `yaml:"also,omitempty" json:"also,omitempty"`
+	// GPU is an old name for one of Also.
 	GPU     string `yaml:"gpu,omitempty" json:"gpu,omitempty"`
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
 	// Platform names the machine of `platforms` that the evidence is of.
@@ -47,12 +51,29 @@ type Evidence struct {
 	// At is the time (RFC 3339) at which certificates must be valid. There is
 	// no default: a result must not depend on the day.
 	At string `yaml:"at,omitempty" json:"at,omitempty"`
+	// Only names the verdicts that are asked for: authentic, expected, bound.
+	Only []string `yaml:"only,omitempty" json:"only,omitempty"`
 
 	Registry    string `yaml:"registry,omitempty" json:"registry,omitempty"`
 	Compose     string `yaml:"compose,omitempty" json:"compose,omitempty"`
 	DockerFiles string `yaml:"docker_files,omitempty" json:"docker_files,omitempty"`
 	Rootfs      string `yaml:"rootfs,omitempty" json:"rootfs,omitempty"`
 	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"` // hex
+	// Manifest is a Contrast manifest; by default the one that the whole run is
+	// compared with.
+	Manifest string `yaml:"manifest,omitempty" json:"manifest,omitempty"`
+	// Measured are files that `tdx measure -o json` wrote.
+	Measured []string `yaml:"measured,omitempty" json:"measured,omitempty"`
+	// Registers in hex that hold together.
+	MRTD  string `yaml:"mrtd,omitempty" json:"mrtd,omitempty"`
+	RTMR0 string `yaml:"rtmr0,omitempty" json:"rtmr0,omitempty"`
+	RTMR1 string `yaml:"rtmr1,omitempty" json:"rtmr1,omitempty"`
+	RTMR2 string `yaml:"rtmr2,omitempty" json:"rtmr2,omitempty"`
+	RTMR3 string `yaml:"rtmr3,omitempty" json:"rtmr3,omitempty"`
+	// Measurement are launch digests (hex) of an SEV-SNP machine that are expected,
+	// HostData what the host must have bound to it (hex).
+	Measurement []string `yaml:"measurement,omitempty" json:"measurement,omitempty"`
+	HostData    string   `yaml:"host_data,omitempty" json:"host_data,omitempty"`
 	// VMConfig is dstack's vm_config, where another than the one beside the quote
 	// is to be taken, and OSImageHash the image that is expected (hex): without
 	// it the document is only the sender's word.
@@ -64,9 +85,24 @@ type Evidence struct {
 	Collateral string   `yaml:"collateral,omitempty" json:"collateral,omitempty"`
 	AcceptTCB  []string `yaml:"accept_tcb,omitempty" json:"accept_tcb,omitempty"`
 	MRSEAM     []string `yaml:"mrseam,omitempty" json:"mrseam,omitempty"` // hex, the allow-list
-	// IntelRoot is a certificate that is trusted in place of Intel's. Only for
-	// tests and examples: every result says that it was used.
-	IntelRoot string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`
+	// ServiceTD are the MRSERVICETD values (hex) of the service TDs to accept.
+	ServiceTD []string `yaml:"service_td,omitempty" json:"service_td,omitempty"`
+	// VCEK and Certs are certificates of an AMD processor for a report that came
+	// without them, CRL AMD's revocation list; Roots replace AMD's own (ARK, ASK and
+	// ASVK in PEM), for tests and examples only.
+	VCEK  string `yaml:"vcek,omitempty" json:"vcek,omitempty"`
+	Certs string `yaml:"certs,omitempty" json:"certs,omitempty"`
+	CRL   string `yaml:"crl,omitempty" json:"crl,omitempty"`
+	Roots string `yaml:"roots,omitempty" json:"roots,omitempty"`
+	// IntelRoot and NVIDIARoot are certificates that are trusted in place of the
+	// vendors'. Only for tests and examples: every result says that they were used.
+	IntelRoot  string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`
+	NVIDIARoot string `yaml:"nvidia_root,omitempty" json:"nvidia_root,omitempty"`
+
+	// Senders are the files of these that came with the evidence, and so are its
+	// sender's word. Whoever puts the configuration together without asking the
+	// user sets it; in a file of the user's it has no place.
+	Senders []string `yaml:"-" json:"senders,omitempty"`
 }
 
 // RulesName is the rules file, or the name of the built-in rules.

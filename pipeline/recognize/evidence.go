@@ -13,6 +13,7 @@ import (
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/internal/show"
@@ -26,6 +27,7 @@ import (
 // What machines show of themselves, and what it is held against.
 const (
 	KindQuote    Kind = "TDX quote"
+	KindSNP      Kind = "SEV-SNP report"
 	KindGPU      Kind = "GPU evidence"
 	KindCapture  Kind = "captured evidence"
 	KindEventLog Kind = "event log"
@@ -58,7 +60,7 @@ var quoteTexts = []string{"0400020081000000", "0500020081000000", "BAACAIEAAAA",
 // folder: whether it is worth reading as evidence. Pages and JSON documents are
 // told from what else lies there by their names.
 func mayBeEvidence(name string, head, tail []byte) bool {
-	if isQuoteHeader(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
+	if isQuoteHeader(head) || isSNPHead(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
 		return true
 	}
 	text := strings.TrimLeft(string(bytes.TrimPrefix(head, []byte("\ufeff"))), " \t\r\n")
@@ -69,7 +71,7 @@ func mayBeEvidence(name string, head, tail []byte) bool {
 		return slices.Contains([]string{"", ".html", ".htm", ".txt", ".log"}, strings.ToLower(filepath.Ext(name)))
 	}
 	text = strings.TrimPrefix(text, "0x")
-	return slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
+	return isSNPText(text) || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
 }
 
 // peek reads the ends of a regular file of a size that evidence can have.
@@ -96,6 +98,23 @@ func peek(file string) (head, tail []byte, ok bool) {
 // isQuoteHeader recognizes a TDX quote: version 4 or 5, TEE type TDX.
 func isQuoteHeader(b []byte) bool {
 	return len(b) >= 48 && (b[0] == 4 || b[0] == 5) && b[1] == 0 && binary.LittleEndian.Uint32(b[4:]) == 0x81
+}
+
+// isSNPHead recognizes how an SEV-SNP report begins, version 2 to 5 under ECDSA
+// P-384, and Azure's HCL report.
+func isSNPHead(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("HCLA")) || len(b) >= 0x38 && b[0] >= 2 && b[0] <= 5 && b[1] == 0 && b[2] == 0 && b[3] == 0 && binary.LittleEndian.Uint32(b[0x34:]) == 1
+}
+
+// isSNPText: the same in hex and base64, as far as the version shows it. What it
+// is, reading it shows.
+func isSNPText(text string) bool {
+	for v := range 4 {
+		if strings.HasPrefix(text, fmt.Sprintf("%02x000000", v+2)) {
+			return true
+		}
+	}
+	return slices.ContainsFunc([]string{"AgAAA", "AwAAA", "BAAAA", "BQAAA", "SENMQ"}, func(p string) bool { return strings.HasPrefix(text, p) })
 }
 
 // isCCEL recognizes a binary event log by its first record (TCG PC Client
@@ -136,7 +155,7 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindRegistry
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
-	looks := isQuoteHeader(data) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	looks := isQuoteHeader(data) || isSNPHead(data) || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
 	if !looks {
 		return KindUnknown
 	}
@@ -146,6 +165,8 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindUnknown
 	case b.Quote != nil:
 		return KindQuote
+	case b.SNP != nil:
+		return KindSNP
 	}
 	return KindGPU
 }
@@ -198,12 +219,21 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindGPU
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
+	case isSNPJSON(v):
+		return KindSNP
 	case v.Get("kernel") != nil || v.Get("boot_config") != nil:
 		if _, err := tdxmeasure.ParseMetadata("metadata", jsondoc.Style{}.Compact(v)); err == nil {
 			return KindMetadata
 		}
 	}
 	return KindUnknown
+}
+
+// isSNPJSON knows the JSON in which reports travel: configfs-tsm, trustee, Azure,
+// Tinfoil. Reading it shows what is wrong with it.
+func isSNPJSON(v *jsondoc.Value) bool {
+	_, err := snpreport.Open("report", jsondoc.Style{}.Compact(v))
+	return err == nil
 }
 
 // isCompose: services by name and none of what Kubernetes has.
@@ -231,18 +261,18 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 			*to = byKind[kind][0]
 		}
 	}
-	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &pipeline.InputError{
 			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}
-	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote])
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
 		if len(quotes) == 1 && len(gpus) == 1 {
-			e.GPU, gpus = gpus[0], nil
+			e.Also, gpus = []string{gpus[0]}, nil
 		}
 		if certs := byKind[KindTLSCert]; len(certs) == 1 {
 			e.TLSCert = certs[0]
@@ -257,7 +287,7 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		}
 	}
 	for _, name := range byKind[KindMetadata] {
-		entry, err := s.entryName(name)
+		entry, err := EntryName(s.Reader.Path(name))
 		if err != nil {
 			return err
 		}
@@ -269,10 +299,10 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 	return nil
 }
 
-// entryName makes the name of an entry from a file's: without folder and
+// EntryName makes the name of an entry from a file's path: without folder and
 // extension.
-func (s *Subject) entryName(file string) (string, error) {
-	abs, err := filepath.Abs(s.Reader.Path(file))
+func EntryName(path string) (string, error) {
+	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
@@ -284,7 +314,7 @@ func (s *Subject) entryName(file string) (string, error) {
 }
 
 func (s *Subject) addEvidence(file string, e config.Evidence) error {
-	name, err := s.entryName(file)
+	name, err := EntryName(s.Reader.Path(file))
 	if err != nil {
 		return err
 	}

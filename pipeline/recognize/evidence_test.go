@@ -188,7 +188,7 @@ func TestConfigureEvidence(t *testing.T) {
 		{
 			[]string{"cpu.html", "gpu.json", "tdx.csv", "docker-compose.yaml", "note.txt"},
 			&config.Config{Version: 1, Registry: "tdx.csv", Compose: "docker-compose.yaml", Evidence: map[string]config.Evidence{
-				"cpu": {File: "cpu.html", GPU: "gpu.json", Profile: "secretvm", At: at},
+				"cpu": {File: "cpu.html", Also: []string{"gpu.json"}, Profile: "secretvm", At: at, Senders: []string{"tdx.csv", "docker-compose.yaml"}},
 			}},
 			"Recognized: GPU evidence gpu.json, TDX quote cpu.html, compose file docker-compose.yaml, registry of releases tdx.csv",
 		},
@@ -318,6 +318,51 @@ func TestLookedAt(t *testing.T) {
 		}
 		if lacks := fmt.Sprint(s.Lacks); (tt.lacks == "") != (len(s.Lacks) == 0) || !strings.Contains(lacks, tt.lacks) {
 			t.Errorf("%v: lacks %s, want %q", tt.names, lacks, tt.lacks)
+		}
+	}
+}
+
+// TestSenders: what lies beside evidence is its sender's word, whatever it is;
+// only a file that the user names by itself is the user's.
+func TestSenders(t *testing.T) {
+	files := machineFiles(t)
+	files["manifest.json"] = []byte(`{"Policies":{},"ReferenceValues":{"tdx":[]}}`)
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "refs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"quote.bin", "tdx.csv", "docker-compose.yaml", "manifest.json"} {
+		for _, folder := range []string{"", "refs"} {
+			if folder == "" || name != "quote.bin" {
+				if err := os.WriteFile(filepath.Join(dir, folder, name), files[name], 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	t.Chdir(dir)
+	if err := os.Mkdir("alone", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("alone/quote.bin", files["quote.bin"], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ paths, want []string }{
+		{[]string{"."}, []string{"tdx.csv", "docker-compose.yaml", "manifest.json"}},
+		{[]string{"quote.bin", "tdx.csv"}, nil},
+		{[]string{"quote.bin", "tdx.csv", "docker-compose.yaml", "manifest.json"}, nil},
+		{[]string{"quote.bin", "refs"}, []string{"refs/tdx.csv", "refs/docker-compose.yaml", "refs/manifest.json"}},
+		{[]string{"alone", "tdx.csv", "refs/manifest.json"}, nil},
+	} {
+		s, err := recognize.Look(context.Background(), stages.Table(), tt.paths, nil)
+		if err != nil {
+			t.Errorf("%v: %v", tt.paths, err)
+			continue
+		}
+		err = s.Prepare(context.Background())
+		s.Close()
+		if got := s.Config.Evidence["quote"].Senders; err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%v: the sender's are %v, %v; want %v", tt.paths, got, err, tt.want)
 		}
 	}
 }

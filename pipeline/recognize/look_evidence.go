@@ -33,7 +33,7 @@ func (s *Subject) JudgeAt(at time.Time) {
 	}
 	s.Problems = append(s.Problems, pipeline.Problem{
 		Level: pipeline.LevelNote, Code: "evidence-time", Msg: "certificates are judged at " + text + ", which is now",
-		Hint: "retally evidence verify --at TIME and a configuration's at: give a result that does not depend on the day",
+		Hint: "evidence verify and a configuration take a time, and give a result that does not depend on the day",
 	})
 }
 
@@ -51,10 +51,10 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 			return err
 		}
 		switch {
-		case e.Profile != "" || b.Quote == nil:
+		case e.Profile != "" || b.Quote == nil && b.SNP == nil:
 		case b.EventLog != nil || b.VMConfig != nil:
 			e.Profile = string(evidence.Dstack)
-		case s.Config.Registry != "" || s.Config.Compose != "" || e.GPU != "" || e.TLSCert != "" || b.Page:
+		case b.Page || b.SNP == nil && (s.Config.Registry != "" || s.Config.Compose != "" || len(e.Also) > 0 || e.TLSCert != ""):
 			e.Profile = string(evidence.SecretVM)
 		}
 		s.Config.Evidence[name] = e
@@ -76,6 +76,26 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 	}
 	s.lackEvidence()
 	return nil
+}
+
+// markSenders tells the references apart that the user did not name: they lie in
+// a folder that was given, as the evidence may, so whoever sent that could have
+// laid them there.
+func (s *Subject) markSenders() {
+	if s.ConfigInput != nil {
+		return // the user's own
+	}
+	var out []string
+	for _, file := range []string{s.Config.Registry, s.Config.Compose, s.Config.Against} {
+		named := slices.ContainsFunc(s.Found, func(f Found) bool { return f.Name == file && f.Named })
+		if file != "" && !named {
+			out = append(out, file)
+		}
+	}
+	for name, e := range s.Config.Evidence {
+		e.Senders = out
+		s.Config.Evidence[name] = e
+	}
 }
 
 func (s *Subject) readEvidence(ctx context.Context, name string) (*evidence.Bundle, error) {

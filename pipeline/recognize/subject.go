@@ -163,8 +163,17 @@ func (s *Subject) Close() {
 }
 
 // Prepare adds what is known before any stage runs: oddities of a checkout, a
-// workspace's log and the manifest it names last.
+// workspace's log and the manifest it names last, and which references came with
+// the evidence.
 func (s *Subject) Prepare(ctx context.Context) error {
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	s.markSenders()
+	return nil
+}
+
+func (s *Subject) prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(pipeline.LevelNote, "checkout", s.Checkout.Notes)
 	}

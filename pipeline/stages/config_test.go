@@ -44,14 +44,14 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown("at: 2026-06-01T00:00:00Z"), "evidence.e: file is missing", "cpu.html"},
 		{shown("file: q"), "evidence.e: at is missing", "2026-06-01T00:00:00Z"},
 		{shown("file: q, at: 2026-06-01"), `evidence.e.at: "2026-06-01" is no time`, "RFC 3339"},
-		{shown(quote + "profile: snp"), `evidence of profile "snp" is not judged yet`, ""},
+		{shown(quote + "profile: tpm"), `evidence of profile "tpm" is not judged yet`, ""},
 		{shown(quote + "profile: secretv"), `unknown profile "secretv"`, `did you mean "secretvm"?`},
 		{shown(quote + "platform: m"), `there is no platform "m"`, "none is given"},
-		{shown(quote + "nonce: 0x00"), "is no nonce", ""},
-		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: "00" is no os_image_hash`, "64 hex digits"},
+		{shown(quote + "nonce: 0xzz"), "is no nonce", ""},
+		{shown(quote + "os_image_hash: '00'"), `evidence.e.os_image_hash: found "00", want 64`, "the image's hash"},
 		{shown(quote + "accept_tcb: [Revoked]"), "Revoked is never accepted", ""},
 		{shown(quote + "accept_tcb: [OutOfdate]"), `unknown status "OutOfdate"`, `did you mean "OutOfDate"?`},
-		{shown(quote + "mrseam: ['00']"), "mrseam[0]", "want 96"},
+		{shown(quote + "mrseam: ['00']"), "evidence.e.mrseam: found", "want 96"},
 		{"version: 1\nregistry: tdx.csv\n", "nothing to recount", ""},
 	} {
 		_, err := run.ParseConfig(stages.Table(), "retally.yaml", []byte(tc.config))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +24,7 @@ func check(c *config.Config, bad config.At) error {
 		if name == "" {
 			return at("evidence needs a name", "any will do, such as the machine's")
 		}
-		if err := checkEntry(&e, at); err != nil {
+		if err := Check(&e, at); err != nil {
 			return err
 		}
 		if _, ok := c.Platforms[e.Platform]; e.Platform != "" && !ok {
@@ -35,7 +34,13 @@ func check(c *config.Config, bad config.At) error {
 	return nil
 }
 
-func checkEntry(e *config.Evidence, at config.At) error {
+// Profiles are the conventions that evidence is judged by.
+func Profiles() []string {
+	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.NVIDIA)}
+}
+
+// Check finds what is wrong with an entry by itself; path names the field.
+func Check(e *config.Evidence, at config.At) error {
 	if e.File == "" {
 		return at("file is missing", "a quote, a saved cpu.html or a folder that retally evidence capture wrote")
 	}
@@ -45,36 +50,137 @@ func checkEntry(e *config.Evidence, at config.At) error {
 	if _, err := time.Parse(time.RFC3339, e.At); err != nil {
 		return at(fmt.Sprintf("%q is no time", e.At), "RFC 3339, for instance 2026-06-01T00:00:00Z", "at")
 	}
-	known := []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.NVIDIA)}
-	switch {
-	case slices.Contains([]string{"snp", "tpm", "contrast", "blindllama"}, e.Profile):
-		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
-	case e.Profile != "" && !slices.Contains(known, e.Profile):
-		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
+	for _, find := range []func(*config.Evidence, config.At) error{checkWords, checkAsked, checkDigests} {
+		if err := find(e, at); err != nil {
+			return err
+		}
 	}
 	if err := config.CheckAppID(e.AppID, at); err != nil {
 		return err
 	}
-	if _, err := imageHash(e.OSImageHash); err != nil {
-		return at(fmt.Sprintf("%q is no os_image_hash: %s", e.OSImageHash, err), "64 hex digits, in quotation marks", "os_image_hash")
+	if b, err := hex.DecodeString(strings.TrimPrefix(e.Nonce, "0x")); err != nil || len(b) > 64 {
+		return at(fmt.Sprintf("%.140q is no nonce", e.Nonce), "up to 128 hex digits", "nonce")
 	}
-	if b, err := hex.DecodeString(e.Nonce); err != nil || len(b) > 64 {
-		return at(fmt.Sprintf("%q is no nonce", e.Nonce), "up to 128 hex digits", "nonce")
+	return nil
+}
+
+// checkWords finds unknown words.
+func checkWords(e *config.Evidence, at config.At) error {
+	known := Profiles()
+	switch {
+	case slices.Contains([]string{"tpm", "contrast", "blindllama"}, e.Profile):
+		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
+	case e.Profile != "" && !slices.Contains(known, e.Profile):
+		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
 	}
-	for i, s := range e.AcceptTCB {
-		switch {
-		case s == tdxquote.Revoked:
-			return at("accept_tcb: Revoked is never accepted", "", "accept_tcb")
-		case !slices.Contains(tcbStatuses, s):
-			return at(fmt.Sprintf("accept_tcb[%d]: unknown status %q", i, s), config.NearestHint(s, tcbStatuses), "accept_tcb")
+	for i, name := range e.Only {
+		if !slices.Contains(evidence.Judgements(), name) {
+			return at(fmt.Sprintf("unknown verdict %q", name), "known: "+strings.Join(evidence.Judgements(), ", "), "only")
+		}
+		if slices.Contains(e.Only[:i], name) {
+			return at(fmt.Sprintf("the verdict %s is there twice", name), "", "only")
 		}
 	}
-	for i, s := range e.MRSEAM {
-		if _, err := digest.ParseHex(digest.SHA384, strings.ToLower(s)); err != nil {
-			return at(fmt.Sprintf("mrseam[%s]: %s", strconv.Itoa(i), err), "", "mrseam")
+	for _, s := range e.AcceptTCB {
+		switch {
+		case s == tdxquote.Revoked:
+			return at("Revoked is never accepted", "", "accept_tcb")
+		case !slices.Contains(tcbStatuses, s):
+			return at(fmt.Sprintf("unknown status %q", s), config.NearestHint(s, tcbStatuses), "accept_tcb")
 		}
 	}
 	return nil
+}
+
+// For says which verdict a field of an entry is for, "" for none of its own.
+func For(field string) string {
+	switch field {
+	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "vm_config", "os_image_hash":
+		return evidence.Expected
+	case "tls_cert", "nonce":
+		return evidence.Bound
+	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root", "vcek", "certs", "crl", "roots":
+		return evidence.Authentic
+	}
+	return ""
+}
+
+// checkAsked finds fields that say how a verdict would be judged that is not
+// asked for: they would be ignored. What authentic rests on is never idle, since
+// no evidence passes without it.
+func checkAsked(e *config.Evidence, at config.At) error {
+	for _, f := range []struct{ name, text string }{
+		{"registry", e.Registry},
+		{"compose", e.Compose},
+		{"docker_files", e.DockerFiles},
+		{"rootfs", e.Rootfs},
+		{"app_id", e.AppID},
+		{"manifest", e.Manifest},
+		{"measured", strings.Join(e.Measured, "")},
+		{"mrtd", e.MRTD},
+		{"rtmr0", e.RTMR0},
+		{"rtmr1", e.RTMR1},
+		{"rtmr2", e.RTMR2},
+		{"rtmr3", e.RTMR3},
+		{"measurement", strings.Join(e.Measurement, "")},
+		{"host_data", e.HostData},
+		{"vm_config", e.VMConfig},
+		{"os_image_hash", e.OSImageHash},
+		{"tls_cert", e.TLSCert},
+		{"nonce", e.Nonce},
+	} {
+		if what := For(f.name); f.text != "" && !slices.Contains(asked(e.Only), what) {
+			return at(fmt.Sprintf("is for the verdict %s, which is not asked for: only %s", what, strings.Join(e.Only, ", ")), "leave one of them out", f.name)
+		}
+	}
+	return nil
+}
+
+// checkDigests finds what is no digest where one must stand.
+func checkDigests(e *config.Evidence, at config.At) error {
+	for name, list := range map[string][]string{"mrseam": e.MRSEAM, "service_td": e.ServiceTD, "measurement": e.Measurement} {
+		for _, text := range list {
+			if _, err := parseHex(digest.SHA384, text); err != nil {
+				return at(err.Error(), "", name)
+			}
+		}
+	}
+	for i, text := range []string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3} {
+		if _, err := parseHex(digest.SHA384, text); text != "" && err != nil {
+			return at(err.Error(), "as the vendor prints it, in quotation marks", string(evidence.Registers()[i]))
+		}
+	}
+	if _, err := parseHex(digest.SHA256, e.HostData); e.HostData != "" && err != nil {
+		return at(err.Error(), "64 hex digits, in quotation marks", "host_data")
+	}
+	if _, err := imageHash(e.OSImageHash); err != nil {
+		return at(err.Error(), "the image's hash as the vendor publishes it, in quotation marks", "os_image_hash")
+	}
+	for name, text := range map[string]string{"compose": e.Compose, "rootfs": e.Rootfs, "docker_files": e.DockerFiles} {
+		if _, _, err := givenDigest(text); err != nil {
+			return at(err.Error(), "a file, or its digest as sha256:HEX", name)
+		}
+	}
+	return nil
+}
+
+// parseHex reads a digest in hex, with or without 0x or the algorithm in front.
+func parseHex(alg digest.Algorithm, text string) (digest.Digest, error) {
+	bare := strings.TrimPrefix(strings.TrimPrefix(strings.ToLower(text), "0x"), alg.String()+":")
+	d, err := digest.ParseHex(alg, bare)
+	if err != nil {
+		return digest.Digest{}, fmt.Errorf("found %.120q, want %d hexadecimal digits", text, 2*alg.Size())
+	}
+	return d, nil
+}
+
+// givenDigest reads a digest that stands in place of a file.
+func givenDigest(text string) (d digest.Digest, given bool, err error) {
+	if !strings.HasPrefix(text, "sha256:") {
+		return digest.Digest{}, false, nil
+	}
+	d, err = parseHex(digest.SHA256, text)
+	return d, true, err
 }
 
 // imageHash reads an os_image_hash, zero where none is given.
@@ -82,7 +188,7 @@ func imageHash(text string) (digest.Digest, error) {
 	if text == "" {
 		return digest.Digest{}, nil
 	}
-	return digest.ParseHex(digest.SHA256, strings.ToLower(strings.TrimPrefix(text, "sha256:")))
+	return parseHex(digest.SHA256, text)
 }
 
 // tcbStatuses are what Intel's collateral says of a platform and may be
@@ -102,8 +208,15 @@ func fill(c *config.Config) {
 		}
 	}
 	for name, e := range c.Evidence {
+		if e.GPU != "" {
+			e.Also, e.GPU = append(slices.Clone(e.Also), e.GPU), ""
+		}
 		p := c.Platforms[e.Platform]
 		take(&e.Profile, evidenceProfile(p.Profile))
+		if !slices.Contains(asked(e.Only), evidence.Expected) {
+			c.Evidence[name] = e
+			continue
+		}
 		take(&e.Registry, c.Registry)
 		if !strings.HasPrefix(p.Compose, "sha256:") { // the text is judged, too
 			take(&e.Compose, p.Compose, c.Compose)

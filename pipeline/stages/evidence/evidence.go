@@ -2,6 +2,7 @@
 package evidence
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/hex"
@@ -28,8 +29,15 @@ import (
 // Stage judges what machines showed of themselves. Three values are
 // published by the claim that a machine is genuine, what it should be, and the
 // one that answers: authentic, expected and bound must each be "pass".
-func Stage() run.Stage {
-	return run.Stage{Name: "evidence", Version: 2, After: []string{"tdx"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+func Stage() run.Stage { return Showing(nil) }
+
+// Showing is the stage that also hands out everything that it judged, for whoever
+// shows more of it than a report does. show may be nil.
+func Showing(show func(*Judged)) run.Stage {
+	return run.Stage{
+		Name: "evidence", Version: 3, After: []string{"tdx"}, Fill: fill, Check: check, Plan: plan,
+		Run: func(ctx context.Context, in *run.In) (*run.Out, error) { return execute(ctx, in, show) },
+	}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -37,11 +45,11 @@ func plan(c *config.Config) []run.PlanLine {
 	for _, name := range slices.Sorted(maps.Keys(c.Evidence)) {
 		e := c.Evidence[name]
 		key := func(what string) string { return string(pipeline.NewKey("evidence", name, what)) }
-		lines = append(lines, run.PlanLine{Key: key("authentic"), From: e.File + " at " + e.At})
+		lines = append(lines, run.PlanLine{Key: key("authentic"), From: strings.Join(append([]string{e.File}, e.Also...), ", ") + " at " + e.At})
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, e.VMConfig, worded("os_image_hash", e.OSImageHash), c.Against)
+		from := given(worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), cmp.Or(e.Manifest, c.Against))
 		if from != "" {
 			lines = append(lines, run.PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -67,106 +75,91 @@ func worded(word, text string) string {
 
 // stageRun collects what the stage finds.
 type stageRun struct {
-	in        *run.In
-	out       *run.Out
-	published *manifest.Manifest
-	read      map[string]*evidence.Bundle // by file
+	in   *run.In
+	out  *run.Out
+	read map[string]*evidence.Bundle // by file
 }
 
-func execute(ctx context.Context, in *run.In) (*run.Out, error) {
+func execute(ctx context.Context, in *run.In, show func(*Judged)) (*run.Out, error) {
 	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, read: map[string]*evidence.Bundle{}}
-	if len(in.Config.Evidence) == 0 {
-		return r.out, nil
-	}
-	if file := in.Config.Against; file != "" {
-		var err error
-		if r.published, err = run.Parsed(ctx, in, file, config.JSONLimit, manifest.Parse); err != nil {
-			return nil, err
-		}
-	}
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Evidence)) {
-		if err := r.judge(ctx, name, in.Config.Evidence[name]); err != nil {
+		j, err := r.judge(ctx, name, in.Config.Evidence[name])
+		if err != nil {
 			return nil, fmt.Errorf("evidence %s: %w", name, err)
+		}
+		if show != nil {
+			show(j)
 		}
 	}
 	return r.out, nil
 }
 
 // judge judges one entry.
-func (r *stageRun) judge(ctx context.Context, name string, e config.Evidence) error {
-	req, from, err := r.request(ctx, e)
+func (r *stageRun) judge(ctx context.Context, name string, e config.Evidence) (*Judged, error) {
+	q, from, err := r.question(ctx, e)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	res, err := evidence.Verify(*req)
+	j, err := Judge(name, e, q)
 	if err != nil {
-		return err
+		return nil, &pipeline.InputError{Op: "judge", File: e.File, Err: err}
 	}
-	if e.IntelRoot != "" {
-		r.out.TestRoots = append(r.out.TestRoots, e.IntelRoot)
-		r.out.Problems = append(r.out.Problems, pipeline.Problem{
-			Level: pipeline.LevelWarning, Code: "evidence-test-root", Where: pipeline.Where{File: e.File},
-			Msg:  fmt.Sprintf("evidence %s was judged under the test root %s in place of Intel's: that it is authentic means nothing outside of this test", name, e.IntelRoot),
-			Hint: "take intel_root away for the evidence of a real machine",
-		})
+	j.run, j.from = r, from
+	j.Add(r.out)
+	if j.Expected.Verdict == verdict.Fail && slices.Contains(j.Asked(), evidence.Expected) {
+		return j, j.whyRegisters(ctx)
 	}
-	j := &judged{run: r, name: name, conf: e, req: req, res: res, from: from}
-	j.checks("authentic", res.Authentic)
-	j.checks("expected", res.Expected)
-	j.checks("bound", res.Bound)
-	registers := j.registers()
-	j.judgement("authentic", res.Authentic, from.authentic)
-	j.judgement("expected", res.Expected, slices.Concat(registers, from.expected))
-	j.judgement("bound", res.Bound, from.bound)
-	if res.Expected.Verdict == verdict.Fail {
-		return j.whyRegisters(ctx)
-	}
-	return nil
+	return j, nil
 }
 
 // judgedFrom are the inputs of each judgement.
 type judgedFrom struct{ authentic, expected, bound []pipeline.InputRef }
 
-// request reads everything that an entry names.
-func (r *stageRun) request(ctx context.Context, e config.Evidence) (*evidence.Request, *judgedFrom, error) {
+// question reads everything that an entry names.
+func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, *judgedFrom, error) {
 	at, err := time.Parse(time.RFC3339, e.At)
 	if err != nil {
 		return nil, nil, err
 	}
-	req := &evidence.Request{Profile: evidence.Profile(e.Profile), At: at, AcceptTCB: e.AcceptTCB, RTMR3: RTMR3, Replay: Replay}
-	from := &judgedFrom{authentic: []pipeline.InputRef{pipeline.FromFile(e.File)}}
-	if req.Evidence, err = r.bundle(ctx, e.File); err != nil {
-		return nil, nil, err
-	}
-	if e.GPU != "" {
-		gpu, err := r.bundle(ctx, e.GPU)
+	q := &Question{Request: evidence.Request{
+		Profile: evidence.Profile(e.Profile), At: at, AcceptTCB: e.AcceptTCB, RTMR3: RTMR3, Replay: Replay,
+		Field: func(field, value string) string { return r.in.Field(value, field) },
+	}}
+	from := new(judgedFrom)
+	var bundles []*evidence.Bundle
+	for _, file := range append([]string{e.File}, e.Also...) {
+		b, err := r.bundle(ctx, file)
 		if err != nil {
 			return nil, nil, err
 		}
-		if req.Evidence, err = evidence.Merge(req.Evidence, gpu); err != nil {
-			return nil, nil, err
-		}
-		from.authentic = append(from.authentic, pipeline.FromFile(e.GPU))
+		bundles = append(bundles, b)
+		from.authentic = append(from.authentic, pipeline.FromFile(file))
 	}
-	if err := r.authenticInputs(ctx, e, req, from); err != nil {
+	if q.Evidence, err = evidence.Merge(bundles...); err != nil {
+		return nil, nil, &pipeline.InputError{Op: "judge", File: e.File, Err: err, Hint: "judge machines one by one"}
+	}
+	from.bound = slices.Clone(from.authentic)
+	if err := r.authenticInputs(ctx, e, q, from); err != nil {
 		return nil, nil, err
 	}
-	if err := r.expectedInputs(ctx, e, req, from); err != nil {
+	if err := r.expectedInputs(ctx, e, q, from); err != nil {
 		return nil, nil, err
 	}
-	from.bound = []pipeline.InputRef{pipeline.FromFile(e.File)}
 	if e.TLSCert != "" {
-		if req.TLSCert, err = r.certificate(ctx, e.TLSCert); err != nil {
+		if q.TLSCert, err = r.certificate(ctx, e.TLSCert); err != nil {
 			return nil, nil, err
 		}
 		from.bound = append(from.bound, pipeline.FromFile(e.TLSCert))
 	}
 	if e.Nonce != "" {
-		if req.Nonce, err = hex.DecodeString(e.Nonce); err != nil {
+		if q.Nonce, err = hex.DecodeString(strings.TrimPrefix(e.Nonce, "0x")); err != nil {
 			return nil, nil, err
 		}
 	}
-	return req, from, nil
+	if q.Profile == "" && q.Evidence.Quote != nil && q.Evidence.EventLog == nil && q.Evidence.VMConfig == nil && (q.Registry != nil || e.Rootfs != "" || e.Compose != "") {
+		q.Profile = evidence.SecretVM // only its machines have them
+	}
+	return q, from, nil
 }
 
 func (r *stageRun) certificate(ctx context.Context, file string) (*x509.Certificate, error) {
@@ -182,12 +175,12 @@ func (r *stageRun) bundle(ctx context.Context, file string) (*evidence.Bundle, e
 	if b := r.read[file]; b != nil {
 		return b, nil
 	}
-	info, err := os.Stat(r.in.Path(file))
-	if err != nil {
-		return nil, pipeline.NewInputError("read", file, err)
-	}
 	var b *evidence.Bundle
-	if info.IsDir() {
+	info, err := os.Stat(r.in.Path(file))
+	if err == nil && info.IsDir() {
+		if !capture.IsCapture(r.in.Path(file)) {
+			return nil, &pipeline.InputError{Op: "read evidence", File: file, Err: errors.New("is a folder without " + capture.Index), Hint: "name the files, or a folder that retally evidence capture wrote"}
+		}
 		err = r.in.ReadTree(file, func(path string) (digest.Digest, int64, error) {
 			c, err := capture.Open(path)
 			if err != nil {
@@ -210,66 +203,106 @@ func (r *stageRun) bundle(ctx context.Context, file string) (*evidence.Bundle, e
 	return b, nil
 }
 
-func (r *stageRun) authenticInputs(ctx context.Context, e config.Evidence, req *evidence.Request, from *judgedFrom) error {
+func (r *stageRun) authenticInputs(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
 	if e.Collateral != "" {
 		data, err := r.in.ReadFile(ctx, e.Collateral, tdxquote.MaxCollateral)
 		if err != nil {
 			return err
 		}
-		if err := req.TakeCollateral(e.Collateral, data); err != nil {
+		if err := q.TakeCollateral(e.Collateral, data); err != nil {
 			return &pipeline.InputError{Op: "read", File: e.Collateral, Err: err}
 		}
 		from.authentic = append(from.authentic, pipeline.FromFile(e.Collateral))
 	}
-	for _, text := range e.MRSEAM {
-		d, err := digest.ParseHex(digest.SHA384, strings.ToLower(text))
-		if err != nil {
-			return err
+	for to, list := range map[*[]digest.Digest][]string{&q.MRSEAM: e.MRSEAM, &q.ServiceTD: e.ServiceTD} {
+		for _, text := range list {
+			d, err := parseHex(digest.SHA384, text)
+			if err != nil {
+				return err
+			}
+			*to = append(*to, d)
 		}
-		req.MRSEAM = append(req.MRSEAM, d)
 	}
 	if e.IntelRoot != "" {
 		root, err := r.certificate(ctx, e.IntelRoot)
 		if err != nil {
 			return err
 		}
-		req.IntelRoots = []*x509.Certificate{root}
+		q.IntelRoots = []*x509.Certificate{root}
 		from.authentic = append(from.authentic, pipeline.FromFile(e.IntelRoot))
 	}
+	if err := r.amdInputs(ctx, e, q, from); err != nil {
+		return err
+	}
+	if e.NVIDIARoot != "" {
+		root, err := r.certificate(ctx, e.NVIDIARoot)
+		if err != nil {
+			return err
+		}
+		q.NVIDIARoots = []digest.Digest{digest.SHA256.Sum(root.Raw)}
+		from.authentic = append(from.authentic, pipeline.FromFile(e.NVIDIARoot))
+	}
 	return nil
+}
+
+// source is whose word a file is: the sender's where it came with the evidence.
+func source(e config.Evidence, file string) evidence.Source {
+	if slices.Contains(e.Senders, file) {
+		return evidence.Sender
+	}
+	return evidence.User
 }
 
 // expectedInputs gathers what a machine must be: the registers recomputed for
 // its platform are one group of sets, the registry's rows another, the
 // published manifest a third. Each must have a set that fits as a whole.
-func (r *stageRun) expectedInputs(ctx context.Context, e config.Evidence, req *evidence.Request, from *judgedFrom) error {
+func (r *stageRun) expectedInputs(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
 	if e.Registry != "" {
-		registry, err := run.Parsed(ctx, r.in, e.Registry, evidence.MaxRegistry, evidence.ParseRegistry)
+		parsed, err := run.Parsed(ctx, r.in, e.Registry, evidence.MaxRegistry, evidence.ParseRegistry)
 		if err != nil {
 			return err
 		}
-		req.Registry = registry
+		registry := *parsed // others have it, too
+		registry.Source = source(e, e.Registry)
+		q.Registry = &registry
 		from.expected = append(from.expected, pipeline.FromFile(e.Registry))
 	}
-	if e.Compose != "" {
+	d, given, err := givenDigest(e.Compose)
+	switch {
+	case err != nil:
+		return err
+	case given:
+		q.ComposeHash = d
+	case e.Compose != "":
 		data, err := r.in.ReadFile(ctx, e.Compose, config.ComposeLimit)
 		if err != nil {
 			return err
 		}
-		req.Compose = &evidence.File{Name: e.Compose, Data: data}
+		q.Compose, q.ComposeSource = &evidence.File{Name: e.Compose, Data: data}, source(e, e.Compose)
 		from.expected = append(from.expected, pipeline.FromFile(e.Compose))
 	}
-	var err error
-	if req.AppID, err = config.ParseAppID(e.AppID); err != nil {
+	if q.AppID, err = config.ParseAppID(e.AppID); err != nil {
 		return err
 	}
-	if req.Rootfs, err = r.fileSum(ctx, e.Platform, "rootfs", e.Rootfs, from); err != nil {
+	if q.Rootfs, err = r.fileSum(ctx, e.Platform, "rootfs", e.Rootfs, from); err != nil {
 		return err
 	}
-	if req.DockerFiles, err = r.fileSum(ctx, e.Platform, "docker-files", e.DockerFiles, from); err != nil {
+	if q.DockerFiles, err = r.fileSum(ctx, e.Platform, "docker-files", e.DockerFiles, from); err != nil {
 		return err
 	}
-	artifacts := evidence.ReferenceSet{Group: "artifacts", Name: "platform " + e.Platform, Registers: map[evidence.Register]digest.Digest{}, Rootfs: req.Rootfs}
+	if err := r.givenSets(ctx, e, q, from); err != nil {
+		return err
+	}
+	if err := r.manifestSets(ctx, e, q, from); err != nil {
+		return err
+	}
+	return r.vmConfig(ctx, e, q, from)
+}
+
+// givenSets are the registers recomputed for a platform, those that were written
+// down and those that were measured elsewhere.
+func (r *stageRun) givenSets(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
+	artifacts := evidence.ReferenceSet{Group: "artifacts", Name: "platform " + e.Platform, Registers: map[evidence.Register]digest.Digest{}, Rootfs: q.Rootfs}
 	if e.Platform != "" {
 		for _, name := range tdx.Registers {
 			if m, ok := r.in.Get(pipeline.NewKey("tdx", e.Platform, name)); ok {
@@ -279,23 +312,87 @@ func (r *stageRun) expectedInputs(ctx context.Context, e config.Evidence, req *e
 		}
 	}
 	if len(artifacts.Registers) > 0 {
-		req.Sets = append(req.Sets, artifacts)
-		req.Rootfs = digest.Digest{} // it is part of the set
+		q.Sets = append(q.Sets, artifacts)
+		q.Rootfs = digest.Digest{} // it is part of the set
 	}
-	sets, open, err := r.manifestSets(e)
+	given := evidence.ReferenceSet{Group: "given", Name: "the registers given", Registers: map[evidence.Register]digest.Digest{}}
+	for i, text := range []string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3} {
+		if text == "" {
+			continue
+		}
+		d, err := parseHex(digest.SHA384, text)
+		if err != nil {
+			return err
+		}
+		given.Registers[evidence.Registers()[i]] = d
+	}
+	if len(given.Registers) > 0 {
+		q.Sets = append(q.Sets, given)
+	}
+	if err := givenLaunches(e, q); err != nil {
+		return err
+	}
+	for _, file := range e.Measured {
+		data, err := r.in.ReadFile(ctx, file, config.JSONLimit)
+		if err != nil {
+			return err
+		}
+		sets, open, err := MeasuredSets(file, data)
+		if err != nil {
+			return err
+		}
+		for i := range sets {
+			sets[i].Source = source(e, file)
+		}
+		q.Sets, q.Checks = append(q.Sets, sets...), append(q.Checks, open...)
+		from.expected = append(from.expected, pipeline.FromFile(file))
+	}
+	return nil
+}
+
+// manifestSets are the machines of a manifest that an entry may be of: the ones
+// of its platform's name, or, where no platform is named, all. The manifest that
+// a whole run is compared with counts where it can be about the machine.
+func (r *stageRun) manifestSets(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
+	file := cmp.Or(e.Manifest, r.in.Config.Against)
+	if file == "" {
+		return nil
+	}
+	m, err := run.Parsed(ctx, r.in, file, config.JSONLimit, manifest.Parse)
 	if err != nil {
 		return err
 	}
-	if len(sets) > 0 {
-		req.Sets, req.ExpectedChecks = append(req.Sets, sets...), append(req.ExpectedChecks, open...)
-		from.expected = append(from.expected, pipeline.FromFile(r.in.Config.Against))
+	if q.Evidence.SNP != nil {
+		return snpManifestSets(e, file, m, q, from)
 	}
-	return r.vmConfig(ctx, e, req, from)
+	if e.Manifest == "" && (len(m.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX)) {
+		return nil
+	}
+	sets, open, err := ManifestSets(file, m)
+	if err != nil {
+		return err
+	}
+	if e.Platform != "" {
+		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
+	}
+	switch {
+	case len(sets) == 0 && e.Manifest != "":
+		q.Checks.Open("manifest", file+" has no TDX reference value for the platform "+e.Platform)
+		return nil
+	case len(sets) == 0:
+		return nil
+	}
+	for i := range sets {
+		sets[i].Source = source(e, file)
+	}
+	q.Sets, q.Checks = append(q.Sets, sets...), append(q.Checks, open...)
+	from.expected = append(from.expected, pipeline.FromFile(file))
+	return nil
 }
 
 // vmConfig adds what dstack's vm_config says: the file's, or the one beside the
 // quote. A check knows no image's hash, so there it is only the sender's word.
-func (r *stageRun) vmConfig(ctx context.Context, e config.Evidence, req *evidence.Request, from *judgedFrom) error {
+func (r *stageRun) vmConfig(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
 	var given *evidence.File
 	if e.VMConfig != "" {
 		data, err := r.in.ReadFile(ctx, e.VMConfig, vmConfigLimit)
@@ -309,8 +406,8 @@ func (r *stageRun) vmConfig(ctx context.Context, e config.Evidence, req *evidenc
 	if err != nil {
 		return err
 	}
-	if err := AddVMConfig(ctx, req, given, hash); errors.Is(err, ErrNoVMConfig) {
-		return &pipeline.InputError{Op: "read", File: e.File, Err: err, Hint: "vm_config: FILE names one, beside os_image_hash"}
+	if err := AddVMConfig(ctx, q, given, hash); errors.Is(err, ErrNoVMConfig) {
+		return &pipeline.InputError{Op: "read", File: e.File, Err: err, Hint: q.Field("vm_config", "FILE") + " names one"}
 	} else if err != nil {
 		return err
 	}
@@ -320,8 +417,8 @@ func (r *stageRun) vmConfig(ctx context.Context, e config.Evidence, req *evidenc
 // fileSum is the SHA-256 of a large file: as stage tdx measured it for the
 // platform, or else of its own reading. An empty archive is none.
 func (r *stageRun) fileSum(ctx context.Context, platform, what, file string, from *judgedFrom) (digest.Digest, error) {
-	if file == "" {
-		return digest.Digest{}, nil
+	if d, given, err := givenDigest(file); given || file == "" {
+		return d, err
 	}
 	p := r.in.Config.Platforms[platform]
 	if platform != "" && (file == p.Rootfs || file == p.DockerFiles) {
@@ -336,17 +433,4 @@ func (r *stageRun) fileSum(ctx context.Context, platform, what, file string, fro
 	}
 	from.expected = append(from.expected, pipeline.FromFile(file))
 	return s.SHA256, nil
-}
-
-// manifestSets are the published manifest's machines that an entry may be of:
-// the ones of its platform's name, or, where no platform is named, all.
-func (r *stageRun) manifestSets(e config.Evidence) ([]evidence.ReferenceSet, []verdict.Check, error) {
-	if r.published == nil || len(r.published.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX) {
-		return nil, nil, nil
-	}
-	sets, open, err := ManifestSets(r.in.Config.Against, r.published)
-	if e.Platform != "" {
-		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool { return !strings.EqualFold(s.Name, e.Platform) })
-	}
-	return sets, open, err
 }

@@ -21,13 +21,13 @@ var ErrNoVMConfig = errors.New("no vm_config beside the quote")
 // vmConfigLimit bounds a vm_config, and the reply that holds one, in bytes.
 const vmConfigLimit = 1 << 20
 
-// AddVMConfig adds to a request what dstack's vm_config says of its
+// AddVMConfig adds to a question what dstack's vm_config says of its
 // registers. given is the document, or the reply that holds it; nil stands for
 // the one beside the quote. imageHash is the os_image_hash that the caller
 // expects; where it is zero, the document is the sender's word and no more.
 // An error is about the document that was given; what lies beside the quote is
 // evidence, whose faults are checks.
-func AddVMConfig(ctx context.Context, r *evidence.Request, given *evidence.File, imageHash digest.Digest) error {
+func AddVMConfig(ctx context.Context, r *Question, given *evidence.File, imageHash digest.Digest) error {
 	name, data := r.Evidence.Name+" /vm_config", r.Evidence.VMConfig
 	if given != nil {
 		name, data = given.Name, innerVMConfig(given.Data)
@@ -39,7 +39,7 @@ func AddVMConfig(ctx context.Context, r *evidence.Request, given *evidence.File,
 	case data == nil:
 		return nil
 	}
-	set, checks, err := VMConfigSet(ctx, name, data, imageHash)
+	set, checks, err := VMConfigSet(ctx, name, data, imageHash, r.Field)
 	var list verdict.List
 	switch {
 	case err != nil && (given != nil || ctx.Err() != nil):
@@ -49,8 +49,8 @@ func AddVMConfig(ctx context.Context, r *evidence.Request, given *evidence.File,
 	case err != nil:
 		list.Note("vm_config", err.Error())
 	}
-	r.AskExpected = r.AskExpected || asked
-	r.ExpectedChecks = append(append(r.ExpectedChecks, list...), checks...)
+	r.AskClaimed = r.AskClaimed || asked
+	r.Checks = append(append(r.Checks, list...), checks...)
 	if set != nil {
 		r.Sets = append(r.Sets, *set)
 	}
@@ -74,8 +74,8 @@ func innerVMConfig(data []byte) []byte {
 // set only counts if the caller says which image is expected (imageHash, the
 // os_image_hash; zero: none). The shape of the machine, which goes into RTMR0,
 // stays the sender's word and is named. The set is nil if the document does not
-// suffice; the checks say why.
-func VMConfigSet(ctx context.Context, file string, data []byte, imageHash digest.Digest) (*evidence.ReferenceSet, []verdict.Check, error) {
+// suffice; the checks say why. field is how the user gives an input.
+func VMConfigSet(ctx context.Context, file string, data []byte, imageHash digest.Digest, field func(name, value string) string) (*evidence.ReferenceSet, []verdict.Check, error) {
 	const name = "vm_config"
 	var checks verdict.List
 	c, err := tdxmeasure.ParseDstackConfig(file, data)
@@ -91,7 +91,7 @@ func VMConfigSet(ctx context.Context, file string, data []byte, imageHash digest
 		checks.Fail(name, p)
 	}
 	if c.Measurement == nil {
-		checks.Note(name, file+" has no measurement document (tdx_measurement), so no register is recomputed from it; measure the image's files and give the result (--measured FILE)")
+		checks.Note(name, file+" has no measurement document (tdx_measurement), so no register is recomputed from it; measure the image's files and give the result ("+field("measured", "FILE")+")")
 		return nil, checks, nil
 	}
 	source, err := tdxmeasure.NewTemplateSource()
@@ -115,7 +115,7 @@ func VMConfigSet(ctx context.Context, file string, data []byte, imageHash digest
 		Registers: map[evidence.Register]digest.Digest{evidence.MRTD: r.MRTD, evidence.RTMR0: r.RTMR[0], evidence.RTMR1: r.RTMR[1], evidence.RTMR2: r.RTMR[2]},
 	}
 	if imageHash.IsZero() {
-		set.Claimed = fmt.Sprintf("the document comes from the sender; say which image you expect (--os-image-hash HEX; the sender's is %s)", c.OSImageHash)
+		set.Claimed = fmt.Sprintf("the document comes from the sender; say which image you expect (%s; the sender's is %s)", field("os_image_hash", "HEX"), c.OSImageHash)
 	}
 	return set, checks, nil
 }

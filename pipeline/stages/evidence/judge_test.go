@@ -8,12 +8,9 @@ import (
 	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"html"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -26,51 +23,11 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/fake"
-	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/testenv"
 )
-
-func ownPlatform(t testing.TB) *fake.Platform {
-	t.Helper()
-	p, err := fake.NewPlatform("evidence", from, until)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-func roots(p *fake.Platform) []*x509.Certificate { return []*x509.Certificate{p.Root} }
-
-func sum(s string) digest.Digest { return digest.SHA384.Sum([]byte(s)) }
-
-var (
-	compose = evidence.File{Name: "compose.yaml", Data: []byte("services:\n  web: {image: nginx}\n")}
-	rootfs  = digest.SHA256.Sum([]byte("rootfs"))
-)
-
-func ownBody(t testing.TB) tdxquote.Body {
-	b := tdxquote.Body{MRTD: sum("mrtd"), RTMR: [4]digest.Digest{sum("0"), sum("1"), sum("2")}}
-	b.RTMR[3] = extend(t, digest.SHA256.Sum(compose.Data).Bytes(), rootfs.Bytes())
-	return b
-}
-
-func ownQuote(t testing.TB, p *fake.Platform, b tdxquote.Body) []byte {
-	t.Helper()
-	raw, err := p.Quote(b, fake.Options{Trailing: 8})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
-}
-
-func ownRow(b tdxquote.Body) string {
-	return fmt.Sprintf("small,prod,v1.0.0,%s,%s,%s,%s, %s,00", b.MRTD.Hex(), b.RTMR[0].Hex(), b.RTMR[1].Hex(), b.RTMR[2].Hex(), rootfs.Hex())
-}
-
-const header = "template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data,host_id\n"
 
 func ownRegistry(t testing.TB, rows ...string) *evidence.Registry {
 	t.Helper()
@@ -171,7 +128,7 @@ func TestManInTheMiddle(t *testing.T) {
 			})
 			request := func(b *evidence.Bundle) evidence.Request {
 				return evidence.Request{
-					Profile: evidence.SecretVM, Evidence: b, TestRootOK: true, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
+					Profile: evidence.SecretVM, Evidence: b, IntelRoots: roots(p), NVIDIARoots: []digest.Digest{g.Pin()},
 					Registry: ownRegistry(t, ownRow(body)), Compose: &compose, RTMR3: rtmr3(t),
 				}
 			}
@@ -323,7 +280,7 @@ func TestSender(t *testing.T) {
 			t.Errorf("%s: %s, release %q, want %s with %q:\n%s", tt.name, got.Expected.Verdict, got.Claims.Release, tt.want, tt.text, reasons(got.Expected))
 		}
 		for _, s := range r.References() {
-			if len(s.Registers) < 2 || strings.Contains(tt.name, "compose of the sender") && s.Source != evidence.Sender {
+			if len(s.Registers) < 2 || strings.Contains(tt.name, "compose of the sender") && r.Source(s, evidence.RTMR3) != evidence.Sender {
 				t.Errorf("%s: reference %+v", tt.name, s)
 			}
 		}
@@ -337,23 +294,23 @@ func TestOnly(t *testing.T) {
 	stranger, _ := certificate(t, "stranger")
 	for _, tt := range []struct {
 		name  string
-		edit  func(*evidence.Request)
+		cert  *x509.Certificate
+		ok    bool // a test root may pass
+		only  []string
 		short string
 		want  verdict.Verdict
-		asked int
 	}{
-		{"all three", func(*evidence.Request) {}, "puu", "unchecked", 3},
-		{"authentic", func(r *evidence.Request) { r.Only = []string{"authentic"} }, "puu", "pass", 1},
-		{"authentic, a test root", func(r *evidence.Request) { r.Only, r.TestRootOK = []string{"authentic"}, false }, "puu", "unchecked", 1},
-		{"a failure that was not asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"authentic"}, stranger }, "puf", "pass", 1},
-		{"the same, asked for", func(r *evidence.Request) { r.Only, r.TLSCert = []string{"bound", "authentic"}, stranger }, "puf", "fail", 2},
-		{"a failure under a test root", func(r *evidence.Request) { r.TLSCert, r.TestRootOK = stranger, false }, "puf", "fail", 3},
+		{"all three", nil, true, nil, "puu", "unchecked"},
+		{"authentic", nil, true, []string{"authentic"}, "puu", "pass"},
+		{"authentic, a test root", nil, false, []string{"authentic"}, "puu", "unchecked"},
+		{"a failure that was not asked for", stranger, true, []string{"authentic"}, "puf", "pass"},
+		{"the same, asked for", stranger, true, []string{"bound", "authentic"}, "puf", "fail"},
+		{"a failure under a test root", stranger, false, nil, "puf", "fail"},
 	} {
-		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), TestRootOK: true}
-		tt.edit(&r)
-		got := verify(t, r)
-		if short(got) != tt.short || got.Verdict() != tt.want || len(got.Asked) != tt.asked || len(got.TestRoots()) != 1 {
-			t.Errorf("%s: %s, the whole %s, asked for %v, test roots %v", tt.name, short(got), got.Verdict(), got.Asked, got.TestRoots())
+		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), TLSCert: tt.cert}
+		got := verifyOnly(t, r, tt.ok, tt.only...)
+		if short(got) != tt.short || got.Verdict() != tt.want || len(got.TestRoots()) != 1 || !strings.HasPrefix(got.report.Summary, "TEST ROOT intel: ") {
+			t.Errorf("%s: %s, the whole %s, test roots %v: %s", tt.name, short(got), got.Verdict(), got.TestRoots(), got.report.Summary)
 		}
 		if got.Registers[evidence.MRTD] != sum("mrtd") {
 			t.Errorf("%s: registers %v", tt.name, got.Registers)
@@ -364,10 +321,10 @@ func TestOnly(t *testing.T) {
 	forged := ownQuote(t, p, b)
 	forged[600] ^= 1
 	r := evidence.Request{
-		Profile: evidence.SecretVM, Evidence: read(t, "q", forged), IntelRoots: roots(p), TestRootOK: true, Only: []string{"expected"},
+		Profile: evidence.SecretVM, Evidence: read(t, "q", forged), IntelRoots: roots(p),
 		Registry: ownRegistry(t, ownRow(b)), Compose: &compose, RTMR3: rtmr3(t),
 	}
-	if got := verify(t, r); short(got)[:2] != "fp" || got.Verdict() != verdict.Unchecked {
+	if got := verifyOnly(t, r, true, "expected"); short(got)[:2] != "fp" || got.Verdict() != verdict.Unchecked || got.report.Coverage.Recounted != 0 {
 		t.Errorf("expected of a forged quote: %s, the whole %s", short(got), got.Verdict())
 	}
 	// The vendor's root given by hand is the vendor's root.
@@ -443,7 +400,7 @@ func TestGarbled(t *testing.T) {
 				t.Fatal(err)
 			}
 			q := evidence.Request{
-				Profile: evidence.SecretVM, Evidence: readBundle(t, quote), At: now, IntelRoots: roots(p), TestRootOK: true,
+				Profile: evidence.SecretVM, Evidence: readBundle(t, quote), At: now, IntelRoots: roots(p),
 				Registry: registry, Compose: &compose, RTMR3: rtmr3(t), TLSCert: cert,
 			}
 			if i == 0 {
@@ -560,7 +517,7 @@ func TestBound(t *testing.T) {
 		{"plain nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = nonce }, "pass", "nonce: report data is"},
 		{"nonce and more", evidence.TDX, append(bytes.Clone(nonce), 1), func(r *evidence.Request) { r.Nonce = nonce }, "fail", "nonce: report data is"},
 		{"long nonce", evidence.TDX, nonce, func(r *evidence.Request) { r.Nonce = make([]byte, 65) }, "fail", "nonce: report data is"},
-		{"plain, nothing", evidence.TDX, nonce, func(*evidence.Request) {}, "unchecked", "neither a nonce (--nonce HEX) nor"},
+		{"plain, nothing", evidence.TDX, nonce, func(*evidence.Request) {}, "unchecked", "neither a nonce (nonce: HEX) nor"},
 		{"claimed report data", evidence.TDX, nonce, func(r *evidence.Request) { r.Evidence.ReportData = spki[:] }, "fail", "the report data beside the quote is"},
 	} {
 		body := ownBody(t)
@@ -662,104 +619,6 @@ func TestNotAuthentic(t *testing.T) {
 	}
 }
 
-// TestRead recognizes what people save and paste.
-func TestRead(t *testing.T) {
-	p := ownPlatform(t)
-	raw := ownQuote(t, p, ownBody(t))
-	second := ownBody(t)
-	second.MRTD = sum("second")
-	other := hex.EncodeToString(ownQuote(t, p, second))
-	text := hex.EncodeToString(raw)
-	gpu, err := func() ([]byte, error) {
-		g, err := fake.NewGPU("gpu", from, until)
-		if err != nil {
-			return nil, err
-		}
-		return fake.Evidence([32]byte{1}, nil, g)
-	}()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, data := range map[string]string{
-		"binary": string(raw), "hex": text, "hex with line break": text + "\n", "0x": "0x" + text, "capitals": strings.ToUpper(text), "wrapped": text[:100] + "\r\n" + text[100:],
-		"0X": "0X" + strings.ToUpper(text), "base64": base64.StdEncoding.EncodeToString(raw), "base64 without padding": base64.RawStdEncoding.EncodeToString(raw),
-		"base64 for URLs": base64.URLEncoding.EncodeToString(raw), "byte order mark": "\ufeff" + text,
-		"page": "<html><body><pre id=x>" + text + "</pre></body>", "page in capitals": "<HTML><PRE>" + text + "</PRE>", "textarea": "<p>hello<textarea>\n" + text + "</textarea>",
-		"paragraph": "<p>Quote: <b>" + text + "</b>", "wrapped page": "<pre>" + text[:50] + "<br>\n" + text[50:] + "</pre>", "entities": "<pre>&#" + fmt.Sprint(text[0]) + ";" + text[1:] + "</pre>",
-		"same quote twice": "<pre>" + text + "</pre><pre>" + text + "</pre>", "not closed": "<pre>" + text, "comment and script": "<!-- <pre>" + other + "</pre> --><script>'<pre>" + other + "</pre>'</SCRIPT ><pre>" + text + "</pre>",
-		"json": `{"quote":"` + text + `"}`,
-	} {
-		b, err := evidence.Read(name, []byte(data))
-		if err != nil || !bytes.Equal(b.Quote, raw) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	for name, data := range map[string]string{"plain": string(gpu), "page": "<pre>" + string(gpu) + "</pre>", "escaped page": "<pre>" + html.EscapeString(string(gpu)) + "</pre>"} {
-		b, err := evidence.Read(name, []byte(data))
-		if err != nil || b.GPU == nil {
-			t.Errorf("GPU evidence, %s: %v", name, err)
-		}
-	}
-	snp := make([]byte, 1184)
-	snp[0], snp[0x34] = 3, 1
-	for name, tt := range map[string]struct{ data, want string }{
-		"empty": {"", "found nothing"}, "blank": {" \n", "found nothing"}, "prose": {"hello world, this is it", "neither hex nor base64"},
-		"page without": {"<html><pre>hello</pre></html>", "found a page without a quote"}, "two quotes": {"<pre>" + text + "</pre><pre>" + other + "</pre>", "two different quotes"},
-		"other JSON": {`{"a":1}`, "without /quote and /evidence_list"}, "broken JSON": {`{"quote":`, "read broken JSON: line 1"}, "quote is a number": {`{"quote":4}`, "/quote: found a value of type number"},
-		"quote is prose": {`{"quote":"~"}`, "/quote: found text that is neither"}, "report data": {`{"quote":"00","report_data":"x"}`, "/report_data: found"},
-		"SNP": {string(snp), "found an AMD SEV-SNP report"}, "SNP in hex": {hex.EncodeToString(snp), "found an AMD SEV-SNP report"}, "SNP on a page": {"<pre>" + base64.StdEncoding.EncodeToString(snp) + "</pre>", "found an AMD SEV-SNP report"},
-		"too large": {strings.Repeat("a", evidence.MaxFile+1), "want at most"},
-	} {
-		_, err := evidence.Read(name, []byte(tt.data))
-		var typed *malformed.Error
-		if err == nil || !strings.Contains(err.Error(), tt.want) || name != "broken JSON" && !errors.As(err, &typed) {
-			t.Errorf("%s: got %v, want %q", name, err, tt.want)
-		}
-	}
-}
-
-func TestMerge(t *testing.T) {
-	quote, gpu := &evidence.Bundle{Name: "q", Quote: []byte{1}}, &evidence.Bundle{Name: "g", GPU: []byte{2}}
-	for name, list := range map[string][]*evidence.Bundle{"quote first": {quote, gpu}, "GPU first": {gpu, quote}} {
-		got, err := evidence.Merge(list...)
-		if err != nil || got.Quote == nil || got.GPU == nil || got.Name != "q, g" {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
-	}
-	for name, list := range map[string][]*evidence.Bundle{
-		"none": nil, "two quotes": {quote, {Name: "p", Quote: []byte{3}}}, "two GPUs": {gpu, {Name: "h", GPU: []byte{3}}},
-		"two logs":        {{Name: "p", Quote: []byte{1}, EventLog: []byte{1}}, {Name: "q", Quote: []byte{1}, EventLog: []byte{2}}},
-		"two vm_configs":  {{Name: "p", VMConfig: []byte{1}}, {Name: "q", VMConfig: []byte{2}}},
-		"two report data": {{Name: "p", ReportData: []byte{1}}, {Name: "q", ReportData: []byte{2}}},
-	} {
-		if got, err := evidence.Merge(list...); err == nil {
-			t.Errorf("%s: %+v", name, got)
-		}
-	}
-	if gpu.Quote != nil || quote.GPU != nil {
-		t.Error("merging changed its input")
-	}
-}
-
-func TestRequests(t *testing.T) {
-	quote := &evidence.Bundle{Quote: []byte{1}}
-	for name, tt := range map[string]struct {
-		r    evidence.Request
-		want string
-	}{
-		"nothing":         {evidence.Request{At: now}, "none given"},
-		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
-		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, nvidia`},
-		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
-		"unknown verdict": {evidence.Request{At: now, Evidence: quote, Only: []string{"genuine"}}, `unknown judgement "genuine", known: authentic, expected, bound`},
-		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
-	} {
-		if _, err := evidence.Verify(tt.r); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: got %v, want %q", name, err, tt.want)
-		}
-	}
-}
-
 // TestJSON holds the form that scripts read.
 func TestJSON(t *testing.T) {
 	p := ownPlatform(t)
@@ -772,7 +631,7 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := verify(t, evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), Collateral: c, AcceptTCB: []string{tdxquote.OutOfDate}})
-	text, err := json.Marshal(got)
+	text, err := json.Marshal(got.Result)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -782,14 +641,13 @@ func TestJSON(t *testing.T) {
 			Verdict string
 			Reasons []string
 		}
-		Expected, Bound struct{ Verdict string }
-		Claims          struct {
+		Bound  struct{ Verdict string }
+		Claims struct {
 			Quote struct {
 				MRTD, RTMR3 string
 				TCB         struct{ Status string }
 			}
 		}
-		Asked []string
 		Roots []struct {
 			Vendor  string
 			BuiltIn bool `json:"built_in"`
@@ -798,11 +656,34 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Expected.Verdict != "unchecked" || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Asked) != 3 || len(doc.Roots) != 1 || doc.Roots[0].BuiltIn || doc.Roots[0].Vendor != "intel" {
+	if doc.Profile != "secretvm" || doc.At != "2026-06-01T00:00:00Z" || doc.Authentic.Verdict != "pass" || len(doc.Authentic.Reasons) == 0 || doc.Claims.Quote.MRTD != sum("mrtd").Hex() || doc.Claims.Quote.TCB.Status != "OutOfDate" || len(doc.Roots) != 1 || doc.Roots[0].BuiltIn || doc.Roots[0].Vendor != "intel" {
 		t.Errorf("%s", text)
 	}
-	again, err := json.Marshal(got)
+	again, err := json.Marshal(got.Result)
 	if err != nil || !bytes.Equal(text, again) {
 		t.Error("the same result gives other bytes")
+	}
+}
+
+// TestNewest: of several rows that fit, the newest release is named, and a
+// release is newer than what came before it.
+func TestNewest(t *testing.T) {
+	p := ownPlatform(t)
+	row := ownRow(ownBody(t))
+	versions := []string{"v0.0.9", "v0.0.25-beta.2", "v0.0.25-beta.10", "v0.0.25-rc", "v0.0.25", "v0.0.26-alpha", "v0.1", "v1.0.0"}
+	for i := range versions {
+		var rows []string
+		for _, v := range versions[:i+1] {
+			rows = append(rows, strings.Replace(row, "v1.0.0", v, 1))
+		}
+		for _, order := range []string{"up", "down"} {
+			if order == "down" {
+				slices.Reverse(rows)
+			}
+			got := verify(t, evidence.Request{Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), Registry: ownRegistry(t, rows...)})
+			if want := "small prod " + versions[i]; got.Claims.Release != want {
+				t.Errorf("rows %s to %s, %s: named %q, want %q", versions[0], versions[i], order, got.Claims.Release, want)
+			}
+		}
 	}
 }
