@@ -230,10 +230,15 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 }
 
 // isSNPJSON knows the JSON in which reports travel: configfs-tsm, trustee, Azure,
-// Tinfoil. Reading it shows what is wrong with it.
+// Tinfoil. What is wrong with one, reading it shows.
 func isSNPJSON(v *jsondoc.Value) bool {
-	_, err := snpreport.Open("report", jsondoc.Style{}.Compact(v))
-	return err == nil
+	for _, key := range []string{"evidence", "outblob", "hcl_report", "report", "attestation_report", "enclaveAttestationReport"} {
+		if v.Get(key) != nil {
+			_, err := snpreport.Open("report", jsondoc.Style{}.Compact(v))
+			return err == nil
+		}
+	}
+	return false
 }
 
 // isCompose: services by name and none of what Kubernetes has.

@@ -49,7 +49,7 @@ func plan(c *config.Config) []run.PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), cmp.Or(e.Manifest, c.Against))
+		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("host_data", e.HostData), cmp.Or(e.Manifest, c.Against))
 		if from != "" {
 			lines = append(lines, run.PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -138,6 +138,9 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.Evidence, err = evidence.Merge(bundles...); err != nil {
 		return nil, nil, &pipeline.InputError{Op: "judge", File: e.File, Err: err, Hint: "judge machines one by one"}
 	}
+	if err := idle(e, q); err != nil {
+		return nil, nil, err
+	}
 	from.bound = slices.Clone(from.authentic)
 	if err := r.authenticInputs(ctx, e, q, from); err != nil {
 		return nil, nil, err
@@ -160,6 +163,32 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 		q.Profile = evidence.SecretVM // only its machines have them
 	}
 	return q, from, nil
+}
+
+// idle finds what is given for another vendor's evidence: it would be ignored,
+// and an allow-list that nothing was held against is none.
+func idle(e config.Evidence, q *Question) error {
+	type field struct{ name, text string }
+	tdxOnly := []field{
+		{"collateral", e.Collateral}, {"accept_tcb", strings.Join(e.AcceptTCB, "")}, {"mrseam", strings.Join(e.MRSEAM, "")}, {"service_td", strings.Join(e.ServiceTD, "")}, {"intel_root", e.IntelRoot},
+	}
+	snpOnly := []field{{"vcek", e.VCEK}, {"certs", e.Certs}, {"crl", e.CRL}, {"roots", e.Roots}}
+	var bad []field
+	if q.Evidence.Quote == nil {
+		bad = append(bad, tdxOnly...)
+	}
+	if q.Evidence.SNP == nil {
+		bad = append(bad, snpOnly...)
+	}
+	if q.Evidence.GPU == nil {
+		bad = append(bad, field{"nvidia_root", e.NVIDIARoot})
+	}
+	for _, f := range bad {
+		if f.text != "" {
+			return &pipeline.InputError{Op: "judge", File: e.File, Err: fmt.Errorf("%s is given, which is for evidence of another kind", q.Field(f.name, "")), Hint: "leave it out"}
+		}
+	}
+	return nil
 }
 
 func (r *stageRun) certificate(ctx context.Context, file string) (*x509.Certificate, error) {
