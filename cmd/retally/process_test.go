@@ -279,7 +279,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		args, out := []string{"demo", "--dir", filepath.Join(base, fmt.Sprintf("d%d", i%7))}, filepath.Join(base, fmt.Sprintf("d%d", i%7), "retally-out")
 		if i%2 == 1 {
 			out = filepath.Join(base, fmt.Sprintf("out%d", i%11))
-			args = []string{"run", "-f", filepath.Join(demo, config.FileName), "--out", out}
+			args = []string{"run", "--test-root-ok", "-f", filepath.Join(demo, config.FileName), "--out", out}
 			if i%4 == 1 {
 				args = append(args, "--fresh")
 			}
@@ -347,7 +347,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			args := []string{"run", "-q", "-f", filepath.Join(demo, config.FileName), "--out", filepath.Join(base, "out")}
+			args := []string{"run", "--test-root-ok", "-q", "-f", filepath.Join(demo, config.FileName), "--out", filepath.Join(base, "out")}
 			if i%2 == 0 {
 				args = append(args, "--fresh")
 			}

@@ -240,7 +240,7 @@ func platformFields() []string {
 }
 
 // verbFlags are flags of tdx measure that say nothing of the machine.
-var verbFlags = []string{"only", "trace", "output", "report", "allow-unchecked", "help", "no-com1"}
+var verbFlags = []string{"force", "only", "trace", "output", "report", "allow-unchecked", "help", "no-com1"}
 
 func machineFlags() (names []string) {
 	a := &app{env: func(string) string { return "" }}
