@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/retally/retally/evidence/certs"
@@ -30,6 +32,11 @@ func Policy() []tpmquote.Selection {
 	}
 	return []tpmquote.Selection{s}
 }
+
+// goldenPCRs are those that a release's golden measurements have. Without one of
+// them something that runs is not compared: PCR 12 has a command line that takes
+// the measured one's place, PCR 13 extensions of the system.
+func goldenPCRs() []int { return []int{0, 1, 2, 3, 4, 12, 13} }
 
 // Options say against what a proof file is verified.
 type Options struct {
@@ -192,6 +199,15 @@ func (p *Proof) verifyQuote(r *Result, chain []*x509.Certificate, last *x509.Cer
 		}
 		*expected = append(*expected, c)
 	}
+	var left []string
+	for _, pcr := range goldenPCRs() {
+		if _, ok := o.Golden[pcr]; !ok && len(o.Golden) > 0 {
+			left = append(left, strconv.Itoa(pcr))
+		}
+	}
+	if left != nil {
+		expected.Open("golden", "the golden measurements have no value for PCR "+strings.Join(left, ", ")+": what those show was not compared (0 to 3 firmware, 4 the operating system, 12 its command line, 13 its extensions)")
+	}
 	return nil
 }
 
@@ -210,7 +226,7 @@ func (p *Proof) expectDisk(l *verdict.List, r *Result, value digest.Digest, sign
 	}
 	r.PCR15 = ApplicationRegister(root, p.CA)
 	return judgeFold(l, "pcr15", applicationPCR, r.PCR15, value, signed,
-		"application disk and CA that the proof file states; three values were folded, there is no log")
+		"the application disk and the CA that the proof file states (three values, of which no log tells)")
 }
 
 // judgeFold holds a signed register against the fold of what a proof file says.

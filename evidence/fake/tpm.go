@@ -110,7 +110,9 @@ func (t *TPM) issue(seed string, from, until time.Time) error {
 	if t.Root, err = Issue(Certificate{Name: "retally test TPM root " + seed, CA: true, From: from, Until: until, Serial: 1}, rootKey, nil, nil); err != nil {
 		return err
 	}
-	if t.Intermediate, err = Issue(Certificate{Name: "retally test TPM CA " + seed, CA: true, From: from, Until: until, Serial: 2}, key, t.Root, signer); err != nil {
+	parent := *t.Root
+	parent.PublicKey = signer.Public() // OtherRoot: the name of one, the key of another
+	if t.Intermediate, err = Issue(Certificate{Name: "retally test TPM CA " + seed, CA: true, From: from, Until: until, Serial: 2}, key, &parent, signer); err != nil {
 		return err
 	}
 	template := &x509.Certificate{

@@ -187,6 +187,13 @@ func FollowChain(leaf *x509.Certificate, others []*x509.Certificate, roots []Roo
 		case self && slices.ContainsFunc(roots, func(r Root) bool { return bytes.Equal(r.Certificate.RawSubject, last.RawSubject) }):
 			return nil, nil, fail("has the name of a trusted root, but is another certificate: SHA-256 " + digest.SHA256.Sum(last.Raw).Hex())
 		}
+		// What is wrong whoever the issuer is. Which usage the leaf must have, only
+		// the provider says.
+		for i, c := range path {
+			if reason := defect(c, i, nil, at); reason != "" {
+				return nil, nil, &certs.Error{Index: i, Subject: subject(c), Reason: reason}
+			}
+		}
 		return nil, nil, &IssuerError{subject(last), last.Issuer.String(), self, digest.SHA256.Sum(last.Raw).Hex()}
 	}
 }

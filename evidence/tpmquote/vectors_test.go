@@ -76,7 +76,8 @@ func azureQuote(t testing.TB) base {
 	q := file.Doc.Quote
 	return base{
 		tpmquote.Files{Message: q.Message, Signature: q.Signature, PCRs: q.PCR, AK: []byte(strings.Join(file.Doc.Chain, "\n"))},
-		nil, tpmquote.Options{At: day(t, "2023-12-01")},
+		nil,
+		tpmquote.Options{At: day(t, "2023-12-01")},
 	}
 }
 
@@ -235,4 +236,3 @@ func TestQuotesSay(t *testing.T) {
 		}
 	}
 }
-
