@@ -78,6 +78,17 @@ type AK struct {
 // key in PEM, a certificate in DER, TPM2B_PUBLIC or TPMT_PUBLIC. name is the file
 // in errors.
 func ParseAK(name string, data []byte) (*AK, error) {
+	k, err := parseAK(name, data)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKey(k.Key); err != nil { // the standard library leaves out keys that it does not know
+		return nil, &malformed.Error{Input: name, Field: "attestation key", Found: err.Error(), Want: "RSA of at least 2048 bits, P-256 or P-384"}
+	}
+	return k, nil
+}
+
+func parseAK(name string, data []byte) (*AK, error) {
 	if len(data) > certs.MaxChainBytes {
 		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", certs.MaxChainBytes)}
 	}
@@ -138,6 +149,19 @@ func (e *IssuerError) Error() string {
 
 const maxPath = 8
 
+// checkRoots refuses roots of the caller's that are none.
+func checkRoots(roots []Root) error {
+	if roots != nil && len(roots) == 0 {
+		return errors.New("the list of roots is empty")
+	}
+	for i, r := range roots {
+		if r.Certificate == nil {
+			return fmt.Errorf("root %d (%s) has no certificate", i+1, r.Provider)
+		}
+	}
+	return nil
+}
+
 // FollowChain finds the way from an attestation key's certificate through others
 // to a root, and checks it: validity at the time, strong signatures, authorities
 // that may sign, key usage, and the extended key usage by which the root's
@@ -149,6 +173,9 @@ func FollowChain(leaf *x509.Certificate, others []*x509.Certificate, roots []Roo
 		if roots, err = builtIn(); err != nil {
 			return nil, nil, err
 		}
+	}
+	if err := checkRoots(roots); err != nil {
+		return nil, nil, fmt.Errorf("follow the chain of an attestation key: %w", err)
 	}
 	// Of two certificates of one authority the one that is valid is tried first.
 	pool := slices.Clone(others)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -32,6 +33,7 @@ const (
 	FormFiles         Form = "tpm2-tools files"                   // message, signature, PCRs: three files
 	FormAzure         Form = "Azure vTPM evidence"                // JSON of the attesters for Azure, an HCL report in it
 	FormJSON          Form = "TPM quote in JSON"                  // the same attesters' quote alone
+	FormBincode       Form = "az-cvm-vtpm quote"                  // the same quote as Rust's bincode writes it
 	FormGoTPMTools    Form = "go-tpm-tools attestation"           // protobuf
 	FormGoAttestation Form = "go-attestation platform parameters" // JSON
 )
@@ -125,13 +127,57 @@ func Open(name string, data []byte) (*Evidence, error) {
 		}
 		return openJSON(&document{name: name}, doc)
 	}
+	if len(data) > 8 && binary.LittleEndian.Uint64(data) <= 512 && binary.LittleEndian.Uint64(data) >= 256 {
+		return openBincode(name, data)
+	}
 	if num, typ, n := protowire.ConsumeTag(data); n > 0 && typ == protowire.BytesType && (num == 1 || num == 2) {
 		return openProtobuf(name, data)
 	}
 	return nil, &malformed.Error{
 		Input: name, Field: "form", Found: fmt.Sprintf("%d bytes beginning with %x", len(data), data[:min(len(data), 16)]),
-		Want: "a TPM quote in JSON of an Azure attester or of go-attestation, or in a go-tpm-tools attestation; tpm2-tools' three files are given one by one",
+		Want: "a TPM quote in JSON of an Azure attester or of go-attestation, in bincode of az-cvm-vtpm, or in a go-tpm-tools attestation; tpm2-tools' three files are given one by one",
 	}
+}
+
+// openBincode reads the quote of the crate az-cvm-vtpm in Rust's bincode:
+// signature, message and 24 values, with sizes and counts of eight bytes. The
+// HCL report is another file: the caller sets Evidence.HCL.
+func openBincode(name string, data []byte) (*Evidence, error) {
+	r := &reader{name: name, data: data}
+	size := func(field string, most uint64) int {
+		at := r.at
+		b := r.take(8, field)
+		if b == nil {
+			return 0
+		}
+		n := binary.LittleEndian.Uint64(b)
+		if n > most {
+			r.fail(at, field, fmt.Sprint(n), fmt.Sprintf("at most %d", most))
+			return 0
+		}
+		return int(n)
+	}
+	signature := r.take(size("size of the signature", maxRSA), "signature")
+	message := r.take(size("size of the message", MaxMessage), "message")
+	at := r.at
+	if n := size("count of values", PCRCount); r.err == nil && n != PCRCount {
+		r.fail(at, "count of values", fmt.Sprint(n), "24, of PCRs 0 to 23")
+	}
+	values := Values{}
+	for i := range PCRCount {
+		if d, err := digest.FromBytes(digest.SHA256, r.take(digest.SHA256.Size(), fmt.Sprintf("value of PCR %d", i))); err == nil {
+			values.set(digest.SHA256, i, d)
+		}
+	}
+	r.end()
+	if r.err != nil {
+		return nil, r.err
+	}
+	q, err := NewQuote(name, message, signature, values, false)
+	if err != nil {
+		return nil, err
+	}
+	return &Evidence{Form: FormBincode, Quotes: []Quote{*q}}, nil
 }
 
 // document remembers the first thing that is wrong in a JSON container.
@@ -328,7 +374,7 @@ func openGoAttestation(d *document, doc *jsondoc.Value) (*Evidence, error) {
 	}
 	for i, v := range quotes.Elems {
 		at := fmt.Sprintf("/Quotes/%d", i)
-		if n, ok := number(v.Get("Version")); !ok || n != 2 && n != 0 {
+		if n, ok := number(v.Get("Version")); !ok || n != 2 {
 			d.fail(at+"/Version", kind(v.Get("Version")), "2 (TPM 2.0)")
 		}
 		message, signature := d.bytes(at+"/Quote", v.Get("Quote")), d.bytes(at+"/Signature", v.Get("Signature"))

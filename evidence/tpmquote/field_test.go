@@ -70,7 +70,7 @@ func TestGoogleAttestation(t *testing.T) {
 		}
 	}
 	chain := find(r.Authentic, "ak-chain")
-	if chain.Verdict != verdict.Unchecked || chain.Optional || !strings.Contains(chain.Reason, e.AK.Chain[0].Issuer.String()) || fold(r.Authentic) != verdict.Unchecked {
+	if chain.Verdict != verdict.Unchecked || chain.Optional || !strings.Contains(chain.Reason, e.AK.Chain[0].Issuer.String()) || !strings.Contains(chain.Reason, "Google's roots are not built in") || fold(r.Authentic) != verdict.Unchecked {
 		t.Errorf("the issuer is not in the file: got %+v, authentic %s", chain, fold(r.Authentic))
 	}
 	if c := find(r.Authentic, "ak-attributes"); c.Verdict != verdict.Pass {
@@ -302,5 +302,52 @@ func TestTrusteeTPM(t *testing.T) {
 	o := tpmquote.Options{At: now, AK: e.AK, Expect: tpmquote.Expectations{Values: one(tpmquote.Values{digest.SHA256: {16: r.Values[digest.SHA256][16], 23: r.Values[digest.SHA256][23]}})}}
 	if r := verify(t, e, o); fold(r.Expected) != verdict.Unchecked {
 		t.Errorf("registers that can be reset count: %+v", r.Expected)
+	}
+}
+
+// TestAzureOtherForms: the quotes that stand alone, and those whose HCL report is
+// another file; each key is the report's.
+func TestAzureOtherForms(t *testing.T) {
+	dir := testenv.Vectors(t, "published/field")
+	for _, c := range []struct {
+		file, report string
+		form         tpmquote.Form
+	}{
+		{"attestation-rs/az_snp/evidence-v1.json", "", tpmquote.FormAzure},
+		{"attestation-rs/az_tdx/evidence-v1.json", "", tpmquote.FormAzure},
+		{"attestation-rs/az_snp/quote.bin", "attestation-rs/az_snp/hcl-report.bin", tpmquote.FormBincode},
+		{"attestation-rs/az_tdx/quote.bin", "attestation-rs/az_tdx/hcl-report.bin", tpmquote.FormBincode},
+		{"attestation-rs/az_tdx/tpm-quote-v1.json", "attestation-rs/az_tdx/hcl-report.bin", tpmquote.FormJSON},
+		{"trustee/az-snp-vtpm/quote.bin", "trustee/az-snp-vtpm/hcl-report.bin", tpmquote.FormBincode},
+		{"trustee/az-snp-vtpm/tpm-quote-v1.json", "trustee/az-snp-vtpm/hcl-report.bin", tpmquote.FormJSON},
+		{"trustee/az-tdx-vtpm/quote.bin", "trustee/az-tdx-vtpm/hcl-report.bin", tpmquote.FormBincode},
+		{"trustee/az-tdx-vtpm/tpm-quote-v1.json", "trustee/az-tdx-vtpm/hcl-report.bin", tpmquote.FormJSON},
+	} {
+		e, err := tpmquote.Open(c.file, read(t, dir, c.file))
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		if c.report != "" {
+			if e.HCL, err = hcl.Parse(read(t, dir, c.report)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := verify(t, e, tpmquote.Options{At: now})
+		if e.Form != c.form || len(r.Values[digest.SHA256]) != 24 || find(r.Authentic, "runtime-data").Verdict != verdict.Pass {
+			t.Errorf("%s (%s): %+v", c.file, e.Form, r.Authentic)
+		}
+	}
+	// The same tool's key file beside its quote.
+	e, err := tpmquote.Open("quote.bin", read(t, dir, "azure/cvm-tooling/quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := tpmquote.ParseAK("akpub.pem", read(t, dir, "azure/cvm-tooling/akpub.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := verify(t, e, tpmquote.Options{At: now, AK: key}); fold(r.Authentic) != verdict.Pass || len(r.Values[digest.SHA256]) != 24 {
+		t.Errorf("azure/cvm-tooling: %+v", r.Authentic)
 	}
 }

@@ -3,6 +3,7 @@ package tpmquote_test
 import (
 	"bytes"
 	"crypto/elliptic"
+	"encoding/binary"
 	"encoding/json"
 	"testing"
 
@@ -80,6 +81,23 @@ func FuzzContainer(f *testing.F) {
 		f.Add(data)
 	}
 	f.Add(protobuf(m, message, signature, values))
+	rsa := machine(f, fake.TPMOptions{})
+	other, long, all, err := rsa.Quote(nonce, nil, fake.Select(digest.SHA256))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var bincode []byte
+	for _, part := range [][]byte{long[6:], other} { // 6: scheme, hash and size before a bare signature
+		bincode = append(binary.LittleEndian.AppendUint64(bincode, uint64(len(part))), part...)
+	}
+	bincode = binary.LittleEndian.AppendUint64(bincode, tpmquote.PCRCount)
+	for i := range tpmquote.PCRCount {
+		bincode = append(bincode, all[digest.SHA256][i].Bytes()...)
+	}
+	if e, err := tpmquote.Open("seed", bincode); err != nil || e.Form != tpmquote.FormBincode {
+		f.Fatalf("bincode: %v", err)
+	}
+	f.Add(bincode)
 	f.Add(m.Public)
 	f.Add(fake.PEM(m.AKCert, m.Intermediate))
 	o := tpmquote.Options{At: now, AK: &tpmquote.AK{Key: m.AK()}, Nonce: nonce, Expect: tpmquote.Expectations{Values: one(tpmquote.Values{digest.SHA256: {4: values[digest.SHA256][4]}})}}

@@ -96,6 +96,12 @@ func (e *Evidence) Verify(o Options) (*Result, error) {
 	if err := o.Expect.check(); err != nil {
 		return nil, fmt.Errorf("verify TPM quote: expectations: %w", err)
 	}
+	if err := checkRoots(o.Roots); err != nil {
+		return nil, fmt.Errorf("verify TPM quote: %w", err)
+	}
+	if o.AK != nil && o.AK.Key == nil {
+		return nil, errors.New("verify TPM quote: the attestation key given holds no key")
+	}
 	result := &Result{Values: Values{}, Replayed: Values{}}
 	authentic, expected, bound := (*verdict.List)(&result.Authentic), (*verdict.List)(&result.Expected), (*verdict.List)(&result.Bound)
 	if err := e.checkKey(authentic, result, &o); err != nil {
@@ -104,6 +110,7 @@ func (e *Evidence) Verify(o Options) (*Result, error) {
 	for i := range e.Quotes {
 		e.checkQuote(authentic, result, i)
 	}
+	e.checkStart(authentic)
 	for _, part := range e.Unjudged {
 		authentic.Note("unjudged", part+" came with the quote and is not looked at")
 	}
@@ -164,7 +171,11 @@ func (r *Result) checkChain(l *verdict.List, chain []*x509.Certificate, o *Optio
 	switch missing := (*IssuerError)(nil); {
 	case errors.As(err, &missing):
 		r.Missing = missing
-		l.Open("ak-chain", missing.Error()+": who made this key is not known")
+		why := missing.Error() + ": who made this key is not known"
+		if slices.Contains(chain[0].Issuer.Organization, "Google LLC") {
+			why += "; Google's roots are not built in, give its EK/AK CA root and the certificates between"
+		}
+		l.Open("ak-chain", why)
 	case err != nil:
 		l.Fail("ak-chain", err.Error())
 	default:
@@ -316,6 +327,18 @@ func (e *Evidence) checkQuote(l *verdict.List, result *Result, i int) {
 	}
 }
 
+// checkStart: quotes that come together are of one start of one machine, or the
+// banks of different boots could be put together.
+func (e *Evidence) checkStart(l *verdict.List) {
+	first := e.Quotes[0].Attest
+	for i := range e.Quotes[1:] {
+		a := e.Quotes[i+1].Attest
+		if a.Clock.ResetCount != first.Clock.ResetCount || a.Clock.RestartCount != first.Clock.RestartCount || a.Firmware != first.Firmware || !bytes.Equal(a.Signer, first.Signer) {
+			l.Fail("quote-start", fmt.Sprintf("%s is of another start, firmware or key than the first: resets %d and %d, restarts %d and %d", e.label(i+1), first.Clock.ResetCount, a.Clock.ResetCount, first.Clock.RestartCount, a.Clock.RestartCount))
+		}
+	}
+}
+
 // checkNonce: extraData is what the asker chose.
 func (e *Evidence) checkNonce(l *verdict.List, nonce []byte) {
 	const weak = " holds no nonce (extraData is empty): it can be of any time, and be shown by anybody"
@@ -414,6 +437,25 @@ func (e *Evidence) checkLog(l *verdict.List, result *Result, o *Options) error {
 	return nil
 }
 
+// Claims are what a quote says, for people and reports: nothing of it is judged.
+type Claims struct {
+	Selection string `json:"selection"`
+	Nonce     string `json:"nonce"`    // hexadecimal; empty: none
+	Signer    string `json:"signer"`   // qualified name of the key, hexadecimal
+	Firmware  string `json:"firmware"` // firmwareVersion, hexadecimal
+	Clock     Clock  `json:"clock"`
+	Scheme    string `json:"scheme"`
+	Hash      string `json:"hash"`
+}
+
+// Claims gives what the quote says.
+func (q *Quote) Claims() Claims {
+	return Claims{
+		SelectionText(q.Attest.Selections), hex.EncodeToString(q.Attest.ExtraData), hex.EncodeToString(q.Attest.Signer),
+		fmt.Sprintf("%016x", q.Attest.Firmware), q.Attest.Clock, q.Signature.Scheme.String(), q.Signature.Hash.String(),
+	}
+}
+
 // check refuses expectations that no quote could meet or that mean nothing.
 func (e *Expectations) check() error {
 	for bank, pcrs := range e.Values {
@@ -437,6 +479,16 @@ func (e *Expectations) check() error {
 // compare holds signed values against expected ones.
 func (e *Expectations) compare(l *verdict.List, signed Values) {
 	counted := 0
+	// Whoever makes what is measured can make two things with one SHA-1, and have
+	// the other one looked at.
+	stronger := func(pcr int) bool {
+		for bank, pcrs := range e.Values {
+			if got, ok := signed[bank][pcr]; ok && bank != digest.SHA1 && slices.Contains(pcrs[pcr], got) {
+				return true
+			}
+		}
+		return false
+	}
 	for _, bank := range slices.Sorted(maps.Keys(e.Values)) {
 		for _, pcr := range slices.Sorted(maps.Keys(e.Values[bank])) {
 			check, at := fmt.Sprintf("pcr%d", pcr), fmt.Sprintf("PCR %d (%s)", pcr, bank)
@@ -454,12 +506,11 @@ func (e *Expectations) compare(l *verdict.List, signed Values) {
 				l.Fail(check, fmt.Sprintf("%s is %s, expected is %s", at, got.Hex(), strings.Join(want, " or ")))
 			case Resettable(pcr):
 				l.Open(check, at+" is "+got.Hex()+", as expected, but can be reset without a reboot: it shows nothing about the boot")
+			case bank == digest.SHA1 && !stronger(pcr):
+				l.Open(check, at+" is "+got.Hex()+", as expected, but by SHA-1 alone: who made what was measured can have made something else with the same digest")
 			default:
 				counted++
 				l.Pass(check, at+" is "+got.Hex()+", as expected")
-				if bank == digest.SHA1 {
-					l.Note(check, at+" is of the bank SHA-1: who made what was measured can have made something else with the same digest")
-				}
 			}
 		}
 	}

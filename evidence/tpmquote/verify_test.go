@@ -145,6 +145,10 @@ func TestExpected(t *testing.T) {
 	wrong := tpmquote.Expectations{Values: one(tpmquote.Values{digest.SHA256: {4: digest.SHA256.Sum(nil)}})}
 	either := pcr(digest.SHA256, 4)
 	either.Values[digest.SHA256][4] = append(either.Values[digest.SHA256][4], digest.SHA256.Sum(nil))
+	both := pcr(digest.SHA1, 0)
+	both.Values[digest.SHA256] = pcr(digest.SHA256, 0).Values[digest.SHA256]
+	apart := pcr(digest.SHA1, 0)
+	apart.Values[digest.SHA256] = pcr(digest.SHA256, 4).Values[digest.SHA256]
 	policy := func(e tpmquote.Expectations, s ...tpmquote.Selection) tpmquote.Expectations {
 		e.Selection = s
 		return e
@@ -162,7 +166,10 @@ func TestExpected(t *testing.T) {
 		{"wrong", []tpmquote.Selection{all}, wrong, verdict.Fail},
 		{"not quoted", []tpmquote.Selection{some}, pcr(digest.SHA256, 0, 5), verdict.Fail},
 		{"another bank", []tpmquote.Selection{some}, pcr(digest.SHA1, 0), verdict.Fail},
-		{"SHA-1 where it was quoted", []tpmquote.Selection{some, fake.Select(digest.SHA1, 0)}, pcr(digest.SHA1, 0), verdict.Pass},
+		{"SHA-1 alone", []tpmquote.Selection{some, fake.Select(digest.SHA1, 0)}, pcr(digest.SHA1, 0), verdict.Unchecked},
+		{"SHA-1 beside SHA-256", []tpmquote.Selection{some, fake.Select(digest.SHA1, 0)}, both, verdict.Pass},
+		{"SHA-1 beside SHA-256 of another PCR", []tpmquote.Selection{some, fake.Select(digest.SHA1, 0)}, apart, verdict.Unchecked},
+		{"wrong by SHA-1", []tpmquote.Selection{some, fake.Select(digest.SHA1, 0)}, tpmquote.Expectations{Values: one(tpmquote.Values{digest.SHA1: {0: digest.SHA1.Sum(nil)}})}, verdict.Fail},
 		{"PCR 16", []tpmquote.Selection{all}, pcr(digest.SHA256, 16), verdict.Unchecked},
 		{"PCR 17 to 23 beside 4", []tpmquote.Selection{all}, pcr(digest.SHA256, 4, 17, 18, 19, 20, 21, 22, 23), verdict.Unchecked},
 		{"policy", []tpmquote.Selection{some}, policy(pcr(digest.SHA256, 4), some), verdict.Pass},
@@ -191,8 +198,15 @@ func TestExpected(t *testing.T) {
 			t.Errorf("%v is accepted", bad)
 		}
 	}
-	if _, err := e.Verify(tpmquote.Options{}); err == nil {
-		t.Error("a verdict without a time")
+	for name, o := range map[string]tpmquote.Options{
+		"no time": {}, "an empty list of roots": {At: now, Roots: []tpmquote.Root{}}, "a root that is none": {At: now, Roots: []tpmquote.Root{{}}}, "a key that is none": {At: now, AK: &tpmquote.AK{}},
+	} {
+		if _, err := e.Verify(o); err == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+	if c := e.Quotes[0].Claims(); c.Selection != "sha256:0-23" || c.Nonce != hex.EncodeToString(nonce) || c.Clock.ResetCount != 2 || c.Firmware != "2020031200120003" || c.Scheme != "RSASSA" || c.Hash != "sha256" {
+		t.Errorf("got %+v", c)
 	}
 }
 
@@ -359,6 +373,17 @@ func TestContainers(t *testing.T) {
 	}
 	e.Quotes = append(e.Quotes, *q)
 	if r := verify(t, e, tpmquote.Options{At: now, Roots: roots(m)}); find(r.Authentic, "pcr-twice").Verdict != verdict.Fail {
+		t.Errorf("authentic %+v", r.Authentic)
+	}
+	// A quote of another start of the same machine.
+	if message, signature, values, err = m.Quote(nonce, func(a *tpmquote.Attest) { a.Clock.ResetCount++ }, fake.Select(digest.SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = tpmquote.NewQuote("later", message, signature, values, true); err != nil {
+		t.Fatal(err)
+	}
+	e.Quotes = append(e.Quotes[:1:1], *q)
+	if r := verify(t, e, tpmquote.Options{At: now, Roots: roots(m)}); find(r.Authentic, "quote-start").Verdict != verdict.Fail {
 		t.Errorf("authentic %+v", r.Authentic)
 	}
 	for name, data := range map[string][]byte{
