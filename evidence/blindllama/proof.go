@@ -56,6 +56,18 @@ type Proof struct {
 	Unjudged []string // members that are not known; nothing is judged by them
 }
 
+// Recognize says by its members whether a file is a proof file of either form.
+func Recognize(data []byte) bool {
+	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxProof, Depth: 8, Values: 10000})
+	if err != nil {
+		return false
+	}
+	if inner := doc.Get("remote_attestation"); inner != nil {
+		return inner.Get("cert_chain") != nil && inner.Get("quote") != nil && doc.Get("event_log") != nil
+	}
+	return doc.Get("cert_chain") != nil && doc.Get("application_disk_roothash") != nil
+}
+
 // Parse reads a proof file of either form. An error means that these bytes are
 // no proof file, and says where. name is the file in errors.
 func Parse(name string, data []byte) (*Proof, error) {

@@ -283,6 +283,9 @@ func FuzzProof(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	if !blindllama.Recognize(proof) || !blindllama.Recognize(v1) || blindllama.Recognize([]byte(`{"quote":"00"}`)) {
+		f.Fatal("proof files are not recognized, or others are")
+	}
 	f.Add(proof)
 	f.Add(v1)
 	f.Fuzz(func(t *testing.T, data []byte) {

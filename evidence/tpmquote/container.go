@@ -67,9 +67,26 @@ type Evidence struct {
 	Unjudged []string
 }
 
+// BrokenError is a quote that is there and cannot be read: evidence that fails,
+// rather than no evidence.
+type BrokenError struct{ Err error }
+
+func (e *BrokenError) Error() string { return e.Err.Error() }
+
+// Unwrap gives what is wrong and where.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
 // NewQuote puts a quote together: the signed bytes, a TPMT_SIGNATURE or a bare
-// signature, and values. name is the input in errors.
+// signature, and values. name is the input in errors, each a *BrokenError.
 func NewQuote(name string, message, signature []byte, values Values, exact bool) (*Quote, error) {
+	q, err := newQuote(name, message, signature, values, exact)
+	if err != nil {
+		return nil, &BrokenError{err}
+	}
+	return q, nil
+}
+
+func newQuote(name string, message, signature []byte, values Values, exact bool) (*Quote, error) {
 	a, err := ParseAttest(name+": quote", message)
 	if err != nil {
 		return nil, err
@@ -95,11 +112,12 @@ type Files struct {
 	EventLog                 []byte
 }
 
-// OpenFiles reads tpm2-tools' files. name is the input in errors.
+// OpenFiles reads tpm2-tools' files. name is the input in errors; a *BrokenError
+// says that the quote itself cannot be read.
 func OpenFiles(name string, f Files) (*Evidence, error) {
 	values, err := ParsePCRFile(name+": PCR file", f.PCRs)
 	if err != nil {
-		return nil, err
+		return nil, &BrokenError{err}
 	}
 	q, err := NewQuote(name, f.Message, f.Signature, values, true)
 	if err != nil {
@@ -115,7 +133,8 @@ func OpenFiles(name string, f Files) (*Evidence, error) {
 }
 
 // Open reads a container that is one file: JSON of Azure's attesters or of
-// go-attestation, or go-tpm-tools' protobuf. name is the file in errors.
+// go-attestation, bincode, or go-tpm-tools' protobuf. name is the file in errors;
+// a *BrokenError says that a quote is there that cannot be read.
 func Open(name string, data []byte) (*Evidence, error) {
 	if len(data) > MaxContainer {
 		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxContainer)}
@@ -178,6 +197,67 @@ func openBincode(name string, data []byte) (*Evidence, error) {
 		return nil, err
 	}
 	return &Evidence{Form: FormBincode, Quotes: []Quote{*q}}, nil
+}
+
+// Part says what a file is to a quote.
+type Part string
+
+// The parts that Recognize knows.
+const (
+	PartContainer Part = "container" // for Open
+	PartMessage   Part = "message"   // for Files, as the next two
+	PartSignature Part = "signature"
+	PartPCRs      Part = "pcrs"
+)
+
+// Recognize says by its content what a file could be; empty: nothing of these.
+// A container is recognized by how it begins, so that a broken one is an error
+// of Open's and not an unknown file.
+func Recognize(data []byte) Part {
+	if len(data) > MaxContainer || len(data) < 8 {
+		return ""
+	}
+	if binary.BigEndian.Uint32(data) == magic {
+		return PartMessage
+	}
+	if text := bytes.TrimSpace(data); len(text) > 0 && text[0] == '{' {
+		doc, err := jsondoc.Parse(text, jsondoc.Limits{Bytes: MaxContainer, Depth: 12, Values: 200000})
+		if err != nil {
+			return ""
+		}
+		if inner := doc.Get("evidence"); inner != nil && inner.Kind == jsondoc.Object {
+			doc = inner
+		}
+		has := func(v *jsondoc.Value, names ...string) bool {
+			for _, n := range names {
+				if v == nil || v.Get(n) == nil {
+					return false
+				}
+			}
+			return true
+		}
+		if has(doc, "tpm_quote") || has(doc.Get("quote"), "message", "pcrs") || has(doc, "message", "signature", "pcrs") || has(doc, "Quotes", "PCRs") {
+			return PartContainer
+		}
+		return ""
+	}
+	if _, err := ParseSignature("", data); err == nil {
+		return PartSignature
+	}
+	if _, err := ParsePCRFile("", data); err == nil {
+		return PartPCRs
+	}
+	if n := binary.LittleEndian.Uint64(data); n >= 256 && n <= maxRSA && len(data) > 8+int(n)+8+4 && binary.BigEndian.Uint32(data[8+n+8:]) == magic {
+		return PartContainer
+	}
+	if fields, err := readFields("", "", data, 9, 2, 7); err == nil {
+		for _, f := range fields {
+			if f.num == 2 && bytes.Contains(f.blob[:min(len(f.blob), 16)], []byte("\xffTCG")) {
+				return PartContainer
+			}
+		}
+	}
+	return ""
 }
 
 // document remembers the first thing that is wrong in a JSON container.

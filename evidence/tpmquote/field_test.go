@@ -48,6 +48,9 @@ func TestGoogleAttestation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if got := tpmquote.Recognize(raw); got != tpmquote.PartContainer {
+		t.Errorf("recognized as %q", got)
+	}
 	if e.Form != tpmquote.FormGoTPMTools || len(e.Quotes) != 3 || e.AK == nil || len(e.AK.Chain) != 1 || e.AK.Public == nil || e.EventLog == nil {
 		t.Fatalf("got %s with %d quotes, key %v, log of %d bytes", e.Form, len(e.Quotes), e.AK, len(e.EventLog))
 	}
@@ -332,6 +335,9 @@ func TestAzureOtherForms(t *testing.T) {
 			if e.HCL, err = hcl.Parse(read(t, dir, c.report)); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if got := tpmquote.Recognize(read(t, dir, c.file)); got != tpmquote.PartContainer {
+			t.Errorf("%s is recognized as %q", c.file, got)
 		}
 		r := verify(t, e, tpmquote.Options{At: now})
 		if e.Form != c.form || len(r.Values[digest.SHA256]) != 24 || find(r.Authentic, "runtime-data").Verdict != verdict.Pass {

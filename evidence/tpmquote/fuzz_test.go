@@ -105,9 +105,13 @@ func FuzzContainer(f *testing.F) {
 		if k, err := tpmquote.ParseAK("fuzz", data); err == nil && k.Key == nil {
 			t.Fatal("a key that is none")
 		}
+		part := tpmquote.Recognize(data)
 		e, err := tpmquote.Open("fuzz", data)
 		if err != nil {
 			return
+		}
+		if e.Form == tpmquote.FormAzure && part != tpmquote.PartContainer {
+			t.Fatalf("opened, but recognized as %q", part)
 		}
 		r, err := e.Verify(o)
 		if err != nil {

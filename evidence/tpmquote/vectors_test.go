@@ -221,6 +221,11 @@ func TestQuotesSay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		for want, data := range map[tpmquote.Part][]byte{tpmquote.PartMessage: b.files.Message, tpmquote.PartSignature: b.files.Signature, tpmquote.PartPCRs: b.files.PCRs, "": b.files.AK} {
+			if got := tpmquote.Recognize(data); got != want {
+				t.Errorf("%s: got %q, want %q", name, got, want)
+			}
+		}
 		q := e.Quotes[0]
 		if got := tpmquote.SelectionText(q.Attest.Selections); got != want {
 			t.Errorf("%s covers %s, want %s", name, got, want)

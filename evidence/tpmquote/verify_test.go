@@ -483,8 +483,8 @@ func TestRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tpmquote.NewQuote(name, message, signature, values, true); err == nil || !strings.Contains(err.Error(), "offset") {
-			t.Errorf("%s: got %v, want an error with the offset", name, err)
+		if _, err := tpmquote.NewQuote(name, message, signature, values, true); !errors.As(err, new(*tpmquote.BrokenError)) || !strings.Contains(err.Error(), "offset") {
+			t.Errorf("%s: got %v, want a broken quote with the offset", name, err)
 		}
 	}
 	// A quote that covers nothing has the digest of nothing.
