@@ -83,6 +83,17 @@ func (c *comparison) targets() ([]target, error) {
 // finish prints the report, writes the files and turns the outcome into the
 // exit code.
 func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report) error {
+	if err := writeTargets(targets, rep); err != nil {
+		return err
+	}
+	if err := a.print(c.output, rep); err != nil {
+		return &userError{op: "write result", err: err}
+	}
+	return outcome(rep.Outcome)
+}
+
+// writeTargets writes the reports that --report asked for.
+func writeTargets(targets []target, rep *pipeline.Report) error {
 	for _, t := range targets {
 		var b bytes.Buffer
 		if err := t.format.Render(&b, rep); err != nil {
@@ -92,10 +103,7 @@ func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report) erro
 			return err
 		}
 	}
-	if err := a.print(c.output, rep); err != nil {
-		return &userError{op: "write result", err: err}
-	}
-	return outcome(rep.Outcome)
+	return nil
 }
 
 func (a *app) print(output string, rep *pipeline.Report) error {

@@ -31,7 +31,7 @@ type Policies struct {
 
 // Platform is a machine: the artifacts it boots and its shape.
 type Platform struct {
-	// TEE is "tdx". Others come with their rooms.
+	// TEE is "tdx" or "snp". Others come with their rooms.
 	TEE string `yaml:"tee" json:"tee"`
 	// Profile is how hypervisor and firmware behave: secretvm, dstack, ...
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
@@ -44,8 +44,9 @@ type Platform struct {
 	// Cmdline is the kernel command line; "" is an empty one, none is unknown.
 	Cmdline *string `yaml:"cmdline,omitempty" json:"cmdline,omitempty"`
 	Memory  string  `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
-	VCPUs   int     `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
-	GPUs    int     `yaml:"gpus,omitempty" json:"gpus,omitempty"`
+	// VCPUs is one number for a TDX machine; an SNP machine may have a list.
+	VCPUs Counts `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
+	GPUs  int    `yaml:"gpus,omitempty" json:"gpus,omitempty"`
 
 	// QEMU is the hypervisor's version; what follows from it may be set after.
 	QEMU        string `yaml:"qemu,omitempty" json:"qemu,omitempty"`
@@ -69,6 +70,8 @@ type Platform struct {
 	// Expect are registers as the vendor prints them, by their names (mrtd,
 	// rtmr0 to rtmr3, mr_aggregated, mr_image), in hex.
 	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
+
+	SNPMachine `yaml:",inline"`
 }
 
 // Evidence is a quote or a capture folder and what it is held against

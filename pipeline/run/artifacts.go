@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -25,6 +26,10 @@ type Sums struct {
 // it found for the rest of the run. Its SHA-384 is there if it was asked for.
 func (in *In) Sums(ctx context.Context, name string, want384 bool) (Sums, error) {
 	r := in.reader
+	if data, ok := r.held(name); ok {
+		_, err := in.ReadFile(ctx, name, int64(len(data)))
+		return Sums{SHA256: digest.SHA256.Sum(data), SHA384: digest.SHA384.Sum(data), Size: int64(len(data))}, err
+	}
 	r.mu.Lock()
 	s, known := r.sums[name]
 	r.mu.Unlock()
@@ -238,6 +243,7 @@ func (in *In) ReadOnePass(ctx context.Context, name string, use func(Opened)) er
 // Reopened is a file of this run that is read again, in pieces.
 type Reopened struct {
 	name  string
+	held  *bytes.Reader // in place of a file
 	file  *os.File
 	size  int64
 	was   stamp
@@ -247,6 +253,10 @@ type Reopened struct {
 // Reopen opens a file for reading in pieces. It is recorded as a whole before,
 // unless it was.
 func (in *In) Reopen(ctx context.Context, name string) (*Reopened, error) {
+	if data, ok := in.reader.held(name); ok {
+		_, err := in.ReadFile(ctx, name, int64(len(data)))
+		return &Reopened{name: name, held: bytes.NewReader(data), size: int64(len(data))}, err
+	}
 	in.reader.mu.Lock()
 	recorded := in.reader.memo[name] != nil
 	in.reader.mu.Unlock()
@@ -271,6 +281,9 @@ func (in *In) Reopen(ctx context.Context, name string) (*Reopened, error) {
 
 // ReadAt counts what is read again.
 func (p *Reopened) ReadAt(b []byte, offset int64) (int, error) {
+	if p.held != nil {
+		return p.held.ReadAt(b, offset)
+	}
 	n, err := p.file.ReadAt(b, offset)
 	p.count.BytesRead.Add(int64(n))
 	return n, err
@@ -280,7 +293,12 @@ func (p *Reopened) ReadAt(b []byte, offset int64) (int, error) {
 func (p *Reopened) Opened() Opened { return Opened{Name: p.name, R: p, Size: p.size} }
 
 // Close fails if the file was changed since it was recorded.
-func (p *Reopened) Close() error { return errors.Join(p.check(), p.file.Close()) }
+func (p *Reopened) Close() error {
+	if p.held != nil {
+		return nil
+	}
+	return errors.Join(p.check(), p.file.Close())
+}
 
 // check fails if the file is not the one that was recorded.
 func (p *Reopened) check() error {

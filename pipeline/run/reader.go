@@ -64,6 +64,7 @@ type readFile struct {
 	data  []byte
 	input pipeline.Input
 	stamp stamp
+	held  bool // by Hold: there is no file to read again
 }
 
 // NewReader returns a reader whose relative names start at root.
@@ -91,6 +92,25 @@ func (r *Reader) ReadFile(ctx context.Context, name string, limit int64) ([]byte
 	return f.data, f.input, nil
 }
 
+// Hold gives a name to bytes that come from no file, such as a pipe's: whoever
+// reads that name gets them.
+func (r *Reader) Hold(name string, data []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.memo[name] = &readFile{data: data, held: true, input: pipeline.Input{File: name, Digest: digest.SHA256.Sum(data), Size: int64(len(data))}}
+}
+
+// held returns the bytes that Hold gave a name.
+func (r *Reader) held(name string) ([]byte, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.memo[name]
+	if f == nil || !f.held {
+		return nil, false
+	}
+	return f.data, true
+}
+
 func (r *Reader) read(ctx context.Context, name string, limit int64) (*readFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -98,6 +118,9 @@ func (r *Reader) read(ctx context.Context, name string, limit int64) (*readFile,
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f := r.memo[name]; f != nil {
+		if f.held && int64(len(f.data)) > limit {
+			return nil, &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("has %d bytes, the limit for this kind of file is %d", len(f.data), limit)}
+		}
 		return f, nil
 	}
 	f, err := r.readOnce(name, limit)

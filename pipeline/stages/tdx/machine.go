@@ -189,8 +189,8 @@ func takeMetadata(c *config.Platform, file string, meta *tdxmeasure.Metadata) (t
 	}
 	// A dstack image's metadata say nothing of the machine that it runs on.
 	if meta.Kind == "tdx-measure" {
-		if c.VCPUs == 0 {
-			c.VCPUs = meta.VCPUs
+		if c.VCPUs.One() == 0 {
+			c.VCPUs = config.Counts{meta.VCPUs}
 		}
 		if c.Memory == "" {
 			c.Memory = strconv.FormatUint(meta.Memory, 10)
@@ -244,7 +244,7 @@ func (m *Machine) behavior(ctx context.Context, in *run.In) error {
 		}
 	}
 	c.Profile = p
-	c.VCPUs = max(1, m.conf.VCPUs)
+	c.VCPUs = max(1, m.conf.VCPUs.One())
 	if m.conf.Memory != "" {
 		if c.Memory, err = tdxmeasure.ParseMemory(m.conf.Memory); err != nil {
 			return err
@@ -311,7 +311,7 @@ func needs(c *config.Platform, p *tdxmeasure.Profile, described bool) [5][]need 
 		out[1] = append(out[1], memory)
 	}
 	if tables && c.ACPI == "" {
-		out[1] = append(out[1], need{c.VCPUs > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
+		out[1] = append(out[1], need{c.VCPUs.One() > 0, "vcpus", "vcpus: 4, the number of virtual processors"})
 		out[1] = append(out[1], need{described || builtInTables(c), "ACPI tables", "acpi: tables.bin, the tables of such a machine: no built-in ones fit its devices"})
 	}
 	out[2] = []need{kernel}

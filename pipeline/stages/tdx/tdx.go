@@ -32,6 +32,9 @@ func plan(c *config.Config) []run.PlanLine {
 	var lines []run.PlanLine
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
+		if p.TEE == "snp" {
+			continue
+		}
 		if p.Metadata != "" {
 			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: p.Metadata + " and the files that it names"})
 			continue
@@ -80,7 +83,7 @@ func registerInputs(c *config.Platform, p *tdxmeasure.Profile) [5][]string {
 		out[1] = append(out[1], "memory "+c.Memory)
 	}
 	if readsTables(p) && c.ACPI == "" {
-		out[1] = append(out[1], "vcpus "+strconv.Itoa(c.VCPUs), "built-in ACPI tables")
+		out[1] = append(out[1], "vcpus "+strconv.Itoa(c.VCPUs.One()), "built-in ACPI tables")
 	}
 	if p.PatchKernel {
 		out[2] = append(out[2], "memory "+c.Memory)
@@ -107,7 +110,8 @@ type stageRun struct {
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
-	if len(in.Config.Platforms) == 0 {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(in.Config.Platforms)), func(name string) bool { return in.Config.Platforms[name].TEE == "snp" })
+	if len(names) == 0 {
 		return r.out, nil
 	}
 	var err error
@@ -121,7 +125,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 			return nil, err
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(in.Config.Platforms)) {
+	for _, name := range names {
 		if err := r.platform(ctx, name); err != nil {
 			return nil, fmt.Errorf("platform %s: %w", name, err)
 		}
