@@ -37,6 +37,7 @@ type Machine struct {
 	rootfs    digest.Digest
 	parts     []part
 	lacks     []pipeline.Lack
+	problems  []pipeline.Problem
 	releases  *snpmeasure.Releases
 	release   *snpmeasure.Release // that stands for the artifacts
 

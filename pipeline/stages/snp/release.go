@@ -126,9 +126,11 @@ func (m *Machine) chooseRelease(ctx context.Context) (*snpmeasure.Release, error
 	if len(m.shape.counts) == 0 {
 		return nil, nil // the number of vCPUs is a lack of its own
 	}
+	unknown := 0
 	for i := range m.releases.Rows {
 		r := &m.releases.Rows[i]
 		if r.Unknown != "" {
+			unknown++
 			continue
 		}
 		results, err := m.launchesOf(ctx, r)
@@ -140,6 +142,11 @@ func (m *Machine) chooseRelease(ctx context.Context) (*snpmeasure.Release, error
 				return r, nil
 			}
 		}
+	}
+	if unknown == 0 {
+		m.problems = append(m.problems, pipeline.Problem{
+			Level: pipeline.LevelError, Code: "snp-release", Where: pipeline.Where{File: m.releases.Name}, Msg: "no release gives the launch digest that is expected of " + m.Name,
+		})
 	}
 	m.lack("release with the expected launch digest", "no release of "+m.releases.Name+" gives it with this compose file and these vCPUs: is the list the newest, and the compose file the machine's?")
 	return nil, nil

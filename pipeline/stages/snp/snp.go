@@ -98,6 +98,7 @@ func (r *stageRun) platform(ctx context.Context, name string, see func(*Machine)
 	for _, l := range m.lacks {
 		r.in.Lack(l.What, l.For, l.How)
 	}
+	r.out.Problems = append(r.out.Problems, m.problems...)
 	if err := m.measure(ctx); err != nil {
 		return err
 	}
