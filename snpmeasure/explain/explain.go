@@ -38,6 +38,9 @@ type candidate struct {
 	config   snpmeasure.Config
 	noKernel bool
 	noInitrd bool
+	// otherVCPUs stands for every number of vCPUs but the described one: they
+	// are computed together, each from the next smaller one.
+	otherVCPUs bool
 }
 
 type (
@@ -46,12 +49,13 @@ type (
 )
 
 // Find searches for the machine whose launch digest is the wanted one, fewest
-// deviations from the described one first.
+// deviations from the described one first. All numbers of vCPUs of a machine
+// count as one combination.
 func Find(ctx context.Context, in Input, want digest.Digest) (search.Answer, error) {
 	if in.VCPUs <= 0 {
 		in.VCPUs = MaxVCPUs
 	}
-	s := &searcher{in: in, want: want, groups: map[string]*group{}}
+	s := &searcher{in: in, want: want, groups: map[groupKey]*group{}}
 	s.measurers[0] = snpmeasure.New(in.Artifacts)
 	bare := in.Artifacts
 	bare.Initrd = snpmeasure.Input{}
@@ -59,11 +63,52 @@ func Find(ctx context.Context, in Input, want digest.Digest) (search.Answer, err
 	bare.Kernel = snpmeasure.Input{}
 	s.measurers[2] = snpmeasure.New(bare)
 	base := candidate{config: in.Config}
-	return search.Find(ctx, base, func(c candidate) candidate {
-		c.config.Quirks = slices.Clone(c.config.Quirks)
-		return c
-	}, s.axes(&base), in.Options, s.test)
+	axes := s.axes(&base)
+	a, err := search.Find(ctx, base, clone, axes, in.Options, s.test)
+	if err != nil {
+		return a, err
+	}
+	return a, s.number(ctx, clone(base), axes, &a)
 }
+
+func clone(c candidate) candidate {
+	c.config.Quirks = slices.Clone(c.config.Quirks)
+	return c
+}
+
+// number puts the number of vCPUs that matched into the answer.
+func (s *searcher) number(ctx context.Context, c candidate, axes []axis, a *search.Answer) error {
+	which := -1
+	for i, d := range a.Deviations {
+		for _, x := range axes {
+			for _, v := range x.Variants {
+				if x.Name == d.Axis && v.ID == d.ID {
+					v.Apply(&c)
+				}
+			}
+		}
+		if d.ID == otherVCPUs {
+			which = i
+		}
+	}
+	if which < 0 {
+		return nil
+	}
+	digests, err := s.group(ctx, &c)
+	if err != nil {
+		return err
+	}
+	n := 1 + slices.Index(digests, s.want)
+	d := &a.Deviations[which]
+	d.ID, d.Note = fmt.Sprintf("vcpus-%d", n), fmt.Sprintf("%d vCPUs", n)
+	if n == 1 {
+		d.Note = "1 vCPU"
+	}
+	return nil
+}
+
+// otherVCPUs is the variant that stands for every other number.
+const otherVCPUs = "vcpus"
 
 // searcher tries candidates. What machines that differ in their number of vCPUs
 // alone share is computed once.
@@ -73,7 +118,19 @@ type searcher struct {
 	measurers [3]*snpmeasure.Measurer // as given, without initrd, without kernel
 
 	mu     sync.Mutex
-	groups map[string]*group
+	groups map[groupKey]*group
+}
+
+// groupKey is a candidate without its number of vCPUs.
+type groupKey struct {
+	noKernel, noInitrd bool
+	mode               snpmeasure.Mode
+	vmm                snpmeasure.VMM
+	sig                uint32
+	given              bool
+	features           uint64
+	cmdline            string
+	quirks             int // the variants add one at most
 }
 
 // group are the launch digests of one machine with 1, 2, ... vCPUs.
@@ -84,13 +141,23 @@ type group struct {
 }
 
 func (s *searcher) test(ctx context.Context, c *candidate) (bool, error) {
-	cfg := c.config
-	if cfg.Mode == snpmeasure.SEV || cfg.Mode == snpmeasure.OVMFHash || cfg.VCPUs > s.in.VCPUs || cfg.VCPUs < 1 {
-		results, err := s.measure(ctx, c, []int{cfg.VCPUs})
-		return err == nil && results[0].Digest == s.want, err
+	if c.otherVCPUs {
+		digests, err := s.group(ctx, c)
+		return slices.Contains(digests, s.want), err
 	}
-	cfg.VCPUs = 0
-	key := fmt.Sprintf("%t %t %s %s %x %x %q %v", c.noKernel, c.noInitrd, cfg.Mode, cfg.VMM, cfg.CPU.Sig, cfg.Features, cfg.Cmdline, cfg.Quirks)
+	n := c.config.VCPUs
+	if n >= 1 && n <= s.in.VCPUs {
+		digests, err := s.group(ctx, c)
+		return n <= len(digests) && digests[n-1] == s.want, err
+	}
+	got, err := s.measure(ctx, c)
+	return err == nil && got == s.want, err
+}
+
+// group gives the launch digests of a machine with 1, 2, ... vCPUs.
+func (s *searcher) group(ctx context.Context, c *candidate) ([]digest.Digest, error) {
+	cfg := &c.config
+	key := groupKey{c.noKernel, c.noInitrd, cfg.Mode, cfg.VMM, cfg.CPU.Sig, cfg.CPU.Given(), cfg.Features, cfg.Cmdline, len(cfg.Quirks)}
 	s.mu.Lock()
 	g := s.groups[key]
 	if g == nil {
@@ -99,45 +166,55 @@ func (s *searcher) test(ctx context.Context, c *candidate) (bool, error) {
 	}
 	s.mu.Unlock()
 	g.once.Do(func() { g.digests, g.err = s.column(ctx, c) })
-	if g.err != nil {
-		return false, g.err
-	}
-	n := c.config.VCPUs
-	return n <= len(g.digests) && g.digests[n-1] == s.want, nil
+	return g.digests, g.err
 }
 
 // column computes a machine with every number of vCPUs, or with one where the
 // firmware has no start address for a second.
 func (s *searcher) column(ctx context.Context, c *candidate) ([]digest.Digest, error) {
-	counts := make([]int, s.in.VCPUs)
-	for i := range counts {
-		counts[i] = i + 1
-	}
-	results, err := s.measure(ctx, c, counts)
-	if err != nil {
-		if results, err = s.measure(ctx, c, []int{1}); err != nil {
-			return nil, err
+	cfg, m := s.machine(c)
+	ladder := func(most int) ([]digest.Digest, error) {
+		if !s.in.One.IsZero() {
+			return snpmeasure.ExtendLadder(ctx, s.in.One, s.in.APEIP, cfg, most)
 		}
+		return m.Ladder(ctx, cfg, most)
 	}
-	out := make([]digest.Digest, len(results))
-	for i, r := range results {
-		out[i] = r.Digest
+	digests, err := ladder(s.in.VCPUs)
+	if err != nil {
+		digests, err = ladder(1)
 	}
-	return out, nil
+	return digests, err
 }
 
-func (s *searcher) measure(ctx context.Context, c *candidate, counts []int) ([]*snpmeasure.Result, error) {
+// machine is a candidate's machine with what measures it.
+func (s *searcher) machine(c *candidate) (snpmeasure.Config, *snpmeasure.Measurer) {
 	cfg := c.config
 	switch {
-	case !s.in.One.IsZero():
-		return snpmeasure.Extend(ctx, s.in.One, s.in.APEIP, cfg, counts)
 	case c.noKernel:
 		cfg.Cmdline, cfg.CmdlineSum = "", digest.Digest{}
-		return s.measurers[2].Matrix(ctx, cfg, counts, nil, nil)
+		return cfg, s.measurers[2]
 	case c.noInitrd:
-		return s.measurers[1].Matrix(ctx, cfg, counts, nil, nil)
+		return cfg, s.measurers[1]
+	default:
+		return cfg, s.measurers[0]
 	}
-	return s.measurers[0].Matrix(ctx, cfg, counts, nil, nil)
+}
+
+// measure computes a machine whose number of vCPUs is none of the searched.
+func (s *searcher) measure(ctx context.Context, c *candidate) (digest.Digest, error) {
+	cfg, m := s.machine(c)
+	if !s.in.One.IsZero() {
+		r, err := snpmeasure.Extend(ctx, s.in.One, s.in.APEIP, cfg, []int{cfg.VCPUs})
+		if err != nil {
+			return digest.Digest{}, err
+		}
+		return r[0].Digest, nil
+	}
+	r, err := m.Measure(ctx, cfg)
+	if err != nil {
+		return digest.Digest{}, err
+	}
+	return r.Digest, nil
 }
 
 // axes are what may deviate from a described machine, the likeliest first.
@@ -150,7 +227,7 @@ func (s *searcher) axes(base *candidate) []axis {
 	}
 	c := &base.config
 	if c.Mode != snpmeasure.SEV && c.Mode != snpmeasure.OVMFHash {
-		add("vCPUs", vCPUs(c.VCPUs, s.in.VCPUs)...)
+		add("vCPUs", variant{ID: otherVCPUs, Note: "another number of vCPUs", Apply: func(c *candidate) { c.otherVCPUs = true }})
 		if c.Mode != snpmeasure.SVSM {
 			add("features", features(c.Features)...)
 			add("VMM", vmms(c)...)
@@ -165,21 +242,6 @@ func (s *searcher) axes(base *candidate) []axis {
 		if s.in.Artifacts.Initrd.Present() {
 			add("initrd", variant{ID: "no-initrd", Note: "no initrd", Apply: func(c *candidate) { c.noInitrd = true }})
 		}
-	}
-	return out
-}
-
-func vCPUs(base, most int) []variant {
-	var out []variant
-	for n := 1; n <= most; n++ {
-		if n == base {
-			continue
-		}
-		note := fmt.Sprintf("%d vCPUs", n)
-		if n == 1 {
-			note = "1 vCPU"
-		}
-		out = append(out, variant{ID: fmt.Sprintf("vcpus-%d", n), Note: note, Apply: func(c *candidate) { c.config.VCPUs = n }})
 	}
 	return out
 }
