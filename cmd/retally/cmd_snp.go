@@ -133,7 +133,7 @@ func (a *app) runSNP(ctx context.Context, op string, fs *pflag.FlagSet, allow []
 		return nil, nil, err
 	}
 	var m *snp.Machine
-	stage := snp.Watched(func(seen *snp.Machine) { m = seen })
+	stage := snp.Watched("--expect", func(seen *snp.Machine) { m = seen })
 	stop := a.showProgress(o.Progress)
 	res, err := run.Run(ctx, []run.Stage{stage}, &config.Config{Version: 1, Platforms: map[string]config.Platform{snpMachine: *p}}, o)
 	stop()

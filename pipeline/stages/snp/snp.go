@@ -21,13 +21,14 @@ import (
 // Stage computes the launch digests of AMD machines from their artifacts and
 // holds them against the values that are expected, against a list of releases,
 // and, where the manifest names the machine, says why the manifest's differ.
-func Stage() run.Stage { return Watched(nil) }
+func Stage() run.Stage { return Watched("", nil) }
 
 // Watched is the stage, which also hands each machine to see: a verb shows of a
-// result what no key has.
-func Watched(see func(*Machine)) run.Stage {
+// result what no key has. from names the place of what is expected, where that
+// is not retally.yaml.
+func Watched(from string, see func(*Machine)) run.Stage {
 	return run.Stage{Name: "snp", Version: 1, Fill: fill, Check: check, Plan: plan, Run: func(ctx context.Context, in *run.In) (*run.Out, error) {
-		return execute(ctx, in, see)
+		return execute(ctx, in, from, see)
 	}}
 }
 
@@ -67,11 +68,12 @@ func plan(c *config.Config) []run.PlanLine {
 type stageRun struct {
 	in        *run.In
 	out       *run.Out
+	from      string
 	published *manifest.Manifest
 }
 
-func execute(ctx context.Context, in *run.In, see func(*Machine)) (*run.Out, error) {
-	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
+func execute(ctx context.Context, in *run.In, from string, see func(*Machine)) (*run.Out, error) {
+	r := &stageRun{in: in, from: from, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Platforms)) {
 		if in.Config.Platforms[name].TEE != "snp" {
 			continue
@@ -268,6 +270,10 @@ func (r *stageRun) expected(ctx context.Context, m *Machine) error {
 		if err != nil {
 			return err
 		}
+		where := pipeline.Where{File: config.FileName, Pointer: "/platforms/" + m.Name + "/expect/" + name}
+		if r.from != "" {
+			where = pipeline.Where{File: r.from, Pointer: name}
+		}
 		key := m.key(e.key...)
 		if len(e.key) == 1 && e.key[0] != "ovmf-hash" && m.shape.measuresCPUs() {
 			switch {
@@ -275,12 +281,11 @@ func (r *stageRun) expected(ctx context.Context, m *Machine) error {
 				key = m.key(append(m.place(&m.Results[0].Config), e.key[0])...)
 			case len(m.Results) > 1:
 				return &pipeline.InputError{
-					Op: "compare", File: "platforms." + m.Name + ".expect." + name, Err: fmt.Errorf("is of one machine, and the platform lists %d", len(m.Results)),
+					Op: "compare", File: where.File + " " + where.Pointer, Err: fmt.Errorf("is of one machine, and the platform lists %d", len(m.Results)),
 					Hint: "say which: " + strings.Join(m.place(&m.Results[0].Config), "/") + "/" + name,
 				}
 			}
 		}
-		where := pipeline.Where{File: config.FileName, Pointer: "/platforms/" + m.Name + "/expect/" + name}
 		r.out.References = append(r.out.References, pipeline.Reference{
 			Set: set, Group: set, Key: key, Relation: pipeline.Equal, Want: pipeline.OfDigest(e.want), Where: where, Words: words(e.key[len(e.key)-1]) + " of " + m.Name,
 		})
