@@ -16,6 +16,9 @@ import (
 	"github.com/retally/retally/snpmeasure"
 )
 
+// snpPipe bounds what comes from a pipe, in bytes.
+const snpPipe = 64 << 20
+
 // snpField is one field of an SNP machine's description with the flag that
 // fills it.
 type snpField struct {
@@ -236,7 +239,7 @@ func snpHint(flag string) string {
 // reader have it under the name that is returned.
 func (a *app) holdPipe(op, flag, path string, reader *run.Reader) (string, error) {
 	if path == "-" {
-		data, err := a.readInput(op, path, tdxPipe)
+		data, err := a.readInput(op, path, snpPipe)
 		reader.Hold("stdin", data)
 		return "stdin", err
 	}
@@ -254,9 +257,9 @@ func (a *app) holdPipe(op, flag, path string, reader *run.Reader) (string, error
 		return "", &userError{op: op, path: path, err: reason(err)}
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, tdxPipe+1))
-	if err == nil && len(data) > tdxPipe {
-		err = fmt.Errorf("more than %s come from a pipe; give a file", size(tdxPipe))
+	data, err := io.ReadAll(io.LimitReader(f, snpPipe+1))
+	if err == nil && len(data) > snpPipe {
+		err = fmt.Errorf("more than %s come from a pipe; give a file", size(snpPipe))
 	}
 	if err != nil {
 		return "", &userError{op: op, path: path, err: reason(err)}
