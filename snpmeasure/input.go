@@ -44,6 +44,7 @@ var (
 	ErrSectionType     = errors.New("unknown type of section")
 	ErrTooLarge        = errors.New("more guest memory than below 4 GiB")
 	ErrSetting         = errors.New("the settings do not describe a machine")
+	ErrReleases        = errors.New("the list of releases is malformed")
 	ErrNoMetadata      = errors.New("the firmware has no SEV metadata")
 )
 

@@ -133,6 +133,13 @@ func (m *Measurer) counts(ctx context.Context, c Config, counts []int) ([]*Resul
 	return s.finish(ctx, c, counts)
 }
 
+// Tables are what the firmware says about its launch.
+func (m *Measurer) Tables() (*Layout, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tables()
+}
+
 // tables reads the firmware's tables once.
 func (m *Measurer) tables() (*ovmf.SEV, error) {
 	if m.Layout != nil {

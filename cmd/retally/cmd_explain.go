@@ -25,9 +25,21 @@ RTMR0 and a firmware, the machine's whole shape is searched.
 With --search and without --want, KEY is tdx/PLATFORM/REGISTER or
 evidence/NAME/REGISTER of the report: the machine comes from the
 configuration, and the wanted value is what the report compared it with, or what
-the evidence says.`,
+the evidence says.
+
+KEY may also be a launch digest of an AMD machine: launch with --want and the
+flags of "retally snp measure", or snp/PLATFORM/PRODUCT/cpus=N/launch of the
+report. Numbers, types and features of vCPUs, VMMs, and ways in which a kernel
+or a command line is measured otherwise are tried.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case !search.on || !isLaunch(args[0]):
+			case search.fromRun(args[0]):
+				return a.searchLaunchFromRun(cmd.Context(), output, args[0], configFile, file)
+			default:
+				return a.searchLaunchFromFlags(cmd.Context(), cmd, output, search.want)
+			}
 			if search.on && search.fromRun(args[0]) {
 				return a.searchFromRun(cmd.Context(), output, args[0], configFile, file)
 			}

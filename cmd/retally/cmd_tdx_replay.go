@@ -205,7 +205,7 @@ func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) 
 	}
 	p := config.Platform{
 		TEE: "tdx", Profile: "reproduce-mr", Firmware: &o.Firmware, Kernel: &o.Kernel, Initrd: &o.Initrd, Cmdline: &o.Cmdline, Memory: strconv.FormatUint(o.Memory, 10),
-		VCPUs: &o.VCPUs, Rootfs: o.Rootfs, Compose: o.Compose, DockerFiles: o.DockerFiles, KeyProvider: o.KeyProvider, PageOrder: string(order), ACPI: o.ACPI, ACPIFamily: o.QEMUFamily,
+		VCPUs: config.Counts{o.VCPUs}, Rootfs: o.Rootfs, Compose: o.Compose, DockerFiles: o.DockerFiles, KeyProvider: o.KeyProvider, PageOrder: string(order), ACPI: o.ACPI, ACPIFamily: o.QEMUFamily,
 	}
 	if o.PIC {
 		p.PIC = &o.PIC

@@ -82,6 +82,8 @@ func (f *tdxFlags) add(to any, name, usage string) {
 		f.fs.IntSliceVar(to, name, nil, usage)
 	case *[]string:
 		f.fs.StringArrayVar(to, name, nil, usage)
+	case *config.Counts:
+		f.fs.Var(&counted{to}, name, usage)
 	case **string:
 		f.fs.Var(&optional[string]{to: to, typ: "string", parse: func(s string) (string, error) { return s, nil }}, name, usage)
 	case **int:
@@ -93,6 +95,31 @@ func (f *tdxFlags) add(to any, name, usage string) {
 		panic(fmt.Sprintf("no flag can fill a %T", to))
 	}
 }
+
+// counted is a flag with a number of vCPUs.
+type counted struct{ to *config.Counts }
+
+// Set implements pflag.Value.
+func (c *counted) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	var num *strconv.NumError
+	if errors.As(err, &num) {
+		return num.Err
+	}
+	*c.to = config.Counts{n}
+	return err
+}
+
+// String implements pflag.Value.
+func (c *counted) String() string {
+	if c.to == nil {
+		return ""
+	}
+	return c.to.String()
+}
+
+// Type implements pflag.Value.
+func (*counted) Type() string { return "int" }
 
 // optional is a flag that may be absent, which is not its zero value.
 type optional[T any] struct {

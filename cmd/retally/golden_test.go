@@ -83,6 +83,12 @@ var goldenCases = []goldenCase{
 	{"tdx-replay-expect", "tdx replay ccel.bin --expect rtmr0=000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
 	{"tdx-reproduce-mr", "tdx reproduce-mr -fw ovmf.fd -kernel bzImage -tcbver 7"},
 
+	{"snp-measure", "snp measure --firmware demo/guest/OVMF-SNP.fd --kernel demo/guest/bzImage --initrd demo/guest/initrd.cpio --cmdline x --vcpus 2 --vcpu-type EPYC-Genoa"},
+	{"snp-measure-list", "snp measure --profile contrast --firmware demo/guest/OVMF-SNP.fd --vcpus 1..2"},
+	{"snp-measure-error", "snp measure --firmware truncated.fd --vcpus 1 --vcpu-type EPYC"},
+	{"snp-id-block", "snp id-block --contrast current --launch-digest 000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
+	{"inspect-firmware", "inspect firmware demo/guest/OVMF-SNP.fd"},
+
 	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem --test-root-ok"},
 	{"evidence-verify-fails", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --registry own/other.csv --docker-compose own/docker-compose.yaml --tls-cert own/other.pem"},
 	{"evidence-verify-gpu", "evidence verify own/with-gpu.bin own/gpu.json --at 2026-06-01T00:00:00Z --intel-root own/root.pem --nvidia-root own/gpu-root.pem --tls-cert own/cert.pem --only authentic,bound --test-root-ok"},

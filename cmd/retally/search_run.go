@@ -11,7 +11,7 @@ import (
 // fromRun reports whether a search is for a key of a report: its machine and
 // its wanted value are then those of a run.
 func (f *searchFlags) fromRun(key string) bool {
-	return f.want == "" && (strings.Count(key, "/") == 2 || strings.Contains(key, "/"+tdx.AssumedPart+"/"))
+	return f.want == "" && (strings.Count(key, "/") == 2 || strings.HasPrefix(key, "snp/") || strings.Contains(key, "/"+tdx.AssumedPart+"/"))
 }
 
 // searchFromRun searches for a register whose machine a configuration

@@ -31,10 +31,11 @@ type searchFlags struct {
 }
 
 func (f *searchFlags) flags(cmd *cobra.Command, args func() []string) {
-	cmd.Flags().BoolVar(&f.on, "search", false, "try the known deviations of a TDX machine until one gives --want")
-	cmd.Flags().StringVar(&f.want, "want", "", "with --search: the register's published value, 96 hex digits")
+	cmd.Flags().BoolVar(&f.on, "search", false, "try the known deviations of a TDX or AMD machine until one gives --want")
+	cmd.Flags().StringVar(&f.want, "want", "", "with --search: the published value of the register or launch digest, 96 hex digits")
 	cmd.Flags().StringArrayVar(&f.rootfs, "try-rootfs", nil, "with --search rtmr3: another root file system, as NAME=FILE or NAME=sha256:HEX; may be given several times")
 	f.td.sharedFlags(cmd, args)
+	bindSNP(cmd)
 }
 
 // searchedRegister reads mrtd, rtmr0 to rtmr3, or such a key of a report.
@@ -46,7 +47,7 @@ func searchedRegister(key string) (explain.Register, error) {
 	if i := slices.Index(tdxRegisters[:], strings.ToLower(name)); i >= 0 {
 		return explain.Register(i), nil
 	}
-	return 0, &userError{op: "explain", msg: fmt.Sprintf("%.120q: no register that can be searched", key), hint: "--search is for " + strings.Join(tdxRegisters[:], ", ") + ", or tdx/PLATFORM/REGISTER"}
+	return 0, &userError{op: "explain", msg: fmt.Sprintf("%.120q: no register that can be searched", key), hint: "--search is for " + strings.Join(tdxRegisters[:], ", ") + ", tdx/PLATFORM/REGISTER, or launch"}
 }
 
 // searchFromFlags searches for a register whose machine the flags describe.

@@ -27,6 +27,12 @@ func BuiltIn(name string) ([]byte, error) {
 			return fail("known: "+strings.Join(profiles.TDXNames(), ", "), "there is no profile of %q", version)
 		}
 		return data, nil
+	case "snp":
+		data, ok := profiles.SNP(version)
+		if !ok {
+			return fail("known: "+strings.Join(profiles.SNPNames(), ", "), "there is no profile of %q", version)
+		}
+		return data, nil
 	case rulesVendor:
 		own, err := rules.Default(rules.Binding(version))
 		if err != nil {
@@ -52,7 +58,7 @@ func ProfilePlan(name string) (data []byte, remark string, err error) {
 		return nil, "", err
 	}
 	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
-	if vendor == "tdx" {
+	if vendor == "tdx" || vendor == "snp" {
 		return nil, "", &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is how a machine behaves, not a plan of edits"), Hint: "for instance profile:privatemode@v1.40.0"}
 	}
 	taken, _, _ := profiles.PrivatemodePlan(version)

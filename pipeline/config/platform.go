@@ -28,7 +28,8 @@ type Platform struct {
 
 	// Its shape.
 	Memory string `yaml:"memory,omitempty" json:"memory,omitempty"` // "2G"
-	VCPUs  *int   `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
+	// VCPUs is one number for a TDX machine; an SNP machine may have a list.
+	VCPUs Counts `yaml:"vcpus,omitempty" json:"vcpus,omitempty"`
 	// ACPI is a tables file. ACPISource is "template", the built-in tables, and
 	// the default where no file is given, or "qemu".
 	ACPI       string `yaml:"acpi,omitempty" json:"acpi,omitempty"`
@@ -100,6 +101,8 @@ type Platform struct {
 	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
 	Given  map[string]string `yaml:"given,omitempty" json:"given,omitempty"`
 	Log    string            `yaml:"log,omitempty" json:"log,omitempty"`
+
+	SNPMachine `yaml:",inline"`
 }
 
 // Or returns what a field holds, or the zero value where it is not given.

@@ -32,6 +32,7 @@ const (
 	KindCapture  Kind = "captured evidence"
 	KindEventLog Kind = "event log"
 	KindRegistry Kind = "registry of releases"
+	KindReleases Kind = "list of AMD releases"
 	KindCompose  Kind = "compose file"
 	KindFirmware Kind = "TDX firmware"
 	KindMetadata Kind = "image metadata"
@@ -123,6 +124,13 @@ func isCCEL(b []byte) bool {
 	return len(b) >= 48 && binary.LittleEndian.Uint32(b[4:]) == 3 && string(b[32:48]) == "Spec ID Event03\x00"
 }
 
+// isReleasesHead recognizes a list of releases by the hashes that a row begins
+// with, and which a registry of registers does not have.
+func isReleasesHead(text string) bool {
+	return strings.HasPrefix(text, "[") && strings.Contains(text, `"artifacts_ver"`) && (strings.Contains(text, `"kernel_hash"`) || strings.Contains(text, `"ovmf_hash"`) || strings.Contains(text, `"ovmf_sections"`)) &&
+		!strings.Contains(text, `"mrtd"`)
+}
+
 func isRegistryHead(text string) bool {
 	if strings.HasPrefix(text, "[") {
 		return strings.Contains(text, `"artifacts_ver"`)
@@ -151,6 +159,9 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindFirmware
 	}
 	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
+	if isReleasesHead(string(text[:min(len(text), headSize)])) {
+		return KindReleases
+	}
 	if isRegistryHead(string(text[:min(len(text), headSize)])) {
 		return KindRegistry
 	}

@@ -107,7 +107,8 @@ func machineFiles(t testing.TB) map[string][]byte {
 		"quote.bin": raw, "five.dat": five, "quote.hex": []byte("0x" + text + "\n"), "quote.txt": []byte(base64.StdEncoding.EncodeToString(raw)),
 		"cpu.html": []byte("<!DOCTYPE html><pre>" + text + "</pre>"), "quote.json": []byte(`{"quote":"` + text + `","event_log":` + string(log) + `}`),
 		"gpu.html": []byte("<html><pre>" + string(gpu) + "</pre>"), "gpu.json": gpu,
-		"log.json": log, "tdx.csv": []byte("template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data\n"),
+		"log.json": log, "sev.json": []byte("[\n    {\n        \"vm_type\": \"prod\",\n        \"artifacts_ver\": \"v0.0.25\",\n        \"kernel_hash\": \"98c4\"\n    }\n]\n"),
+		"tdx.csv":             []byte("template_name,vm_type,artifacts_ver,mrtd,rtmr0,rtmr1,rtmr2,rootfs_data\n"),
 		"docker-compose.yaml": []byte("version: '3'\nservices:\n  web: {image: example}\n"), "app-compose.json": []byte(`{"manifest_version":2,"docker_compose_file":"services: {}"}`),
 		"ovmf.fd": tdvf(1), "metadata.json": []byte(`{"bios":"ovmf.fd","kernel":"bzImage","cmdline":"x","initrd":"initrd","rootfs_hash":"00"}`),
 		"page.html": []byte("<html><body>nothing</body></html>"), "note.txt": []byte("hello"), "old.fd": tdvf(2),
@@ -139,7 +140,7 @@ func TestRecognizeEvidence(t *testing.T) {
 	want := map[string]recognize.Kind{
 		"quote.bin": recognize.KindQuote, "five.dat": recognize.KindQuote, "quote.hex": recognize.KindQuote, "quote.txt": recognize.KindQuote,
 		"cpu.html": recognize.KindQuote, "quote.json": recognize.KindQuote, "gpu.html": recognize.KindGPU, "gpu.json": recognize.KindGPU,
-		"log.json": recognize.KindEventLog, "tdx.csv": recognize.KindRegistry, "docker-compose.yaml": recognize.KindCompose,
+		"log.json": recognize.KindEventLog, "tdx.csv": recognize.KindRegistry, "sev.json": recognize.KindReleases, "docker-compose.yaml": recognize.KindCompose,
 		"app-compose.json": recognize.KindCompose, "ovmf.fd": recognize.KindFirmware, "metadata.json": recognize.KindMetadata,
 	}
 	got := map[string]recognize.Kind{}
@@ -192,6 +193,7 @@ func TestConfigureEvidence(t *testing.T) {
 			}},
 			"Recognized: GPU evidence gpu.json, TDX quote cpu.html, compose file docker-compose.yaml, registry of releases tdx.csv",
 		},
+		{[]string{"sev.json", "tdx.csv"}, &config.Config{Version: 1, Registry: "tdx.csv"}, "Recognized: list of AMD releases sev.json, registry of releases tdx.csv"},
 		{[]string{"quote.bin"}, &config.Config{Version: 1, Evidence: map[string]config.Evidence{"quote": {File: "quote.bin", At: at}}}, "Recognized: TDX quote quote.bin"},
 		{[]string{"quote.json"}, &config.Config{Version: 1, Evidence: map[string]config.Evidence{"quote": {File: "quote.json", Profile: "dstack", At: at}}}, "Recognized: TDX quote quote.json"},
 		{[]string{"gpu.html"}, &config.Config{Version: 1, Evidence: map[string]config.Evidence{"gpu": {File: "gpu.html", Profile: "nvidia", At: at}}}, "Recognized: GPU evidence gpu.html"},

@@ -203,6 +203,14 @@ func (s *Subject) lackEvidence() {
 	if len(c.Evidence) > 0 {
 		return
 	}
+	for _, f := range s.Found {
+		if f.Kind == KindReleases {
+			s.Lacks = append(s.Lacks, pipeline.Lack{
+				What: "compose file, number of vCPUs and launch digest of a machine that runs a release of " + f.Name, For: "snp/**",
+				How: "retally snp measure --profile secretvm --compose FILE --vcpus N --releases " + f.Name + " --expect HEX",
+			})
+		}
+	}
 	for _, x := range []struct{ what, file string }{{string(KindRegistry), c.Registry}, {string(KindCompose), c.Compose}} {
 		if x.file != "" {
 			s.Lacks = append(s.Lacks, pipeline.Lack{What: "a quote of the machine", For: "evidence/*", How: "retally evidence capture HOST --out DIR fetches one; " + x.file + " is a " + x.what})

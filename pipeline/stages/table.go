@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/pipeline/stages/images"
 	"github.com/retally/retally/pipeline/stages/manifest"
 	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/snp"
 	"github.com/retally/retally/pipeline/stages/tdx"
 )
 
@@ -17,5 +18,5 @@ import (
 // deployment names what the others measure, policies rest on images and launch
 // digests, the manifest on everything.
 func Table() []run.Stage {
-	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
+	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
 }

@@ -22,7 +22,7 @@ import (
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
 func Stage() run.Stage {
-	return run.Stage{Name: "manifest", Version: 3, After: []string{"tdx", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "manifest", Version: 4, After: []string{"tdx", "snp", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -241,7 +241,7 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 	if base, err = withPolicies(in, base, out); err != nil {
 		return nil, err
 	}
-	base, computed, err := computedTDX(in, base)
+	base, computed, err := computedMachines(in, base)
 	if err != nil {
 		return nil, err
 	}

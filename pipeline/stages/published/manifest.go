@@ -55,16 +55,45 @@ func FieldValue(f manifest.Field) pipeline.Value {
 	return pipeline.OfText(text)
 }
 
-// TDXField takes apart the join path of a manifest's field that is a register
-// of a TDX machine: platform and the register's name.
-func TDXField(path string) (platform, name string, ok bool) {
-	parts := strings.SplitN(path, "/", 3)
-	if len(parts) != 3 || parts[0] != "tdx" {
-		return "", "", false
+// MachineField takes apart the join path of a manifest's field that is measured
+// of a machine: the kind (tdx or snp), the platform, and what stands behind the
+// platform in the key of such a measurement. The name of a register or of a
+// launch value is the last of rest; before it stand, for SNP, the product and
+// cpus=N where the entry has a number.
+func MachineField(path string) (kind, platform string, rest []string, ok bool) {
+	parts := strings.Split(path, "/")
+	n := 2
+	if parts[0] == "snp" {
+		n = 3
+		if len(parts) > 3 && strings.HasPrefix(parts[3], "cpus=") {
+			n = 4
+		}
 	}
-	name = RegisterNames[parts[2]]
-	return UnescapePart(parts[1]), name, tdxRegister[name]
+	if len(parts) <= n || parts[0] != "snp" && parts[0] != "tdx" {
+		return "", "", nil, false
+	}
+	name := RegisterNames[strings.Join(parts[n:], "/")]
+	if !measuredOf[parts[0]][name] {
+		return "", "", nil, false
+	}
+	for i := range parts[:n] {
+		parts[i] = UnescapePart(parts[i])
+	}
+	return parts[0], parts[1], append(parts[2:n:n], name), true
 }
 
-// tdxRegister are the names of the fields that are registers of a machine.
-var tdxRegister = map[string]bool{"mrtd": true, "rtmr0": true, "rtmr1": true, "rtmr2": true, "rtmr3": true}
+// TDXField is MachineField for a register of a TDX machine.
+func TDXField(path string) (platform, name string, ok bool) {
+	kind, platform, rest, ok := MachineField(path)
+	if !ok || kind != "tdx" {
+		return "", "", false
+	}
+	return platform, rest[0], true
+}
+
+// measuredOf are the names of the fields that are measured of a machine, by the
+// kind of its entry.
+var measuredOf = map[string]map[string]bool{
+	"tdx": {"mrtd": true, "rtmr0": true, "rtmr1": true, "rtmr2": true, "rtmr3": true},
+	"snp": {"launch": true, "apeip": true},
+}

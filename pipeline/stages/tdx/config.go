@@ -40,6 +40,9 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 func check(c *config.Config, bad config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
+		if p.TEE == "snp" {
+			continue // its own stage's
+		}
 		at := func(msg, hint string, field ...string) error {
 			return bad(msg, hint, append([]string{"platforms", name}, field...)...)
 		}
@@ -73,10 +76,13 @@ func Check(p *config.Platform, at config.At, say func(field, value string) strin
 	case "tdx":
 	case "":
 		return at("tee is missing", "tee: tdx, and a profile: "+strings.Join(profiles.TDXNames(), ", "))
-	case "snp", "tpm":
+	case "tpm":
 		return fault("tee", "leave the platform out; its values stay unchecked", "tee %q is not built yet: its registers cannot be computed", p.TEE)
 	default:
-		return fault("tee", config.NearestHint(p.TEE, []string{"tdx"}), "unknown tee %q", p.TEE)
+		return fault("tee", config.NearestHint(p.TEE, []string{"snp", "tdx"}), "unknown tee %q", p.TEE)
+	}
+	if own := config.FieldsGiven(p.SNPMachine); len(own) > 0 {
+		return fault(own[0], "leave it out", "%s is for machines of tee snp", own[0])
 	}
 	known := strings.Join(profiles.TDXNames(), ", ")
 	switch {
@@ -167,8 +173,8 @@ func checkShape(c *config.Platform, fault faulter) error {
 			return fault("memory", "for instance {memory: 2G}", "%s: %d bytes, want whole MiB", c.Memory, n)
 		}
 	}
-	if n := c.VCPUs; n != nil && (*n < 1 || *n > acpi.MaxVCPUs) {
-		return fault("vcpus", "for instance {vcpus: 4}", "%d: want 1 to %d vCPUs", *n, acpi.MaxVCPUs)
+	if c.VCPUs != nil && (c.VCPUs.One() < 1 || c.VCPUs.One() > acpi.MaxVCPUs) {
+		return fault("vcpus", "for instance {vcpus: 4}", "%s: want 1 to %d vCPUs", c.VCPUs, acpi.MaxVCPUs)
 	}
 	if c.QEMU != "" {
 		if err := new(tdxmeasure.Profile).SetQEMU(c.QEMU); err != nil {
@@ -269,6 +275,9 @@ func givenDigest(text string) (d digest.Digest, ok bool, err error) {
 // fill writes out what platforms take from elsewhere.
 func fill(c *config.Config) {
 	for name, p := range c.Platforms {
+		if p.TEE == "snp" {
+			continue
+		}
 		if p.ACPI == "" && p.ACPISource == "" {
 			p.ACPISource = "template"
 		}

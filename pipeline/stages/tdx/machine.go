@@ -296,7 +296,9 @@ func set[T any](to, from *T) {
 // size takes number of vCPUs, memory and command line.
 func (m *Machine) size() (err error) {
 	c := &m.config
-	set(&c.VCPUs, m.conf.VCPUs)
+	if m.conf.VCPUs != nil {
+		c.VCPUs = m.conf.VCPUs.One()
+	}
 	if m.conf.Memory != "" {
 		if c.Memory, err = tdxmeasure.ParseMemory(m.conf.Memory); err != nil {
 			return err

@@ -39,6 +39,9 @@ func plan(c *config.Config) []run.PlanLine {
 	var lines []run.PlanLine
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
+		if p.TEE != "tdx" {
+			continue
+		}
 		if described := strings.Join(slices.DeleteFunc([]string{p.Metadata, p.VMConfig}, func(s string) bool { return s == "" }), " and "); described != "" {
 			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: described + " and the files that it names"})
 			continue
@@ -99,7 +102,7 @@ func registerInputs(c *config.Platform, p *tdxmeasure.Profile) [5][]string {
 		out[1] = append(out[1], "memory "+c.Memory)
 	}
 	if readsTables(p) && c.ACPI == "" {
-		out[1] = append(out[1], "vcpus "+strconv.Itoa(config.Or(c.VCPUs)), "built-in ACPI tables")
+		out[1] = append(out[1], "vcpus "+strconv.Itoa(c.VCPUs.One()), "built-in ACPI tables")
 	}
 	if p.PatchKernel {
 		out[2] = append(out[2], "memory "+c.Memory)
@@ -122,7 +125,8 @@ type stageRun struct {
 
 func execute(ctx context.Context, in *run.In, qemu tdxmeasure.Source) (*run.Out, error) {
 	r := &stageRun{in: in, qemu: qemu, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
-	if len(in.Config.Platforms) == 0 {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(in.Config.Platforms)), func(name string) bool { return in.Config.Platforms[name].TEE != "tdx" })
+	if len(names) == 0 {
 		return r.out, nil
 	}
 	var err error
@@ -136,7 +140,7 @@ func execute(ctx context.Context, in *run.In, qemu tdxmeasure.Source) (*run.Out,
 			return nil, err
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(in.Config.Platforms)) {
+	for _, name := range names {
 		if err := r.platform(ctx, name); err != nil {
 			return nil, fmt.Errorf("platform %s: %w", name, err)
 		}
