@@ -233,6 +233,9 @@ func platformFields() []string {
 	var out []string
 	typ := reflect.TypeFor[config.Platform]()
 	for i := range typ.NumField() {
+		if typ.Field(i).Anonymous {
+			continue // of machines of another kind, which have a verb of their own
+		}
 		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
 		out = append(out, name)
 	}

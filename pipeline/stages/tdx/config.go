@@ -174,7 +174,7 @@ func checkShape(c *config.Platform, fault faulter) error {
 		}
 	}
 	if c.VCPUs != nil && (c.VCPUs.One() < 1 || c.VCPUs.One() > acpi.MaxVCPUs) {
-		return fault("vcpus", "for instance {vcpus: 4}", "%s: want 1 to %d vCPUs", c.VCPUs, acpi.MaxVCPUs)
+		return fault("vcpus", "for instance {vcpus: 4}", "%s: want one number, from 1 to %d", c.VCPUs, acpi.MaxVCPUs)
 	}
 	if c.QEMU != "" {
 		if err := new(tdxmeasure.Profile).SetQEMU(c.QEMU); err != nil {
