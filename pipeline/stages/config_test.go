@@ -19,7 +19,6 @@ func TestMachineConfigErrors(t *testing.T) {
 	const tdx, quote = "tee: tdx, profile: secretvm, ", "file: q, at: 2026-06-01T00:00:00Z, "
 	for _, tc := range []struct{ config, want, hint string }{
 		{platform(""), "retally.yaml:3:6: platforms.m: tee is missing", "tee: tdx"},
-		{platform("tee: snp"), `platforms.m.tee: tee "snp" is not built yet`, "stay unchecked"},
 		{platform("tee: tpm"), `tee "tpm" is not built yet`, ""},
 		{platform("tee: tdxx"), `unknown tee "tdxx"`, `did you mean "tdx"?`},
 		{platform("tee: tdx"), "profile is missing", "secretvm"},

@@ -77,8 +77,11 @@ func checkPlatform(p *config.Platform, at config.At) error {
 			return at(err.Error(), "", "memory")
 		}
 	}
-	if len(p.VCPUs) > 1 || p.VCPUs.One() > acpi.MaxVCPUs {
-		return at(fmt.Sprintf("%s vCPUs, want one number from 1 to %d", p.VCPUs, acpi.MaxVCPUs), "", "vcpus")
+	if len(p.VCPUs) > 1 {
+		return at(fmt.Sprintf("%s vCPUs, want one number", p.VCPUs), "a platform for each", "vcpus")
+	}
+	if n := p.VCPUs.One(); n < 0 || n > acpi.MaxVCPUs {
+		return at(fmt.Sprintf("%d vCPUs, want 1 to %d", n, acpi.MaxVCPUs), "", "vcpus")
 	}
 	if p.GPUs < 0 || p.GPUs > 16 {
 		return at(fmt.Sprintf("%d GPUs, want 0 to 16", p.GPUs), "", "gpus")
