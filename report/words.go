@@ -59,6 +59,13 @@ var attributeWords = map[string]string{
 	"mr_image":                     "MR_IMAGE (registers of the image)",
 	"mr_system":                    "mr_system (registers of the machine)",
 	"rootfs":                       "root file system",
+	"ovmf-hash":                    "launch digest after the firmware's pages",
+	"kernel":                       "kernel",
+	"initrd":                       "initrd",
+	"cmdline":                      "kernel command line",
+	"compose":                      "compose file",
+	"id-key-digest":                "digest of the ID key",
+	"id-block":                     "ID block",
 	"authentic":                    "authentic (who signed)",
 	"expected":                     "expected (what runs)",
 	"bound":                        "bound (whose connection)",
@@ -87,6 +94,9 @@ func split(k pipeline.Key) (kind, subject, attribute string) {
 		}
 	}
 	n = min(n, len(parts))
+	if kind == "snp" && len(parts) == 3 {
+		n = 2 // of the platform, whatever the product
+	}
 	if kind == "snp" && len(parts) > n && strings.HasPrefix(parts[n], "cpus=") {
 		n++
 	}

@@ -96,6 +96,32 @@ func TestDecodeStrict(t *testing.T) {
 	}
 }
 
+// TestInline: the fields of an inline struct are the outer one's.
+func TestInline(t *testing.T) {
+	type Own struct {
+		Seed string `yaml:"seed"`
+	}
+	var c struct {
+		Name string `yaml:"name"`
+		Own  `yaml:",inline"`
+	}
+	for in, want := range map[string]string{
+		"name: n\nseed: s\n": "", "seeed: s\n": `f:1:1: unknown key "seeed" (did you mean "seed"?)`, "own: {seed: s}\n": `f:1:1: unknown key "own" (known: name, seed)`, "seed: [a]\n": "f:1:7: seed: want text, found a list",
+	} {
+		docs, err := yamldoc.Parse("f", []byte(in), yamldoc.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = yamldoc.DecodeStrict("f", docs[0], &c)
+		if (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%q: %v, want %q", in, err, want)
+		}
+	}
+	if c.Name != "n" || c.Seed != "s" {
+		t.Errorf("%+v", c)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"a: &a [1, *a]\n", "x: &x {a: 1}\ny: {<<: *x}\n---\n- |\n  t\n", "? a\n: b\n", "!!binary x", "%YAML 1.1\n---\na: ~\n"} {
 		f.Add([]byte(s))

@@ -70,7 +70,8 @@ const MaxCounts = 1<<16 - 1
 // given.
 type Counts []int
 
-// ParseCounts reads "4", "1..8" and "1,2,4..6".
+// ParseCounts reads "4", "1..8" and "1,2,4..6". That no machine has a number
+// below 0 is for its stage to say.
 func ParseCounts(text string) (Counts, error) {
 	var c Counts
 	for part := range strings.SplitSeq(text, ",") {
@@ -81,7 +82,7 @@ func ParseCounts(text string) (Counts, error) {
 		first, err1 := strconv.Atoi(from)
 		last, err2 := strconv.Atoi(to)
 		switch {
-		case err1 != nil || err2 != nil || first < 0 || last < first:
+		case err1 != nil || err2 != nil || first < 0 && isRange || last < first:
 			return nil, fmt.Errorf("%.40q: want a number, a range or a list", text)
 		case last > MaxCounts || len(c)+last-first >= MaxCounts:
 			return nil, fmt.Errorf("%.40q: at most %d", text, MaxCounts)

@@ -258,6 +258,9 @@ func (s *shape) readCPUs(p *config.Platform, types []string, at config.At) error
 // key.
 func (s *shape) distinct(at config.At) error {
 	for i, n := range s.counts {
+		if n < 0 {
+			return at(fmt.Sprintf("%d: want a number, a range or a list", n), "", "vcpus")
+		}
 		if slices.Contains(s.counts[:i], n) {
 			return at(fmt.Sprintf("%d vCPUs twice", n), "", "vcpus")
 		}

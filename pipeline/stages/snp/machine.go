@@ -40,6 +40,7 @@ type Machine struct {
 	problems  []pipeline.Problem
 	releases  *snpmeasure.Releases
 	release   *snpmeasure.Release // that stands for the artifacts
+	alike     []string            // other releases with the expected digest
 
 	// Results are the launch digests, by number of vCPUs, then type, then
 	// features.

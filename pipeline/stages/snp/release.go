@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -38,6 +39,10 @@ func anyTDX(c *config.Config) bool {
 	return false
 }
 
+// maxLaunches bounds how many launch digests of releases are computed for one
+// platform.
+const maxLaunches = 50_000
+
 func (m *Machine) readReleases(ctx context.Context, in *run.In) (err error) {
 	file := releasesFile(in.Config, &m.conf, m.profile)
 	if file == "" {
@@ -49,8 +54,13 @@ func (m *Machine) readReleases(ctx context.Context, in *run.In) (err error) {
 	if m.profile == nil {
 		return &pipeline.InputError{Op: "read", File: file, Err: errors.New("says nothing of the command line"), Hint: "profile: secretvm, whose machines the list is of"}
 	}
-	m.releases, err = run.Parsed(ctx, in, file, snpmeasure.MaxReleaseFile, snpmeasure.ParseReleases)
-	return err
+	if m.releases, err = run.Parsed(ctx, in, file, snpmeasure.MaxReleaseFile, snpmeasure.ParseReleases); err != nil {
+		return err
+	}
+	if n := max(1, len(m.shape.counts)) * len(m.shape.features); len(m.releases.Rows) > maxLaunches/n {
+		return &pipeline.InputError{Op: "compare", File: file, Err: fmt.Errorf("%d releases for %d machines: at most %d launch digests are computed", len(m.releases.Rows), n, maxLaunches), Hint: "list fewer machines"}
+	}
+	return nil
 }
 
 // takeRelease lets a row of the list stand for the artifacts, where there is no
@@ -124,9 +134,15 @@ func (m *Machine) chooseRelease(ctx context.Context) (*snpmeasure.Release, error
 		return nil, nil
 	}
 	if len(m.shape.counts) == 0 {
+		// Every size that the vendor offers.
+		m.shape.counts = slices.Sorted(maps.Values(m.profile.Sizes))
+	}
+	if len(m.shape.counts) == 0 {
 		return nil, nil // the number of vCPUs is a lack of its own
 	}
 	unknown := 0
+	var fits *snpmeasure.Release
+	var fit *snpmeasure.Result
 	for i := range m.releases.Rows {
 		r := &m.releases.Rows[i]
 		if r.Unknown != "" {
@@ -138,10 +154,19 @@ func (m *Machine) chooseRelease(ctx context.Context) (*snpmeasure.Release, error
 			return nil, err
 		}
 		for _, got := range results {
-			if got.Digest == want {
-				return r, nil
+			switch {
+			case got.Digest != want:
+			case fits != nil:
+				m.alike = append(m.alike, r.Name())
+			default:
+				// Of several machines that are listed it is this one.
+				fits, fit = r, got
 			}
 		}
+	}
+	if fits != nil {
+		m.shape.counts, m.shape.features = []int{fit.Config.VCPUs}, []uint64{fit.Config.Features}
+		return fits, nil
 	}
 	if unknown == 0 {
 		m.problems = append(m.problems, pipeline.Problem{
@@ -192,7 +217,11 @@ func (m *Machine) launchesOf(ctx context.Context, r *snpmeasure.Release) ([]*snp
 // rows holds a machine whose artifacts are at hand against every release of the
 // list: one of them must fit as a whole.
 func (r *stageRun) rows(ctx context.Context, m *Machine) error {
-	if m.releases == nil || m.release != nil || m.shape.config.Mode != snpmeasure.SNP || m.compose.IsZero() || len(m.Results) == 0 {
+	if m.releases == nil || m.release != nil || len(m.Results) == 0 {
+		return nil
+	}
+	if m.shape.config.Mode != snpmeasure.SNP || m.compose.IsZero() {
+		r.in.Lack("compose", string(m.key())+"/**", "compose: docker-compose.yaml, in mode snp: without it no release of "+m.releases.Name+" is compared")
 		return nil
 	}
 	var nearest []pipeline.Reference

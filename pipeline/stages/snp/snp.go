@@ -237,8 +237,12 @@ func (r *stageRun) idBlock(m *Machine, res *snpmeasure.Result) error {
 // machines' reports show.
 func (r *stageRun) released(m *Machine) {
 	where := pipeline.Where{File: m.releases.Name, Line: m.release.Line}
+	also := ""
+	if len(m.alike) > 0 {
+		also = "; the digest is also that of " + strings.Join(m.alike, ", ")
+	}
 	r.out.Problems = append(r.out.Problems, pipeline.Problem{
-		Level: pipeline.LevelNote, Code: "snp-release", Where: where, Msg: "release " + m.release.Name() + " stands for the artifacts of " + m.Name + ": its hashes are taken over, not recounted",
+		Level: pipeline.LevelNote, Code: "snp-release", Where: where, Msg: "release " + m.release.Name() + " stands for the artifacts of " + m.Name + ": its hashes are taken over, not recounted" + also,
 		Hint: "give firmware, kernel, initrd and rootfs of the release to recount them",
 	})
 	from := pipeline.FromFile(m.releases.Name)

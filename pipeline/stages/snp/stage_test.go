@@ -269,6 +269,12 @@ func TestReleaseHoldsAsAWhole(t *testing.T) {
 			t.Errorf("%s: %s", r.Outcome, r.Summary)
 		}
 	}
+	// A list that cannot be compared is a lack, not nothing.
+	explicit := strings.Replace(strings.Replace(secretVM, "compose: vm/docker-compose.yaml", "cmdline: console=ttyS0", 1), "profile: secretvm", "profile: secretvm, vcpu_types: [EPYC]", 1)
+	r = testrun.Run(t, testrun.Demo(t, map[string]string{"sev.json": list(t, right)}), explicit)
+	if r.Outcome != pipeline.OutcomeUnchecked || len(r.Lacks) != 1 || r.Lacks[0].What != "compose" {
+		t.Errorf("no compose file: %s, %+v", r.Outcome, r.Lacks)
+	}
 	// A row that is not understood is no match, and is told.
 	r = testrun.Run(t, testrun.Demo(t, map[string]string{"sev.json": list(t, row(t, dir, func(r map[string]any) { r["svsm_hash"] = zero }))}), secretVM)
 	if r.Outcome == pipeline.OutcomeMatch || len(r.Findings) > 0 && testrun.Finding(t, r, launch("EPYC", 1)).Verdict == pipeline.Match {
@@ -319,6 +325,13 @@ func TestPublishedSecretVM(t *testing.T) {
 	if got, want := testrun.Measured(r, key("image-id")).Value.String(), string(report[0x20:0x30]); got != want {
 		t.Errorf("image id %q, the report has %q", got, want)
 	}
+	// The size is found, too, where several are listed or none is given.
+	for _, vcpus := range []string{" vcpus: [8, 1, 2],", ""} {
+		r := testrun.Run(t, root, strings.Replace(config, " vcpus: 1,", vcpus, 1))
+		if f := testrun.Finding(t, r, key("launch")); f.Verdict != pipeline.Match {
+			t.Errorf("%q: %s", vcpus, f.Verdict)
+		}
+	}
 	for _, change := range [][2]string{{"compose.yaml", "other.yaml"}, {"vcpus: 1", "vcpus: 16"}} {
 		r := testrun.Run(t, root, strings.Replace(config, change[0], change[1], 1))
 		if r.Outcome != pipeline.OutcomeDiffers {
@@ -354,6 +367,7 @@ func TestDescriptions(t *testing.T) {
 		"{tee: snp, firmware: f, id_block: {contrast: new}}":                "form",
 		"{tee: snp, firmware: f, id_block: {contrast: current, svn: 3}}":    "of its own",
 		"{tee: tdx, profile: secretvm, ovmf_hash: ab}":                      "ovmf_hash is for machines of tee snp",
+		"{tee: snp, firmware: f, vcpus: -1}":                                "want a number, a range",
 		"{tee: tdx, profile: secretvm, vcpus: [1..2]}":                      "want one number",
 		"{tee: sgx}":                          "unknown tee",
 		"{tee: snp, firmware: f, firmwar: g}": `did you mean "firmware"?`,
