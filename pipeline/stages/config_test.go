@@ -25,7 +25,7 @@ func TestMachineConfigErrors(t *testing.T) {
 		{platform("tee: tdx, profile: secretwm"), `retally.yaml:3:26: platforms.m.profile: "secretwm": unknown profile`, "did you mean profile: secretvm?"},
 		{platform(tdx + "memory: 2X"), `platforms.m.memory: "2X": want a size`, ""},
 		{platform(tdx + "vcpus: 5000"), "platforms.m.vcpus: 5000: want one number, from 1 to 4096", ""},
-		{platform(tdx + "vcpus: -1"), "want a number", ""},
+		{platform(tdx + "vcpus: -1"), "-1: want one number, from 1 to 4096", ""},
 		{platform(tdx + "gpus: 99"), "platforms.m.gpus: 99: want 0 to 30", ""},
 		{platform(tdx + "qemu: '7.2'"), "QEMU version", "three numbers"},
 		{platform(tdx + "qemu: 7.2.1"), "8.0.0 or newer", ""},

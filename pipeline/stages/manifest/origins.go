@@ -142,8 +142,8 @@ func isName(path string) bool {
 func isMeasured(path string) bool {
 	entry := entryOf(path)
 	switch published.RegisterNames[strings.TrimPrefix(path, entry+"/")] {
-	case "", "mrseam":
-		return false
+	case "", "mrseam", "xfam":
+		return false // what a vendor demands of module and processor
 	default:
 		return true
 	}

@@ -173,6 +173,7 @@ type joiner struct {
 	a, b           *manifestSide
 	otherNamespace bool
 	basis          BasisOf
+	said           map[string]bool // entries without an anchor that one field stood for
 	ms             []pipeline.Measurement
 	refs           []pipeline.Reference
 }
@@ -186,8 +187,8 @@ func (j *joiner) join(path string) {
 	fb, inB := j.b.fields[path]
 	entry := entryOf(path)
 	name := path[strings.LastIndexByte(path, '/')+1:]
-	if entry != "" && (j.a.has(entry) != j.b.has(entry)) && !slices.Contains(anchors, name) {
-		return // the anchor says it for the whole entry
+	if entry != "" && (j.a.has(entry) != j.b.has(entry)) && !slices.Contains(anchors, name) && j.saidFor(entry) {
+		return // the anchor, or the first field, says it for the whole entry
 	}
 	if strings.HasSuffix(path, "/CommonName") && !j.commonNameCounts(entry) {
 		return
@@ -207,6 +208,9 @@ func (j *joiner) join(path string) {
 		fb, inB = absent(fa), true
 	}
 	got, want, relation, note := j.values(path, fa, inA, fb, inB)
+	if isName(path) && inA && inB && got.Equal(want) {
+		return // what entries are joined by is equal by that, and proves nothing
+	}
 	if inA {
 		basis, inputs := j.basis(fa)
 		j.ms = append(j.ms, pipeline.Measurement{Key: key, Value: got, Basis: basis, Inputs: inputs})
@@ -221,6 +225,24 @@ func (j *joiner) join(path string) {
 			Where: pipeline.Where{File: j.b.m.File(), Pointer: fb.Pointer, Line: fb.Line}, Words: either.Meaning.Words, Note: note,
 		})
 	}
+}
+
+// saidFor reports whether a field stands for an entry that one side has: its
+// anchor or, in an entry without one, the first field that is asked about.
+func (j *joiner) saidFor(entry string) bool {
+	for _, a := range anchors {
+		_, inA := j.a.fields[entry+"/"+a]
+		_, inB := j.b.fields[entry+"/"+a]
+		if inA || inB {
+			return true
+		}
+	}
+	if j.said == nil {
+		j.said = map[string]bool{}
+	}
+	before := j.said[entry]
+	j.said[entry] = true
+	return before
 }
 
 // commonNameCounts reports whether the first SAN says something that the set
