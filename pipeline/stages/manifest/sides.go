@@ -198,7 +198,7 @@ func (j *joiner) join(path string) {
 		either = fb
 	}
 	key := j.key(path, either)
-	if (name == "Platform" || name == "CPUs") && inA != inB {
+	if (name == "Platform" || name == "CPUs") && inA != inB && j.a.has(entry) && j.b.has(entry) {
 		return // an older shape; the entries are joined without it
 	}
 	if !inA && either.Meaning.Default != "" && j.a.hasOwner(entry) {
