@@ -529,9 +529,12 @@ func (s *machineState) quoted(t *testing.T, nonce []byte) {
 		return a, b
 	}
 	x, y := pair(s.ak)
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x.FillBytes(make([]byte, 32)), y.FillBytes(make([]byte, 32))))
+	if err != nil {
+		t.Fatal(err)
+	}
 	r, v := pair(s.signature)
-	sum := sha256.Sum256([]byte(s.quote))
-	if !ecdsa.Verify(&ecdsa.PublicKey{Curve: elliptic.P256(), X: x, Y: y}, sum[:], r, v) {
+	if sum := sha256.Sum256([]byte(s.quote)); !ecdsa.Verify(key, sum[:], r, v) {
 		t.Error("the quote's signature does not hold")
 	}
 	h := sha256.New()

@@ -37,13 +37,14 @@ var floors = []struct {
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
+	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure")}, // tdxmeasure: sizes of memory
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	{"pipeline/stages/manifest", stage("manifest")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
+		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
 	}},
 	{"report", []string{"pipeline", "trace"}},
 	{"cmd/retally", []string{
@@ -272,7 +273,7 @@ func TestRoomsKnowNoFlags(t *testing.T) {
 // hands them to run.Parsed, which calls each once for a document.
 var parsers = []string{
 	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels",
-	"tdxmeasure.ParseMetadata",
+	"pcrmeasure.ParseGolden", "tdxmeasure.ParseMetadata",
 }
 
 // parsersCalled are calls all the same, by file: what is parsed there is no file

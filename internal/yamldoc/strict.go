@@ -2,7 +2,9 @@ package yamldoc
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -100,6 +102,10 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	m := map[string]reflect.Type{}
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if inline(f) {
+			maps.Copy(m, fieldsOf(f.Type))
+			continue
+		}
 		if name := fieldName(f); name != "" {
 			m[name] = f.Type
 		}
@@ -107,10 +113,21 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return m
 }
 
+// inline reports whether the fields of a field are its struct's own.
+func inline(f reflect.StructField) bool {
+	_, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	return f.IsExported() && f.Type.Kind() == reflect.Struct && slices.Contains(strings.Split(options, ","), "inline")
+}
+
 func keysOf(t reflect.Type) []string {
 	var keys []string
 	for i := range t.NumField() {
-		if name := fieldName(t.Field(i)); name != "" {
+		f := t.Field(i)
+		if inline(f) {
+			keys = append(keys, keysOf(f.Type)...)
+			continue
+		}
+		if name := fieldName(f); name != "" {
 			keys = append(keys, name)
 		}
 	}

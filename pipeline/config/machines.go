@@ -31,7 +31,7 @@ type Policies struct {
 
 // Platform is a machine: the artifacts it boots and its shape.
 type Platform struct {
-	// TEE is "tdx". Others come with their rooms.
+	// TEE is "tdx" or "tpm". Others come with their rooms.
 	TEE string `yaml:"tee" json:"tee"`
 	// Profile is how hypervisor and firmware behave: secretvm, dstack, ...
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
@@ -67,8 +67,10 @@ type Platform struct {
 	AppID       string `yaml:"app_id,omitempty" json:"app_id,omitempty"` // hex
 
 	// Expect are registers as the vendor prints them, by their names (mrtd,
-	// rtmr0 to rtmr3, mr_aggregated, mr_image), in hex.
+	// rtmr0 to rtmr3, mr_aggregated, mr_image; pcr0 to pcr23), in hex.
 	Expect map[string]string `yaml:"expect,omitempty" json:"expect,omitempty"`
+
+	TPMMachine `yaml:",inline"`
 }
 
 // Evidence is a quote or a capture folder and what it is held against

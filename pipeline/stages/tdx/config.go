@@ -37,6 +37,9 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 func check(c *config.Config, bad config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
+		if p.TEE == "tpm" {
+			continue // its own stage's
+		}
 		at := func(msg, hint string, field ...string) error {
 			return bad(msg, hint, append([]string{"platforms", name}, field...)...)
 		}
@@ -55,10 +58,13 @@ func checkPlatform(p *config.Platform, at config.At) error {
 	case "tdx":
 	case "":
 		return at("tee is missing", "tee: tdx, and a profile: "+strings.Join(profiles.TDXNames(), ", "))
-	case "snp", "tpm":
+	case "snp":
 		return at(fmt.Sprintf("tee %q is not built yet: its registers cannot be computed", p.TEE), "leave the platform out; its values stay unchecked", "tee")
 	default:
-		return at(fmt.Sprintf("unknown tee %q", p.TEE), config.NearestHint(p.TEE, []string{"tdx"}), "tee")
+		return at(fmt.Sprintf("unknown tee %q", p.TEE), config.NearestHint(p.TEE, []string{"tdx", "tpm"}), "tee")
+	}
+	if own := config.TPMFields(p); len(own) > 0 {
+		return at(own[0]+" is for machines of tee tpm", "leave it out", own[0])
 	}
 	if p.Profile == "" {
 		return at("profile is missing: how hypervisor and firmware behave", "known: "+strings.Join(profiles.TDXNames(), ", "))
@@ -118,6 +124,9 @@ func checkPlatform(p *config.Platform, at config.At) error {
 // fill writes out what platforms take from elsewhere.
 func fill(c *config.Config) {
 	for name, p := range c.Platforms {
+		if p.TEE == "tpm" {
+			continue
+		}
 		if p.ACPI == "" && p.ACPISource == "" {
 			p.ACPISource = "template"
 		}

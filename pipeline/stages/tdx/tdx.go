@@ -32,6 +32,9 @@ func plan(c *config.Config) []run.PlanLine {
 	var lines []run.PlanLine
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
+		if p.TEE == "tpm" {
+			continue
+		}
 		if p.Metadata != "" {
 			lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("tdx", name)) + "/**", From: p.Metadata + " and the files that it names"})
 			continue
@@ -107,7 +110,8 @@ type stageRun struct {
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
-	if len(in.Config.Platforms) == 0 {
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(in.Config.Platforms)), func(name string) bool { return in.Config.Platforms[name].TEE == "tpm" })
+	if len(names) == 0 {
 		return r.out, nil
 	}
 	var err error
@@ -121,7 +125,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 			return nil, err
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(in.Config.Platforms)) {
+	for _, name := range names {
 		if err := r.platform(ctx, name); err != nil {
 			return nil, fmt.Errorf("platform %s: %w", name, err)
 		}
