@@ -29,9 +29,16 @@ RTMR0 and a firmware, the machine's whole shape is searched.
 With --search and without --want, KEY is tdx/PLATFORM/REGISTER or
 evidence/NAME/REGISTER of the report: the machine comes from the
 configuration, and the wanted value is what the report compared it with, or what
-the evidence says.`,
+the evidence says.
+
+With --search, KEY may also be a PCR, as tpm/PLATFORM/BANK/pcrN: the machine
+comes from the configuration, and the wanted value is that of --want, or what the
+report compared the PCR with.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if search.on && isPCR(args[0]) {
+				return a.searchPCR(cmd.Context(), output, args[0], search.want, configFile, file)
+			}
 			if search.on && search.fromRun(args[0]) {
 				return a.searchFromRun(cmd.Context(), output, args[0], configFile, file)
 			}

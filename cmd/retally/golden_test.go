@@ -83,6 +83,17 @@ var goldenCases = []goldenCase{
 	{"tdx-replay-expect", "tdx replay ccel.bin --expect rtmr0=000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
 	{"tdx-reproduce-mr", "tdx reproduce-mr -fw ovmf.fd -kernel bzImage -tcbver 7"},
 
+	{"tpm-predict", "tpm predict --uki uki.efi --empty-vars --devices virtio-disk --bank sha1,sha256"},
+	{"tpm-predict-trace", "tpm predict --kernel kernel.efi --cmdline quiet --empty-vars --pcr 4,9 --trace"},
+	{"tpm-predict-missing", "tpm predict --kernel kernel.efi --pcr 7,9"},
+	{"tpm-predict-expect", "tpm predict --kernel kernel.efi --cmdline quiet --empty-vars --expect pcr2=3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969 --expect pcr4=0000000000000000000000000000000000000000000000000000000000000000"},
+	{"tpm-replay", "tpm replay tpm.log"},
+	{"tpm-replay-bad", "tpm replay tpm-bad.log"},
+	{"tpm-replay-secure", "tpm replay tpm-secure.log"},
+	{"tpm-replay-broken", "tpm replay uki.efi"},
+	{"tpm-pcrlock", "tpm pcrlock uki.pcrlock"},
+	{"tpm-pcrlock-two", "tpm pcrlock uki.pcrlock uki.pcrlock"},
+
 	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem"},
 	{"evidence-verify-fails", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --registry own/other.csv --docker-compose own/docker-compose.yaml --tls-cert own/other.pem"},
 	{"evidence-verify-gpu", "evidence verify own/with-gpu.bin own/gpu.json --at 2026-06-01T00:00:00Z --intel-root own/root.pem --nvidia-root own/gpu-root.pem --tls-cert own/cert.pem"},
@@ -92,6 +103,10 @@ var goldenCases = []goldenCase{
 	{"inspect-initrd", "inspect initrd auto/initramfs.cpio.gz"},
 	{"inspect-acpi", "inspect acpi tables.bin"},
 	{"inspect-acpi-two", "inspect acpi tables.bin tables-no-com1.bin"},
+
+	{"explain-search-pcr", "explain tpm/vm/sha256/pcr2 --search -f tpm.yaml --want 3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969"},
+	{"inspect-uki", "inspect uki uki.efi"},
+	{"inspect-disk", "inspect disk gpt.img"},
 
 	{"proxy-log", "proxy-log workspace --all"},
 	{"proxy-image", "proxy-image --inspect inspect.json --hashes proxy-hashes.json"},
@@ -428,6 +443,8 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	}
 	env = map[string]string{"HOME": dir, "RETALLY_CACHE": filepath.Join(dir, "cache"), "NO_COLOR": "1"}
 	tdxArtifacts(t, ".")
+	tpmArtifacts(t, ".")
+	putFile(t, "tpm.yaml", []byte("version: 1\nplatforms:\n  vm: {tee: tpm, uki: uki.efi, empty_vars: true}\n"))
 	changed := readFileOf(t, "ovmf.fd")
 	changed[5000] ^= 1
 	putFile(t, "changed.fd", changed)

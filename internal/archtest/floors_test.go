@@ -37,7 +37,7 @@ var floors = []struct {
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
-	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure")}, // tdxmeasure: sizes of memory
+	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure", "trace", "verity")}, // tdxmeasure: sizes of memory
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	{"pipeline/stages/manifest", stage("manifest")},
 	// Sideways, to say why a register differs.
@@ -51,8 +51,8 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "report",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/evidence", "pipeline/stages/policies", "pipeline/stages/tdx",
-		"deployment", "evidence", "igvm", "imagehash", "manifest", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/evidence", "pipeline/stages/policies", "pipeline/stages/tdx", "pipeline/stages/tpm",
+		"deployment", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 

@@ -61,6 +61,13 @@ type TPMMachine struct {
 	// SBATLevel are the lines of the SbatLevel that shim has in force.
 	SBATLevel []string `yaml:"sbat_level,omitempty" json:"sbat_level,omitempty"`
 
+	// AppDisk is the image of the disk with the application (BlindLlama), AppRoot
+	// its dm-verity root hash in hex, and AppCA the certificate of the web server's
+	// CA as PEM: PCR 15 has the root hash and the CA.
+	AppDisk string `yaml:"app_disk,omitempty" json:"app_disk,omitempty"`
+	AppRoot string `yaml:"app_root,omitempty" json:"app_root,omitempty"`
+	AppCA   string `yaml:"app_ca,omitempty" json:"app_ca,omitempty"`
+
 	// Golden is a file of golden measurements, as BlindLlama publishes it.
 	Golden string `yaml:"golden,omitempty" json:"golden,omitempty"`
 }

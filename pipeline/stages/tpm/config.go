@@ -107,6 +107,11 @@ func Check(p *config.Platform, at config.At) error {
 	case len(p.Chain) > 16 || len(p.Phases) > 64 || len(p.SBATLevel) > 1000:
 		return at("more images, phases or lines than any machine has", "at most 16 images, 64 phases, 1000 lines")
 	}
+	if p.AppRoot != "" {
+		if _, err := digest.ParseHex(digest.SHA256, p.AppRoot); err != nil {
+			return at(err.Error(), "write the 64 hex digits, in quotation marks", "app_root")
+		}
+	}
 	if err := checkBoot(p, at); err != nil {
 		return err
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/gpt"
 	"github.com/retally/retally/pcrmeasure"
 	"github.com/retally/retally/pcrmeasure/disk"
 	"github.com/retally/retally/pipeline"
@@ -251,4 +253,9 @@ func words(index int) string {
 		14: "shim's lists", 15: "application",
 	}[index]
 	return strings.TrimSuffix(fmt.Sprintf("PCR %d (%s)", index, about), " ()")
+}
+
+// section is a partition's bytes.
+func section(in pcrmeasure.Input, p gpt.Partition) *io.SectionReader {
+	return io.NewSectionReader(in.R, p.Offset, p.Size)
 }

@@ -1,18 +1,25 @@
 package tpm_test
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/testpe"
 	"github.com/retally/retally/internal/testrun"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/stages/tpm"
+	"github.com/retally/retally/verity"
 )
 
 // machine writes a unified kernel image and gives its configuration.
@@ -172,4 +179,111 @@ func TestKernelNotMeasured(t *testing.T) {
 	if !found {
 		t.Errorf("problems: %v", r.Problems)
 	}
+}
+
+// TestApplication: PCR 15 has the root hash of the application's disk and the
+// CA; UUIDs that the data do not fit prove nothing.
+func TestApplication(t *testing.T) {
+	dir := t.TempDir()
+	image := appDisk(t)
+	write(t, dir, "app.img", image)
+	write(t, dir, "ca.pem", []byte("-----BEGIN CERTIFICATE-----\n"))
+	root := hex.EncodeToString(append(gptUUID(image[1024+16:]), gptUUID(image[1024+128+16:])...))
+	base := "version: 1\nplatforms:\n  vm: {tee: tpm, app_ca: ca.pem, "
+	r := testrun.Run(t, dir, base+"app_disk: app.img, app_root: '"+root+"'}\n")
+	m := testrun.Measured(r, "tpm/vm/app-root")
+	if m == nil || m.Basis != pipeline.Recomputed || m.Value.Digest().Hex() != root {
+		t.Fatalf("root hash %v, want %s; %v", m, root, r.Problems)
+	}
+	v := make([]byte, 32)
+	ca := sha256.Sum256([]byte("-----BEGIN CERTIFICATE-----\n"))
+	raw, err := hex.DecodeString(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range [][]byte{raw, make([]byte, 32), ca[:]} {
+		sum := sha256.Sum256(append(v, d...))
+		v = sum[:]
+	}
+	want := hex.EncodeToString(v)
+	if got := value(t, r, 15); got != want {
+		t.Errorf("PCR 15 = %s, want %s", got, want)
+	}
+	expect := ", expect: {pcr15: '" + want + "'}}\n"
+	if r := testrun.Run(t, dir, base+"app_disk: app.img"+expect); r.Outcome != pipeline.OutcomeMatch {
+		t.Errorf("the disk is there: %s", r.Summary)
+	}
+	if r := testrun.Run(t, dir, base+"app_root: '"+root+"'"+expect); r.Outcome != pipeline.OutcomeUnchecked {
+		t.Errorf("the root hash is copied: %s", r.Outcome)
+	}
+	if r := testrun.Run(t, dir, base+"app_disk: app.img, app_root: '"+strings.Repeat("ab", 32)+"'"+expect); r.Outcome != pipeline.OutcomeDiffers {
+		t.Errorf("another root hash: %s", r.Outcome)
+	}
+	image[40*512] ^= 1
+	write(t, dir, "app.img", image)
+	r = testrun.Run(t, dir, base+"app_disk: app.img"+expect)
+	if testrun.Measured(r, "tpm/vm/app-root") != nil || r.Outcome != pipeline.OutcomeDiffers {
+		t.Errorf("data that the root hash does not fit: %s", r.Outcome)
+	}
+}
+
+// gptUUID is the text order of a stored UUID's bytes.
+func gptUUID(b []byte) []byte {
+	return []byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]}
+}
+
+// appDisk is a disk's image with the partitions app and app-verity.
+func appDisk(t *testing.T) []byte {
+	t.Helper()
+	le := binary.LittleEndian
+	dir := t.TempDir()
+	data := bytes.Repeat([]byte("application data"), 4096/16*4)
+	write(t, dir, "data", data)
+	p := verity.Defaults()
+	p.Salt = bytes.Repeat([]byte{7}, 32)
+	res, err := verity.FormatFiles(t.Context(), filepath.Join(dir, "data"), filepath.Join(dir, "hash"), p, verity.FEC{}, verity.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := os.ReadFile(filepath.Join(dir, "hash"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := res.Root.Bytes()
+	b := make([]byte, 256<<10)
+	head := b[512:]
+	copy(head, "EFI PART")
+	le.PutUint32(head[8:], 0x10000)
+	le.PutUint32(head[12:], 92)
+	le.PutUint64(head[24:], 1)
+	le.PutUint64(head[32:], uint64(len(b)/512-1))
+	le.PutUint64(head[40:], 34)
+	le.PutUint64(head[48:], uint64(len(b)/512-34))
+	le.PutUint64(head[72:], 2)
+	le.PutUint32(head[80:], 128)
+	le.PutUint32(head[84:], 128)
+	kind, err := ovmf.ParseGUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := 40
+	for i, c := range []struct {
+		name string
+		data []byte
+	}{{"app", data}, {"app-verity", tree}} {
+		e := b[1024+128*i:]
+		copy(e, kind[:])
+		copy(e[16:], gptUUID(root[16*i:16*i+16])) // its own inverse
+		sectors := (len(c.data) + 511) / 512
+		le.PutUint64(e[32:], uint64(at))
+		le.PutUint64(e[40:], uint64(at+sectors-1))
+		for j, u := range c.name {
+			le.PutUint16(e[56+2*j:], uint16(u))
+		}
+		copy(b[at*512:], c.data)
+		at += sectors
+	}
+	le.PutUint32(head[88:], crc32.ChecksumIEEE(b[1024:1024+128*128]))
+	le.PutUint32(head[16:], crc32.ChecksumIEEE(head[:92]))
+	return b
 }

@@ -21,7 +21,20 @@ import (
 
 // Stage predicts PCRs and holds them against the values that are expected, and
 // against golden measurements.
-func Stage() run.Stage {
+func Stage() run.Stage { return StageSeeing(func(string, *pcrmeasure.Prediction) {}) }
+
+// StageSeeing is Stage for a caller that shows the predictions themselves: see is
+// called with each, platform by platform and bank by bank.
+func StageSeeing(see func(platform string, p *pcrmeasure.Prediction)) run.Stage {
+	execute := func(ctx context.Context, in *run.In) (*run.Out, error) {
+		r := &stageRun{in: in, see: see, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
+		for _, name := range machines(in.Config) {
+			if err := r.platform(ctx, name); err != nil {
+				return nil, fmt.Errorf("platform %s: %w", name, err)
+			}
+		}
+		return r.out, nil
+	}
 	return run.Stage{Name: "tpm", Version: 1, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
@@ -50,16 +63,7 @@ func plan(c *config.Config) []run.PlanLine {
 type stageRun struct {
 	in  *run.In
 	out *run.Out
-}
-
-func execute(ctx context.Context, in *run.In) (*run.Out, error) {
-	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}}
-	for _, name := range machines(in.Config) {
-		if err := r.platform(ctx, name); err != nil {
-			return nil, fmt.Errorf("platform %s: %w", name, err)
-		}
-	}
-	return r.out, nil
+	see func(platform string, p *pcrmeasure.Prediction)
 }
 
 // reference is a value that somebody expects of a PCR.
@@ -80,6 +84,10 @@ func (r *stageRun) platform(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
+	app, err := r.application(ctx, m)
+	if err != nil {
+		return err
+	}
 	// Golden measurements may be of a bank that nobody asked for.
 	banks := banksOf(&m.conf)
 	for k := range references {
@@ -92,6 +100,11 @@ func (r *stageRun) platform(ctx context.Context, name string) (err error) {
 		if err != nil {
 			return err
 		}
+		if app != nil && bank == digest.SHA256 {
+			p.PCRs[appRegister] = app
+			delete(p.Missing, appRegister)
+		}
+		r.see(name, p)
 		r.prediction(m, p, references)
 		for i := range pcrmeasure.Count {
 			key := m.key(bank, i)
@@ -99,7 +112,7 @@ func (r *stageRun) platform(ctx context.Context, name string) (err error) {
 				r.out.References = append(r.out.References, pipeline.Reference{
 					Set: ref.set, Group: ref.set, Key: key, Relation: pipeline.Equal, Want: pipeline.OfDigest(ref.want), Where: ref.where, Words: words(i) + " of " + m.name,
 				})
-				if got := p.PCRs[i]; got != nil && got.Value != ref.want {
+				if got := p.PCRs[i]; got != nil && got.Value != ref.want && i != appRegister {
 					if err := r.why(ctx, m, i, key, got.Value, ref); err != nil {
 						return err
 					}
@@ -153,6 +166,9 @@ func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references m
 		if got.Basis == pcrmeasure.Assumed {
 			ms.Basis = pipeline.Assumed
 		}
+		if i == appRegister && len(got.Trace.Events) > 0 {
+			ms.Inputs = append(ms.Inputs, pipeline.FromKey(m.appKey()), pipeline.FromFile(m.conf.AppCA))
+		}
 		for _, f := range m.files(i) {
 			ms.Inputs = append(ms.Inputs, pipeline.FromFile(f))
 		}
@@ -185,7 +201,7 @@ func (r *stageRun) why(ctx context.Context, m *Machine, index int, key pipeline.
 	}
 	c := pipeline.Cause{
 		Path: []string{string(key)}, Expected: got.String(), Actual: ref.want.String(), Where: ref.where, Standing: pipeline.Suspected,
-		Note: answer.Sentence(), Hint: "pcr-deviation",
+		Note: answer.Sentence(), Hint: "tpm-deviation",
 	}
 	if answer.Found {
 		c.Standing = pipeline.Proved
