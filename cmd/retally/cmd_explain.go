@@ -30,10 +30,14 @@ the evidence says.
 KEY may also be a launch digest of an AMD machine: launch with --want and the
 flags of "retally snp measure", or snp/PLATFORM/PRODUCT/cpus=N/launch of the
 report. Numbers, types and features of vCPUs, VMMs, and ways in which a kernel
-or a command line is measured otherwise are tried.`,
+or a command line is measured otherwise are tried. And it may be a PCR, as
+tpm/PLATFORM/BANK/pcrN: the machine comes from the configuration, and the wanted
+value is that of --want, or what the report compared the PCR with.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case search.on && isPCR(args[0]):
+				return a.searchPCR(cmd.Context(), output, args[0], search.want, configFile, file)
 			case !search.on || !isLaunch(args[0]):
 			case search.fromRun(args[0]):
 				return a.searchLaunchFromRun(cmd.Context(), output, args[0], configFile, file)

@@ -19,7 +19,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand(), a.inspectFirmwareCommand(), a.inspectIGVMCommand())
+	cmd.AddCommand(a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand(), a.inspectFirmwareCommand(), a.inspectIGVMCommand(), a.inspectUKICommand(), a.inspectDiskCommand())
 	return cmd
 }
 

@@ -83,6 +83,17 @@ var goldenCases = []goldenCase{
 	{"tdx-replay-expect", "tdx replay ccel.bin --expect rtmr0=000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
 	{"tdx-reproduce-mr", "tdx reproduce-mr -fw ovmf.fd -kernel bzImage -tcbver 7"},
 
+	{"tpm-predict", "tpm predict --uki uki.efi --empty-vars --devices virtio-disk --bank sha1,sha256"},
+	{"tpm-predict-trace", "tpm predict --kernel kernel.efi --cmdline quiet --empty-vars --pcr 4,9 --trace"},
+	{"tpm-predict-missing", "tpm predict --kernel kernel.efi --pcr 7,9"},
+	{"tpm-predict-expect", "tpm predict --kernel kernel.efi --cmdline quiet --empty-vars --expect pcr2=3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969 --expect pcr4=0000000000000000000000000000000000000000000000000000000000000000"},
+	{"tpm-replay", "tpm replay tpm.log"},
+	{"tpm-replay-bad", "tpm replay tpm-bad.log"},
+	{"tpm-replay-secure", "tpm replay tpm-secure.log"},
+	{"tpm-replay-broken", "tpm replay uki.efi"},
+	{"tpm-pcrlock", "tpm pcrlock uki.pcrlock"},
+	{"tpm-pcrlock-two", "tpm pcrlock uki.pcrlock uki.pcrlock"},
+
 	{"snp-measure", "snp measure --firmware demo/guest/OVMF-SNP.fd --kernel demo/guest/bzImage --initrd demo/guest/initrd.cpio --cmdline x --vcpus 2 --vcpu-type EPYC-Genoa"},
 	{"snp-measure-list", "snp measure --profile contrast --firmware demo/guest/OVMF-SNP.fd --vcpus 1..2"},
 	{"snp-measure-error", "snp measure --firmware truncated.fd --vcpus 1 --vcpu-type EPYC"},
@@ -98,6 +109,10 @@ var goldenCases = []goldenCase{
 	{"inspect-initrd", "inspect initrd auto/initramfs.cpio.gz"},
 	{"inspect-acpi", "inspect acpi tables.bin"},
 	{"inspect-acpi-two", "inspect acpi tables.bin tables-no-com1.bin"},
+
+	{"explain-search-pcr", "explain tpm/vm/sha256/pcr2 --search -f tpm.yaml --want 3d458cfe55cc03ea1f443f1562beec8df51c75e14a9fcf9a7234a13f198e7969"},
+	{"inspect-uki", "inspect uki uki.efi"},
+	{"inspect-disk", "inspect disk gpt.img"},
 
 	{"proxy-log", "proxy-log workspace --all"},
 	{"proxy-image", "proxy-image --inspect inspect.json --hashes proxy-hashes.json"},
@@ -434,6 +449,8 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	}
 	env = map[string]string{"HOME": dir, "RETALLY_CACHE": filepath.Join(dir, "cache"), "NO_COLOR": "1"}
 	tdxArtifacts(t, ".")
+	tpmArtifacts(t, ".")
+	putFile(t, "tpm.yaml", []byte("version: 1\nplatforms:\n  vm: {tee: tpm, uki: uki.efi, empty_vars: true}\n"))
 	changed := readFileOf(t, "ovmf.fd")
 	changed[5000] ^= 1
 	putFile(t, "changed.fd", changed)

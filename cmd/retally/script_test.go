@@ -118,6 +118,10 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		"tdx-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
 			tdxArtifacts(scriptFatal{ts}, ts.MkAbs("."))
 		},
+		// tpm-artifacts writes what a machine with a TPM boots, and its logs.
+		"tpm-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
+			tpmArtifacts(scriptFatal{ts}, ts.MkAbs("."))
+		},
 		// snp-artifacts writes the inputs of an AMD machine.
 		"snp-artifacts": func(ts *testscript.TestScript, _ bool, _ []string) {
 			snpArtifacts(scriptFatal{ts}, testenv.ModuleRoot(t), ts.MkAbs("."))

@@ -38,6 +38,7 @@ var floors = []struct {
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
 	{"pipeline/stages/snp", stage("manifest", "profiles", "snpmeasure")},
+	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure", "trace", "verity")}, // tdxmeasure: sizes of memory
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	// Asking a policy needs a rule engine, which no stage does.
 	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen/check"}},
@@ -46,15 +47,15 @@ var floors = []struct {
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
+		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
 	}},
 	{"report", []string{"pipeline", "trace"}},
 	{"cmd/retally", []string{
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "report",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx",
-		"evidence", "igvm", "imagehash", "manifest", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
+		"evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 
@@ -276,7 +277,7 @@ func TestRoomsKnowNoFlags(t *testing.T) {
 // hands them to run.Parsed, which calls each once for a document.
 var parsers = []string{
 	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels",
-	"snpmeasure.ParseReleases", "tdxmeasure.ParseMetadata",
+	"pcrmeasure.ParseGolden", "snpmeasure.ParseReleases", "tdxmeasure.ParseMetadata",
 }
 
 // parsersCalled are calls all the same, by file: what is parsed there is no file

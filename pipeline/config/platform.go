@@ -103,6 +103,7 @@ type Platform struct {
 	Log    string            `yaml:"log,omitempty" json:"log,omitempty"`
 
 	SNPMachine `yaml:",inline"`
+	TPMMachine `yaml:",inline"`
 }
 
 // Or returns what a field holds, or the zero value where it is not given.

@@ -12,11 +12,12 @@ import (
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/pipeline/stages/snp"
 	"github.com/retally/retally/pipeline/stages/tdx"
+	"github.com/retally/retally/pipeline/stages/tpm"
 )
 
 // Table is the one list of stages, in the order of their dependence: the
 // deployment names what the others measure, policies rest on images and launch
 // digests, the manifest on everything.
 func Table() []run.Stage {
-	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
+	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), tpm.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
 }

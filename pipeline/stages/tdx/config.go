@@ -40,7 +40,7 @@ func valueAlgorithm(name string) (digest.Algorithm, bool) {
 func check(c *config.Config, bad config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Platforms)) {
 		p := c.Platforms[name]
-		if p.TEE == "snp" {
+		if p.TEE == "snp" || p.TEE == "tpm" {
 			continue // its own stage's
 		}
 		at := func(msg, hint string, field ...string) error {
@@ -76,10 +76,11 @@ func Check(p *config.Platform, at config.At, say func(field, value string) strin
 	case "tdx":
 	case "":
 		return at("tee is missing", "tee: tdx, and a profile: "+strings.Join(profiles.TDXNames(), ", "))
-	case "tpm":
-		return fault("tee", "leave the platform out; its values stay unchecked", "tee %q is not built yet: its registers cannot be computed", p.TEE)
 	default:
-		return fault("tee", config.NearestHint(p.TEE, []string{"snp", "tdx"}), "unknown tee %q", p.TEE)
+		return fault("tee", config.NearestHint(p.TEE, []string{"snp", "tdx", "tpm"}), "unknown tee %q", p.TEE)
+	}
+	if own := config.FieldsGiven(p.TPMMachine); len(own) > 0 {
+		return fault(own[0], "leave it out", "%s is for machines of tee tpm", own[0])
 	}
 	if own := config.FieldsGiven(p.SNPMachine); len(own) > 0 {
 		return fault(own[0], "leave it out", "%s is for machines of tee snp", own[0])
@@ -173,8 +174,11 @@ func checkShape(c *config.Platform, fault faulter) error {
 			return fault("memory", "for instance {memory: 2G}", "%s: %d bytes, want whole MiB", c.Memory, n)
 		}
 	}
+	if len(c.VCPUs) > 1 {
+		return fault("vcpus", "a platform for each", "%s: want one number", c.VCPUs)
+	}
 	if c.VCPUs != nil && (c.VCPUs.One() < 1 || c.VCPUs.One() > acpi.MaxVCPUs) {
-		return fault("vcpus", "for instance {vcpus: 4}", "%s: want one number, from 1 to %d", c.VCPUs, acpi.MaxVCPUs)
+		return fault("vcpus", "for instance {vcpus: 4}", "%d: want 1 to %d vCPUs", c.VCPUs.One(), acpi.MaxVCPUs)
 	}
 	if c.QEMU != "" {
 		if err := new(tdxmeasure.Profile).SetQEMU(c.QEMU); err != nil {
