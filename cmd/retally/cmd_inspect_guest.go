@@ -245,7 +245,7 @@ func (a *app) printIGVM(f *igvm.File, values map[string]*igvmValue, promised []s
 			line("  %s", n)
 		}
 		if v.Trace != nil {
-			a.printTrace(*v.Trace)
+			v.Trace.Text(a.stdout)
 		}
 		for _, d := range promised {
 			if p.platform == igvm.SNP && d != v.Value {
