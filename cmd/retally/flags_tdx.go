@@ -59,8 +59,10 @@ func (f *tdxFlags) sharedFlags(cmd *cobra.Command, args func() []string) {
 		}
 		fieldflags.Bind(f.fs, fields[field.Name], name, usage)
 		f.names = append(f.names, name)
+		if name == "com1" {
+			fieldflags.Opposite(f.fs, &f.p.COM1, noCOM1, "no serial port; an older name of --com1=false")
+		}
 	}
-	fieldflags.Opposite(f.fs, &f.p.COM1, noCOM1, "no serial port; an older name of --com1=false")
 	fixed := func(name string, words ...string) {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}

@@ -5,9 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -105,39 +102,4 @@ func (a *app) searchRegister(ctx context.Context, output string, s *tdx.Search, 
 		return err
 	}
 	return outcome(answer.Outcome())
-}
-
-// showCount tells how many combinations a long search has tried, until the
-// returned function is called.
-func (a *app) showCount(stage string, phase *atomic.Pointer[string], n *atomic.Int64) (stop func()) {
-	if a.progress == "none" || a.quiet {
-		return func() {}
-	}
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		every := 10 * time.Second
-		if a.progress == "json" {
-			every = time.Second
-		}
-		start, wait := time.Now(), time.After(progressAfter)
-		for {
-			select {
-			case <-done:
-				return
-			case <-wait:
-			}
-			tried, seconds := n.Load(), time.Since(start).Seconds()
-			if a.progress == "json" {
-				fmt.Fprintf(a.stderr, `{"stage":%q,"phase":%q,"tried":%d,"triedPerSecond":%.0f}`+"\n", stage, *phase.Load(), tried, float64(tried)/seconds)
-			} else {
-				fmt.Fprintf(a.stderr, "retally: %s: %s: %d combinations tried, %.0f/s\n", stage, *phase.Load(), tried, float64(tried)/seconds)
-			}
-			wait = time.After(every)
-		}
-	})
-	return func() {
-		close(done)
-		wg.Wait()
-	}
 }
