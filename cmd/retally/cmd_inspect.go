@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,14 +14,8 @@ import (
 )
 
 func (a *app) inspectCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "inspect",
-		Short: "Look inside the files that registers and launch digests are measured from",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand(), a.inspectFirmwareCommand(), a.inspectIGVMCommand(), a.inspectUKICommand(), a.inspectDiskCommand())
-	return cmd
+	return group("inspect", "Look inside the files that registers and launch digests are measured from",
+		a.inspectKernelCommand(), a.inspectInitrdCommand(), a.inspectACPICommand(), a.inspectFirmwareCommand(), a.inspectIGVMCommand(), a.inspectUKICommand(), a.inspectDiskCommand())
 }
 
 func (a *app) inspectKernelCommand() *cobra.Command {
@@ -51,11 +46,7 @@ firmware measures it; what it writes depends on memory size and initrd.`,
 			if err != nil {
 				return tdxTrouble(op, err)
 			}
-			if output == "json" {
-				return writeJSON(a.stdout, k)
-			}
-			tdx.KernelText(a.stdout, k)
-			return nil
+			return a.result(output, k, func(w io.Writer) { tdx.KernelText(w, k) })
 		},
 	}
 	cmd.Flags().StringVar(&memory, "memory", "2G", "memory size of the machine, with the unit M or G")
@@ -89,14 +80,7 @@ opened.`,
 			if err != nil {
 				return tdxTrouble(op, err)
 			}
-			if output == "json" {
-				if segments == nil {
-					segments = []inspect.Segment{}
-				}
-				return writeJSON(a.stdout, segments)
-			}
-			tdx.InitrdText(a.stdout, segments)
-			return nil
+			return a.result(output, append([]inspect.Segment{}, segments...), func(w io.Writer) { tdx.InitrdText(w, segments) })
 		},
 	}
 	outputFlag(cmd, &output)

@@ -18,19 +18,9 @@ import (
 )
 
 func (a *app) tdxCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "tdx",
-		Short: "Measurement registers of an Intel TDX machine, from its artifacts or from an event log",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.tdxMeasureCommand(), a.tdxReplayCommand(), a.tdxReproduceCommand())
-	return cmd
+	return group("tdx", "Measurement registers of an Intel TDX machine, from its artifacts or from an event log",
+		a.tdxMeasureCommand(), a.tdxReplayCommand(), a.tdxReproduceCommand())
 }
-
-// The registers by their names in every form of output; index 0 is MRTD, 1+i
-// is RTMR i.
-var tdxRegisters = tdx.Registers
 
 // measureFlags are the flags that only `tdx measure` has.
 type measureFlags struct {
@@ -103,35 +93,22 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if err != nil {
 		return err
 	}
-	v := newTDXView(rep, m, asked)
-	if err := v.refuse(op, m, f.only); err != nil {
-		return err
+	v := tdx.NewMeasured(rep, m, asked)
+	if text, hint := v.Refused(op, m, f.only); text != "" {
+		return &joinedError{&userError{op: op, msg: text, hint: hint}}
 	}
-	if err := v.compared(f.expected()); err != nil {
-		return err
-	}
-	if err := v.compareLog(ctx, reader, p.Log, asked); err != nil {
+	v.Compare(f.expected())
+	if err := v.CompareLog(ctx, reader, p.Log); err != nil {
 		return registerTrouble(op, err)
 	}
-	v.searchHint(&f.td)
+	if c, ok := v.Differing(); ok {
+		v.Hint = fmt.Sprintf("retally explain %s --search --want %s%s", c.Register, c.Want, f.td.commandLine())
+	}
 	if f.trace {
-		v.Trace = v.traces
+		v.ShowTraces()
 	}
-	if err := a.writeReports(&f.comparison, targets, rep); err != nil {
-		return err
-	}
-	if f.output == "json" {
-		err = writeJSON(a.stdout, v.document())
-	} else {
-		a.printTDX(v, f.trace)
-	}
-	switch {
-	case err != nil:
-		return err
-	case len(f.expect) > 0 || p.Log != "" || len(v.Problems) > 0:
-		return outcome(rep.Outcome)
-	}
-	return nil
+	computes := len(f.expect) == 0 && p.Log == "" && len(v.Problems) == 0
+	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes, own: true})
 }
 
 // measureMachine runs the stage over one machine that flags describe.
@@ -151,7 +128,7 @@ func (a *app) measureMachine(ctx context.Context, op string, p config.Platform, 
 	if err != nil {
 		return nil, nil, registerTrouble(op, err)
 	}
-	m, err := tdx.Open(ctx, run.NewIn(cfg, o.Reader).As(o.Field, o.Wanted), flagMachine)
+	m, err := tdx.Open(ctx, run.NewIn(cfg, o.Reader).As(o.Field, o.Wanted), tdx.ByFlags)
 	if err == nil {
 		err = m.Close()
 	}
@@ -182,12 +159,12 @@ func (f *measureFlags) registers(op string) error {
 }
 
 // expected are the registers that --expect names, in its order.
-func (f *measureFlags) expected() []registerComparison {
-	var out []registerComparison
+func (f *measureFlags) expected() []tdx.RegisterComparison {
+	var out []tdx.RegisterComparison
 	for _, text := range f.expect {
 		name, _, _ := strings.Cut(text, "=")
 		name = strings.ToLower(name)
-		out = append(out, registerComparison{Register: name, Want: f.td.p.Expect[name]})
+		out = append(out, tdx.RegisterComparison{Register: name, Want: f.td.p.Expect[name]})
 	}
 	return out
 }
@@ -227,7 +204,7 @@ func oneWord(op, name, got string, known ...string) error {
 func wantedKeys(asked map[string]bool) []string {
 	var out []string
 	for name := range asked {
-		out = append(out, string(pipeline.NewKey("tdx", flagMachine, name)))
+		out = append(out, string(pipeline.NewKey("tdx", tdx.ByFlags, name)))
 	}
 	slices.Sort(out)
 	return out
@@ -236,77 +213,27 @@ func wantedKeys(asked map[string]bool) []string {
 // registerTrouble gives an error of the stage the form of all others: the
 // registers that it kept from being computed, and why, a line each.
 func registerTrouble(op string, err error) error {
+	var u *userError
 	if errors.Is(err, context.Canceled) {
 		return err
-	}
-	var list []*tdx.RegisterError
-	var collect func(error)
-	collect = func(err error) {
-		switch e := err.(type) {
-		case *tdx.RegisterError:
-			list = append(list, e)
-		case interface{ Unwrap() []error }:
-			for _, sub := range e.Unwrap() {
-				collect(sub)
-			}
-		case interface{ Unwrap() error }:
-			collect(e.Unwrap())
-		}
-	}
-	collect(err)
-	if len(list) == 0 {
-		return machineTrouble(op, err)
-	}
-	var lines []string
-	for _, e := range list {
-		_, text, _ := strings.Cut(machineTrouble(op, e.Err).Error(), op)
-		lines = append(lines, op+" "+strings.Join(e.Registers, ", ")+": "+strings.TrimPrefix(strings.TrimPrefix(text, ":"), " "))
-	}
-	first, _ := machineTrouble(op, list[0].Err).(*userError)
-	e := &userError{op: op, msg: strings.Join(lines, "\n")}
-	if first != nil {
-		e.hint, e.path = first.hint, first.path
-	}
-	var file *tdxmeasure.FileError
-	if errors.As(err, &file) {
-		e.path = file.Name
-	}
-	return &joinedError{e}
-}
-
-// machineTrouble takes off an error what belongs to a configuration.
-func machineTrouble(op string, err error) error {
-	var u *userError
-	if errors.As(err, &u) {
+	} else if errors.As(err, &u) {
 		return u
 	}
-	for {
-		if all, ok := err.(interface{ Unwrap() []error }); ok && len(all.Unwrap()) == 1 {
-			err = all.Unwrap()[0]
-			continue
-		}
-		_, stage := err.(*run.StageError)
-		if !stage && !strings.HasPrefix(err.Error(), "platform "+flagMachine+": ") {
-			break
-		}
-		if err = errors.Unwrap(err); err == nil {
-			return &userError{op: op, msg: "failed"}
-		}
+	t := tdx.Explain(op, err)
+	u = &userError{op: op, path: t.Path, msg: t.Text, hint: t.Hint, err: t.Err}
+	if t.Text != "" {
+		return &joinedError{u}
 	}
-	var in *pipeline.InputError
-	if errors.As(err, &in) {
-		return &userError{op: op, path: in.File, err: in.Err, hint: in.Hint}
+	return u
+}
+
+// tdxTrouble gives the rooms' errors the form of all others.
+func tdxTrouble(op string, err error) error {
+	var u *userError
+	if err == nil || errors.As(err, &u) {
+		return err
 	}
-	e := &userError{op: op, err: err}
-	var fault *run.Fault
-	if errors.As(err, &fault) {
-		e.hint = fault.Hint
-		if err == error(fault) {
-			e.err = fault.Err
-		}
-		return e
-	}
-	return tdxTrouble(op, err)
+	return &userError{op: op, err: err, hint: tdx.HintOf(err)}
 }
 
 // joinedError has its operation in every line of its message already.

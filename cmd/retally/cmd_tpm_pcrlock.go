@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pcrmeasure"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 )
 
@@ -72,9 +73,9 @@ that measures nothing else.`,
 			case err != nil:
 				return err
 			case len(diff) > 0:
-				return outcomeError{exitDiffers}
+				return outcome(pipeline.OutcomeDiffers)
 			case common == 0:
-				return outcomeError{exitUnchecked}
+				return outcome(pipeline.OutcomeUnchecked)
 			}
 			return nil
 		},

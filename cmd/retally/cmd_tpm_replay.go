@@ -203,14 +203,14 @@ func (v *tpmReplay) outcome() error {
 	for _, c := range v.Compared {
 		switch c.Verdict {
 		case pipeline.Differs:
-			return outcomeError{exitDiffers}
+			return outcome(pipeline.OutcomeDiffers)
 		case pipeline.Unchecked:
 			code = exitUnchecked
 		}
 	}
 	switch {
 	case len(v.Problems) > 0:
-		return outcomeError{exitDiffers}
+		return outcome(pipeline.OutcomeDiffers)
 	case code != exitMatch:
 		return outcomeError{code}
 	}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync/atomic"
 
-	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/tdxmeasure"
 )
@@ -87,22 +85,4 @@ func (in *inputs) counted(work func() error) error {
 		p.Stop()
 	}()
 	return work()
-}
-
-// tdxTrouble gives the rooms' errors the form of all others.
-func tdxTrouble(op string, err error) error {
-	var u *userError
-	if err == nil || errors.As(err, &u) {
-		return err
-	}
-	e := &userError{op: op, err: err}
-	var t *tdxmeasure.Error
-	var o *ovmf.Error
-	switch {
-	case errors.As(err, &t):
-		e.path, e.hint = "", t.Hint
-	case errors.As(err, &o):
-		e.hint = o.Hint
-	}
-	return e
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/report"
+	"github.com/retally/retally/trace"
 )
 
 // outputs are the files that a verb writes. What may be written over is decided
@@ -140,6 +141,17 @@ type view struct {
 	// computes is set where nothing was asked to be compared: that nothing was
 	// is then no lack.
 	computes bool
+	// own is set where the JSON is all there is: it gets no outcome added.
+	own bool
+}
+
+// result prints what a verb found that compares nothing.
+func (a *app) result(output string, asJSON any, text func(io.Writer)) error {
+	if output == "json" {
+		return writeJSON(a.stdout, asJSON)
+	}
+	text(a.stdout)
+	return nil
 }
 
 // writeReports writes the files of --report.
@@ -181,7 +193,7 @@ func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report, view
 	if result == pipeline.OutcomeDiffers && v.differs != "" {
 		word = v.differs
 	}
-	data, err := withOutcome(v.json, word, report.Reasons(rep), v.computes)
+	data, err := withOutcome(v.json, word, report.Reasons(rep), v.computes || v.own)
 	if err == nil {
 		_, err = a.stdout.Write(data)
 	}
@@ -193,14 +205,14 @@ func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report, view
 
 // withOutcome is the JSON of a result, with the outcome and its reasons behind
 // the members of an object that has none.
-func withOutcome(v any, outcome string, reasons []string, computes bool) ([]byte, error) {
+func withOutcome(v any, outcome string, reasons []string, whole bool) ([]byte, error) {
 	var b bytes.Buffer
 	if err := writeJSON(&b, v); err != nil {
 		return nil, err
 	}
 	data := b.Bytes()
 	var members map[string]json.RawMessage
-	if computes || json.Unmarshal(data, &members) != nil || len(members) == 0 || members["outcome"] != nil || members["reasons"] != nil {
+	if whole || json.Unmarshal(data, &members) != nil || len(members) == 0 || members["outcome"] != nil || members["reasons"] != nil {
 		return data, nil
 	}
 	b = bytes.Buffer{}
@@ -217,3 +229,6 @@ func (a *app) print(output string, rep *pipeline.Report) error {
 	}
 	return report.Text(a.stdout, rep, report.TextOptions{Color: a.colored(a.stdout), Width: a.width(a.stdout), Verbose: a.verbose})
 }
+
+// printTrace shows the events that a value is folded from.
+func (a *app) printTrace(t trace.Trace) { t.Text(a.stdout) }

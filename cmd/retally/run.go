@@ -97,6 +97,13 @@ Exit codes:
 	return root
 }
 
+// group is a verb that only holds others.
+func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
 // usageErrors gives wrong arguments the form of all other errors.
 func usageErrors(c *cobra.Command) {
 	if check := c.Args; check != nil {

@@ -34,5 +34,5 @@ func (a *app) searchFromRun(ctx context.Context, output, key, config, reportFile
 			err = e
 		}
 	}()
-	return a.searchRegister(ctx, output, s.Register, s.Input, s.Want, false)
+	return a.searchRegister(ctx, output, s, false)
 }

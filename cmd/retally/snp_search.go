@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/stages/snp"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/snpmeasure"
 	"github.com/retally/retally/snpmeasure/explain"
 )
@@ -121,37 +123,32 @@ func (a *app) searchLaunch(ctx context.Context, output string, s *snp.Search) er
 	if c.VCPUs > 0 {
 		machine = fmt.Sprintf("%s, %s, features %#x, VMM %s", show.Plural(c.VCPUs, "vCPU", "vCPUs"), c.CPU, c.Features, c.VMM)
 	}
-	r := searchResult{
+	r := &tdx.Answer{
 		Register: "launch", Want: s.Want.Hex(), Machine: machine, Found: answer.Found, Sentence: answer.Sentence(), Deviations: answer.Deviations,
 		Tried: answer.Tried, Exhausted: answer.Exhausted,
 	}
+	return a.answered(output, "launch digest", r.Machine, "docs/why-it-differs.md#amd-sev-snp; another firmware, kernel, initrd or command line is not among the known variants", r, r)
+}
+
+// answered shows the answer of a search: r as JSON is shown, title, start and
+// next are for people.
+func (a *app) answered(output, title, start, next string, r *tdx.Answer, shown any) error {
 	if r.Deviations == nil {
 		r.Deviations = []search.Deviation{}
 	}
-	if output == "json" {
-		if err := writeJSON(a.stdout, r); err != nil {
-			return err
+	err := a.result(output, shown, func(w io.Writer) {
+		show.Line(w, "%s  %s", title, r.Sentence)
+		show.Line(w, "  start      %s", start)
+		for _, d := range r.Deviations {
+			show.Line(w, "  deviation  %s (%s): %s", d.ID, d.Axis, d.Note)
 		}
-	} else {
-		a.printLaunchSearch(&r)
+		show.Line(w, "  tried      %s", show.Plural(r.Tried, "combination", "combinations"))
+		if !r.Found {
+			show.Line(w, "  what next  %s", next)
+		}
+	})
+	if err != nil {
+		return err
 	}
-	if !r.Found {
-		return outcomeError{exitDiffers}
-	}
-	return nil
-}
-
-func (a *app) printLaunchSearch(r *searchResult) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
-	line("launch digest  %s", r.Sentence)
-	line("  start      %s", r.Machine)
-	for _, d := range r.Deviations {
-		line("  deviation  %s (%s): %s", d.ID, d.Axis, d.Note)
-	}
-	line("  tried      %s", show.Plural(r.Tried, "combination", "combinations"))
-	if !r.Found {
-		line("  what next  docs/why-it-differs.md#amd-sev-snp; another firmware, kernel, initrd or command line is not among the known variants")
-	}
+	return outcome(r.Outcome())
 }

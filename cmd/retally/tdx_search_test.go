@@ -13,6 +13,7 @@ import (
 
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/testtdx"
+	"github.com/retally/retally/pipeline/stages/tdx"
 )
 
 // searched is what a test needs of explain --search's JSON.
@@ -136,7 +137,7 @@ func TestSeededMismatches(t *testing.T) {
 	}
 	for i := range 10 {
 		sum := sha512.Sum384(fmt.Appendf(nil, "no cause %d", i))
-		register := tdxRegisters[i%5]
+		register := tdx.Registers[i%5]
 		if register == "rtmr0" {
 			register = "mrtd" // pairs of an RTMR0's deviations are many
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/retally/retally/pcrmeasure/explain"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/pipeline/stages/tpm"
 )
 
@@ -71,19 +72,12 @@ func (a *app) searchPCR(ctx context.Context, output, key, wanted, configFile, re
 	if err != nil {
 		return tpmTrouble(op, err)
 	}
-	r := pcrSearch{Key: key, Want: want.Hex(), Found: answer.Found, Sentence: answer.Sentence(), Deviations: answer.Deviations, Tried: answer.Tried, Exhausted: answer.Exhausted}
+	r := &tdx.Answer{Found: answer.Found, Sentence: answer.Sentence(), Deviations: answer.Deviations, Tried: answer.Tried}
 	if r.Deviations == nil {
 		r.Deviations = []search.Deviation{}
 	}
-	if output == "json" {
-		err = writeJSON(a.stdout, r)
-	} else {
-		a.printSearch(&searchResult{Register: key, Profile: "as " + configFile + " has the machine", Sentence: r.Sentence, Found: r.Found, Deviations: r.Deviations, Tried: r.Tried})
-	}
-	if err == nil && !r.Found {
-		err = outcomeError{exitDiffers}
-	}
-	return err
+	doc := pcrSearch{Key: key, Want: want.Hex(), Found: r.Found, Sentence: r.Sentence, Deviations: r.Deviations, Tried: r.Tried, Exhausted: answer.Exhausted}
+	return a.answered(output, key, "as "+configFile+" has the machine", "another firmware, kernel or file is not among the known variants", r, doc)
 }
 
 // wantedPCR is the value that is looked for.

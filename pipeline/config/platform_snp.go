@@ -239,3 +239,12 @@ func FieldsGiven(description any) []string {
 	}
 	return names
 }
+
+// Set takes the counts from a text, as a flag has them.
+func (c *Counts) Set(text string) (err error) {
+	*c, err = ParseCounts(text)
+	return err
+}
+
+// Type names the kind of value in a flag's help.
+func (*Counts) Type() string { return "int" }

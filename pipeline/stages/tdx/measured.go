@@ -1,8 +1,9 @@
-package main
+package tdx
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -11,13 +12,16 @@ import (
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
-	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/trace"
 )
 
-// tdxReport is the result of tdx measure, out of the report of its run.
-type tdxReport struct {
+// ByFlags is the name of the one machine that flags describe, in keys.
+const ByFlags = "machine"
+
+// Measured is the one machine that flags describe as it is shown, out of the
+// report of its run: each register and aggregate, or why there is none.
+type Measured struct {
 	Profile string `json:"profile"`
 	Title   string `json:"title"`
 
@@ -31,8 +35,8 @@ type tdxReport struct {
 	Notes    []string                  `json:"notes"`
 	Problems []string                  `json:"problems,omitempty"`
 	Trace    map[string]trace.Trace    `json:"trace,omitempty"`
-	Compared []registerComparison      `json:"compared,omitempty"`
-	Log      []logDifference           `json:"log,omitempty"`
+	Compared []RegisterComparison      `json:"compared,omitempty"`
+	Log      []LogDifference           `json:"log,omitempty"`
 	Hint     string                    `json:"hint,omitempty"`
 
 	order  []string
@@ -41,17 +45,17 @@ type tdxReport struct {
 	asked  map[string]bool
 }
 
-// registerComparison is one --expect.
-type registerComparison struct {
+// RegisterComparison is one --expect.
+type RegisterComparison struct {
 	Register string `json:"register"`
 	Got      string `json:"got"`
 	Want     string `json:"want"`
 	Match    bool   `json:"match"`
 }
 
-// logDifference says where the computed events of a register leave those of a
+// LogDifference says where the computed events of a register leave those of a
 // log.
-type logDifference struct {
+type LogDifference struct {
 	Register string `json:"register"`
 	Match    bool   `json:"match"`
 	Index    int    `json:"index"` // of the first differing event, -1 where equal
@@ -59,39 +63,19 @@ type logDifference struct {
 	Logged   string `json:"logged,omitempty"`
 }
 
-// newTDXView takes the described machine's values out of a report.
-func newTDXView(rep *pipeline.Report, m *tdx.Machine, asked map[string]bool) *tdxReport {
+// NewMeasured takes the described machine's values out of a report. asked are
+// the names that were asked for.
+func NewMeasured(rep *pipeline.Report, m *Machine, asked map[string]bool) *Measured {
 	p := m.Profile()
-	r := &tdxReport{
+	r := &Measured{
 		Profile: p.Name, Title: p.Title, Machine: m.Shape(), values: map[string]digest.Digest{}, Basis: map[string]pipeline.Basis{},
 		traces: map[string]trace.Trace{}, Notes: []string{}, report: rep, asked: asked,
 	}
-	r.order = append(slices.Clone(tdx.Registers[:]), "mr_aggregated", "mr_image")
+	r.order = append(slices.Clone(Registers[:]), "mr_aggregated", "mr_image")
 	if own := p.Aggregates.Names(); slices.Contains(own, "mr_system") {
 		r.order = append(r.order, "mr_system")
 	}
-	standings := pipeline.Standings(rep.Measurements)
-	for _, ms := range rep.Measurements {
-		name := strings.TrimPrefix(string(ms.Key), string(pipeline.NewKey("tdx", flagMachine))+"/")
-		name = strings.TrimPrefix(name, tdx.AssumedPart+"/")
-		register := slices.Contains(tdx.Registers[:], name)
-		switch {
-		case name == "mr_config_id":
-			r.ConfigID = ms.Value.String()
-		case !register && !slices.Contains(tdx.Aggregates, name):
-			if ms.Basis != pipeline.Recomputed && ms.Basis != pipeline.Copied || name == "document" {
-				r.note(ms.Note)
-			}
-			continue
-		case !asked[name] && ms.Trace != nil:
-			continue
-		default:
-			r.values[name], r.Basis[name] = ms.Value.Digest(), standings[ms.Key].Effective
-		}
-		if ms.Trace != nil && register {
-			r.traces[name] = *ms.Trace
-		}
-	}
+	r.takeValues()
 	for _, p := range rep.Problems {
 		if p.Level == pipeline.LevelNote {
 			r.note(p.Msg)
@@ -108,14 +92,41 @@ func newTDXView(rep *pipeline.Report, m *tdx.Machine, asked map[string]bool) *td
 	return r
 }
 
-func (r *tdxReport) note(text string) {
+// takeValues takes the values that were asked for, and what is to be said about
+// the others.
+func (r *Measured) takeValues() {
+	standings := pipeline.Standings(r.report.Measurements)
+	for _, ms := range r.report.Measurements {
+		name := strings.TrimPrefix(string(ms.Key), string(pipeline.NewKey("tdx", ByFlags))+"/")
+		name = strings.TrimPrefix(name, AssumedPart+"/")
+		register := slices.Contains(Registers[:], name)
+		switch {
+		case name == "mr_config_id":
+			r.ConfigID = ms.Value.String()
+		case !register && !slices.Contains(Aggregates, name):
+			if ms.Basis != pipeline.Recomputed && ms.Basis != pipeline.Copied || name == "document" {
+				r.note(ms.Note)
+			}
+			continue
+		case !r.asked[name] && ms.Trace != nil:
+			continue
+		default:
+			r.values[name], r.Basis[name] = ms.Value.Digest(), standings[ms.Key].Effective
+		}
+		if ms.Trace != nil && register {
+			r.traces[name] = *ms.Trace
+		}
+	}
+}
+
+func (r *Measured) note(text string) {
 	if text != "" {
 		r.Notes = append(r.Notes, text)
 	}
 }
 
 // takeTables says where the ACPI tables come from that RTMR0 holds.
-func (r *tdxReport) takeTables() {
+func (r *Measured) takeTables() {
 	for _, e := range r.traces["rtmr0"].Events {
 		if strings.HasPrefix(e.Label, "ACPI ") && e.Origin.Input != "" {
 			r.ACPI = e.Origin.Input
@@ -124,40 +135,41 @@ func (r *tdxReport) takeTables() {
 }
 
 // why says why a value was not computed.
-func (r *tdxReport) why(name string, p *tdxmeasure.Profile) string {
+func (r *Measured) why(name string, p *tdxmeasure.Profile) string {
 	switch {
 	case !r.asked[name]:
 		return "not asked for"
-	case slices.Contains(tdx.Aggregates, name) && !slices.Contains(p.Aggregates.Names(), name):
+	case slices.Contains(Aggregates, name) && !slices.Contains(p.Aggregates.Names(), name):
 		return "the profile " + p.Name + " has none"
 	}
 	for _, l := range r.report.Lacks {
-		if l.For == string(pipeline.NewKey("tdx", flagMachine, name)) {
-			return strings.TrimSuffix(l.What, " of platform "+flagMachine) + ": not given"
+		if l.For == string(pipeline.NewKey("tdx", ByFlags, name)) {
+			return strings.TrimSuffix(l.What, " of platform "+ByFlags) + ": not given"
 		}
 	}
 	return "a register of it was not computed"
 }
 
-func (r *tdxReport) miss(name, why string) {
+func (r *Measured) miss(name, why string) {
 	if r.Missing == nil {
 		r.Missing = map[string]string{}
 	}
 	r.Missing[name] = why
 }
 
-// refuse is the error where a register that is asked for, or that an asked
-// aggregate is made of, lacks an input; all reasons are named.
-func (r *tdxReport) refuse(op string, m *tdx.Machine, only []string) error {
+// Refused says why a register that is asked for, or that an asked aggregate is
+// made of, cannot be had: all reasons, a line each that begins with op. It is
+// empty where nothing is missing. hint names a field as the door does.
+func (r *Measured) Refused(op string, m *Machine, only []string) (text, hint string) {
 	for _, name := range only {
 		name = strings.ToLower(strings.TrimSpace(name))
-		if slices.Contains(tdx.Aggregates, name) && r.Missing[name] == "the profile "+r.Profile+" has none" || name == "mr_system" && !slices.Contains(r.order, name) {
-			return &userError{op: op, msg: fmt.Sprintf("%s is dstack's, the profile %s has none", name, r.Profile), hint: "--profile dstack"}
+		if slices.Contains(Aggregates, name) && r.Missing[name] == "the profile "+r.Profile+" has none" || name == "mr_system" && !slices.Contains(r.order, name) {
+			return fmt.Sprintf("%s: %s is dstack's, the profile %s has none", op, name, r.Profile), m.say("profile", "dstack")
 		}
 	}
-	registers := map[tdx.Missing][]string{}
-	var order []tdx.Missing
-	for i, name := range tdx.Registers {
+	registers := map[Missing][]string{}
+	var order []Missing
+	for i, name := range Registers {
 		for _, what := range m.Missing(i) {
 			if registers[what] == nil {
 				order = append(order, what)
@@ -173,40 +185,36 @@ func (r *tdxReport) refuse(op string, m *tdx.Machine, only []string) error {
 		}
 		lines = append(lines, fmt.Sprintf("%s %s: %s: not given%s (%s)", op, strings.Join(registers[what], ", "), what.What, want, what.How))
 	}
-	if len(lines) == 0 {
-		return nil
-	}
-	return &joinedError{&userError{op: op, msg: strings.Join(lines, "\n"), hint: "--only REGISTERS computes what the inputs allow"}}
+	return strings.Join(lines, "\n"), m.say("only", "REGISTERS") + " computes what the inputs allow"
 }
 
-// compared fills --expect in.
-func (r *tdxReport) compared(list []registerComparison) error {
+// Compare adds what the report says of the registers that were expected.
+func (r *Measured) Compare(list []RegisterComparison) {
 	for _, c := range list {
 		for _, f := range r.report.Findings {
-			if tdx.RegisterOf(f.Key) == c.Register && f.Set == "expect of "+flagMachine {
+			if RegisterOf(f.Key) == c.Register && f.Set == "expect of "+ByFlags {
 				c.Got, c.Match = f.Got.Digest().Hex(), f.Verdict == pipeline.Match
 			}
 		}
 		r.Compared = append(r.Compared, c)
 	}
-	return nil
 }
 
-// compareLog says where each computed register leaves the log's events.
-func (r *tdxReport) compareLog(ctx context.Context, reader *run.Reader, file string, asked map[string]bool) error {
+// CompareLog says where each computed register leaves the log's events.
+func (r *Measured) CompareLog(ctx context.Context, reader *run.Reader, file string) error {
 	if file == "" {
 		return nil
 	}
-	log, err := run.Parsed(ctx, reader, file, config.ReplyLimit, tdx.ParseLog)
+	log, err := run.Parsed(ctx, reader, file, config.ReplyLimit, ParseLog)
 	if err != nil {
 		return err
 	}
-	for i := 1; i < len(tdx.Registers); i++ {
-		name := tdx.Registers[i]
+	for i := 1; i < len(Registers); i++ {
+		name := Registers[i]
 		if _, ok := r.traces[name]; !ok {
 			continue
 		}
-		d := logDifference{Register: name}
+		d := LogDifference{Register: name}
 		d.Index, d.Computed, d.Logged = tdxmeasure.FirstDifference(r.traces[name], log.Trace[i-1])
 		d.Match = d.Index < 0
 		r.Log = append(r.Log, d)
@@ -214,19 +222,21 @@ func (r *tdxReport) compareLog(ctx context.Context, reader *run.Reader, file str
 	return nil
 }
 
-// searchHint is the command that looks for the reason of the first difference.
-func (r *tdxReport) searchHint(f *tdxFlags) {
-	for _, c := range r.Compared {
-		if !c.Match && slices.Contains(tdx.Registers[:], c.Register) {
-			r.Hint = fmt.Sprintf("retally explain %s --search --want %s%s", c.Register, c.Want, f.commandLine())
-			return
-		}
+// Differing is the first register that is not as it was expected.
+func (r *Measured) Differing() (RegisterComparison, bool) {
+	i := slices.IndexFunc(r.Compared, func(c RegisterComparison) bool { return !c.Match && slices.Contains(Registers[:], c.Register) })
+	if i < 0 {
+		return RegisterComparison{}, false
 	}
+	return r.Compared[i], true
 }
 
-// document is the JSON form: the registers by their names, null where not
+// ShowTraces puts the labeled events of every register into what is shown.
+func (r *Measured) ShowTraces() { r.Trace = r.traces }
+
+// JSON is the form that scripts read: the registers by their names, null where not
 // computed.
-func (r *tdxReport) document() any {
+func (r *Measured) JSON() any {
 	type values struct {
 		MRTD       *string `json:"mrtd"`
 		RTMR0      *string `json:"rtmr0"`
@@ -247,14 +257,13 @@ func (r *tdxReport) document() any {
 	}
 	return struct {
 		values
-		*tdxReport
+		*Measured
 	}{values{of("mrtd"), of("rtmr0"), of("rtmr1"), of("rtmr2"), of("rtmr3"), of("mr_aggregated"), of("mr_image"), of("mr_system")}, r}
 }
 
-func (a *app) printTDX(r *tdxReport, trace bool) {
-	line := func(format string, args ...any) {
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-	}
+// Text is the form for people.
+func (r *Measured) Text(w io.Writer, _ bool) {
+	line := func(format string, args ...any) { show.Line(w, format, args...) }
 	for _, name := range r.order {
 		d, ok := r.values[name]
 		switch {
@@ -263,8 +272,8 @@ func (a *app) printTDX(r *tdxReport, trace bool) {
 		case r.Missing[name] != "not asked for":
 			line("%-13s  none: %s", name, r.Missing[name])
 		}
-		if t, ok := r.traces[name]; ok && trace {
-			a.printTrace(t)
+		if t, ok := r.traces[name]; ok && r.Trace != nil {
+			t.Text(w)
 		}
 	}
 	line("%-13s  %s: %s", "profile", r.Profile, r.Title)
@@ -283,6 +292,13 @@ func (a *app) printTDX(r *tdxReport, trace bool) {
 	for _, p := range r.Problems {
 		line("%-13s  %s", "CONTRADICTION", p)
 	}
+	r.comparisons(line)
+	if r.Hint != "" {
+		line("%-13s  %s", "to find out", r.Hint)
+	}
+}
+
+func (r *Measured) comparisons(line func(format string, args ...any)) {
 	for _, c := range r.Compared {
 		if c.Match {
 			line("%-13s  %s agrees", "expected", c.Register)
@@ -299,9 +315,6 @@ func (a *app) printTDX(r *tdxReport, trace bool) {
 		}
 		line("%-13s  %s DIFFERS from event %d on: computed %s, logged %s", "event log", d.Register, d.Index, orEnd(d.Computed), orEnd(d.Logged))
 	}
-	if r.Hint != "" {
-		line("%-13s  %s", "to find out", r.Hint)
-	}
 }
 
 func orEnd(label string) string {
@@ -309,18 +322,4 @@ func orEnd(label string) string {
 		return "no more events"
 	}
 	return fmt.Sprintf("%q", label)
-}
-
-// printTrace shows the events that a register is folded from.
-func (a *app) printTrace(t trace.Trace) {
-	for i, e := range t.Events {
-		from := ""
-		switch {
-		case e.Origin.Input != "" && e.Origin.Size >= 0:
-			from = fmt.Sprintf("  (%s, %d bytes at %#x)", e.Origin.Input, e.Origin.Size, e.Origin.Offset)
-		case e.Origin.Input != "":
-			from = "  (" + e.Origin.Input + ")"
-		}
-		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  %3d  %-96s  %s%s", i, e.Digest.Hex(), e.Label, from)))
-	}
 }

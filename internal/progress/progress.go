@@ -1,0 +1,146 @@
+// Package progress shows long work to people and to programs: a bar on a
+// terminal, else lines.
+package progress
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/retally/retally/internal/show"
+)
+
+// After is how long work must take to be shown.
+const After = 2 * time.Second
+
+// Source is what work tells about itself; total is 0 where it is not known.
+type Source struct {
+	Stage       func() string
+	Done, Total func() int64 // bytes
+}
+
+// Show tells about work until the returned function is called. mode is bar,
+// plain (a line every ten seconds) or json (a line every second).
+func Show(w io.Writer, mode string, p Source) (stop func()) {
+	return during(func(done <-chan struct{}) {
+		select {
+		case <-done:
+			return
+		case <-time.After(After):
+		}
+		if mode == "bar" {
+			drawBar(w, p, done)
+		} else {
+			tellLines(w, p, done, time.Now().Add(-After), mode == "json")
+		}
+	})
+}
+
+// Count tells how many combinations a search has tried, until the returned
+// function is called.
+func Count(w io.Writer, asJSON bool, stage string, phase func() string, tried func() int64) (stop func()) {
+	return during(func(done <-chan struct{}) {
+		start, wait := time.Now(), time.After(After)
+		for {
+			select {
+			case <-done:
+				return
+			case <-wait:
+			}
+			n, seconds := tried(), time.Since(start).Seconds()
+			if asJSON {
+				fmt.Fprintf(w, `{"stage":%q,"phase":%q,"tried":%d,"triedPerSecond":%.0f}`+"\n", stage, phase(), n, float64(n)/seconds)
+			} else {
+				fmt.Fprintf(w, "retally: %s: %s: %d combinations tried, %.0f/s\n", stage, phase(), n, float64(n)/seconds)
+			}
+			wait = time.After(every(asJSON))
+		}
+	})
+}
+
+// during runs work beside the caller until the returned function is called.
+func during(work func(done <-chan struct{})) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { work(done) })
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
+func every(asJSON bool) time.Duration {
+	if asJSON {
+		return time.Second
+	}
+	return 10 * time.Second
+}
+
+// tellLines prints a line now and every ten seconds; JSON every second.
+func tellLines(w io.Writer, p Source, done <-chan struct{}, start time.Time, asJSON bool) {
+	tick := time.NewTicker(every(asJSON))
+	defer tick.Stop()
+	for {
+		elapsed := time.Since(start).Seconds()
+		bytes, total := p.Done(), p.Total()
+		rate := float64(bytes) / elapsed
+		left := -1.0
+		if total > 0 && rate > 0 {
+			left = float64(total-bytes) / rate
+		}
+		if asJSON {
+			fmt.Fprintf(w, `{"stage":%q,"done":%d,"total":%d,"bytesPerSecond":%.0f,"secondsLeft":%.0f}`+"\n", p.Stage(), bytes, total, rate, left)
+		} else {
+			line := fmt.Sprintf("retally: %s: %s of %s, %s/s", p.Stage(), Size(bytes), Size(total), Size(int64(rate)))
+			if left >= 0 {
+				line += fmt.Sprintf(", %s left", time.Duration(left*float64(time.Second)).Round(time.Second))
+			}
+			fmt.Fprintln(w, show.Text(line))
+		}
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func drawBar(w io.Writer, p Source, done <-chan struct{}) {
+	bars := mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh())
+	bar := bars.AddBar(0,
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return show.Text(p.Stage()) + " " })),
+		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.AverageSpeed(decor.SizeB1024(0), " % .1f"), decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace), "")),
+		mpb.BarRemoveOnComplete(),
+	)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		bar.SetTotal(max(p.Total(), p.Done()+1), false)
+		bar.SetCurrent(p.Done())
+		select {
+		case <-done:
+			bar.Abort(true)
+			bars.Wait()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Size prints bytes in binary units.
+func Size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}
