@@ -99,6 +99,7 @@ var goldenCases = []goldenCase{
 	{"snp-measure-error", "snp measure --firmware truncated.fd --vcpus 1 --vcpu-type EPYC"},
 	{"snp-id-block", "snp id-block --contrast current --launch-digest 000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"},
 	{"inspect-firmware", "inspect firmware demo/guest/OVMF-SNP.fd"},
+	{"inspect-igvm", "inspect igvm good.igvm"},
 
 	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem --test-root-ok"},
 	{"evidence-verify-fails", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --registry own/other.csv --docker-compose own/docker-compose.yaml --tls-cert own/other.pem"},
@@ -454,9 +455,10 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	changed := readFileOf(t, "ovmf.fd")
 	changed[5000] ^= 1
 	putFile(t, "changed.fd", changed)
+	putFile(t, "good.igvm", igvmFile(0x30000, []byte("one"), 0))
 
 	// The demo's files, and some of them as a vendor would give them.
-	if code, _, errOut := inProcess(t, env, "demo", "--dir", "demo", "-q", "--no-cache"); code != exitMatch && code != exitUnchecked {
+	if code, _, errOut := inProcess(t, env, "demo", "--dir", "demo", "-q", "--no-cache"); code != exitMatch {
 		t.Fatal(errOut)
 	}
 	for _, c := range [][2]string{{"demo/models/harbor-tinychat-0-5b", "vendor/model"}, {"demo/images/disk-mounter", "vendor/disk-mounter"}, {"demo/images/disk-mounter", "spoiled"}} {

@@ -217,7 +217,9 @@ func fill(c *config.Config) {
 			c.Evidence[name] = e
 			continue
 		}
-		take(&e.Registry, c.Registry)
+		if p.TEE != "snp" && e.Profile != string(evidence.SNP) { // its rows are registers of TDX
+			take(&e.Registry, c.Registry)
+		}
 		if !strings.HasPrefix(p.Compose, "sha256:") { // the text is judged, too
 			take(&e.Compose, p.Compose, c.Compose)
 		}
