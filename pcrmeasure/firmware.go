@@ -89,6 +89,24 @@ func (m *Measurer) payload() ([]ovmf.Volume, error) {
 	return m.volumes, m.volumesErr
 }
 
+// secureBootConfig is the driver with which users enroll keys. OVMF has it where it
+// was built with Secure Boot (OvmfPkgX64.dsc, SECURE_BOOT_ENABLE).
+const secureBootConfig = "f0e6a44f-7195-41c3-ac64-54f202cd0a21"
+
+// knowsSecureBoot reports whether the firmware was built with Secure Boot; known
+// is false where the firmware is not given, or not understood.
+func (m *Measurer) knowsSecureBoot() (knows, known bool) {
+	v, err := m.payload()
+	if err != nil {
+		return false, false
+	}
+	name, err := ovmf.ParseGUID(secureBootConfig)
+	if err != nil {
+		return false, false
+	}
+	return ovmf.HasFile(v[1].Data, name)
+}
+
 // overlay writes what PlatformPei has in its volume when that is hashed (edk2
 // 2022.11, OvmfPkg/PlatformPei, EFI_HOB_PLATFORM_INFO; read from the memory of
 // booted machines: q35 with 512 MiB to 6 GiB and 1, 2 and 4 vCPUs, pc with

@@ -400,11 +400,22 @@ func (r *run) pcr7(g *register) error {
 	if err != nil {
 		return err
 	}
-	on := byte(0)
+	on := []byte{0}
 	if r.secure {
-		on = 1
+		on = []byte{1}
 	}
-	g.trace.Made("variable SecureBoot", varstore.Measured(varstore.Global, "SecureBoot", []byte{on}))
+	switch knows, known := r.knowsSecureBoot(); {
+	case !known:
+		// Nothing tells whether this firmware has the variable at all.
+		g.basis = Assumed
+		g.note("a firmware that was built with Secure Boot is assumed: it is not given, or not understood")
+	case !knows && s.SecureBoot():
+		return missing("the firmware was built without Secure Boot, and the variables have keys: what it measures of them was not met")
+	case !knows:
+		on = nil // as Debian's OVMF 2025.02 and 2026.08 without Secure Boot have it
+		g.note("the firmware was built without Secure Boot, and has no variable SecureBoot")
+	}
+	g.trace.Made("variable SecureBoot", varstore.Measured(varstore.Global, "SecureBoot", on))
 	for _, v := range secureVariables {
 		g.trace.Made("variable "+v.name, varstore.Measured(v.guid, v.name, s.Get(v.guid, v.name)))
 	}

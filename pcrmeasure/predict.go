@@ -250,6 +250,9 @@ func (r *run) secureBoot() error {
 		return err
 	}
 	r.secure, r.said = s.SecureBoot(), true
+	if knows, known := r.secureFirmware(s); known && !knows {
+		r.secure = false // keys that nobody looks at
+	}
 	if r.c.SecureBoot != Unsaid && (r.c.SecureBoot == On) != r.secure {
 		return &place.Fault{Op: "predict", Where: place.InFile(r.Variables.Name), Field: "Secure Boot", Found: "variables that say " + string(map[bool]State{true: On, false: Off}[r.secure]), Want: string(r.c.SecureBoot), Hint: "leave the setting out: the variables decide"}
 	}
@@ -260,6 +263,15 @@ func (r *run) secureBoot() error {
 		return inFile("variable dbx", err)
 	}
 	return nil
+}
+
+// secureFirmware asks the firmware, which takes long to unpack, only where the
+// variables have keys.
+func (r *run) secureFirmware(s *varstore.Store) (knows, known bool) {
+	if !s.SecureBoot() {
+		return false, false
+	}
+	return r.knowsSecureBoot()
 }
 
 // variables reads the variable store once.

@@ -10,6 +10,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -260,5 +262,63 @@ func TestSecureBootContradiction(t *testing.T) {
 	_, err := m.Predict(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: pcrmeasure.Direct, SecureBoot: pcrmeasure.Off})
 	if err == nil || !strings.Contains(err.Error(), "variables that say on") {
 		t.Errorf("%v, want an error that names both", err)
+	}
+}
+
+// TestFirmwareWithoutSecureBoot: a build without Secure Boot has no variable
+// SecureBoot, which is measured as empty, and looks at no keys (met on machines
+// with Debian's OVMF_CODE_4M.fd 2025.02 and 2026.08; that of 2022.11 knows it).
+func TestFirmwareWithoutSecureBoot(t *testing.T) {
+	found := 0
+	for _, dir := range debFolders(t) {
+		read := func(name string) pcrmeasure.Input {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pcrmeasure.Bytes(name, data)
+		}
+		code, vars, keys := read("OVMF_CODE_4M.fd"), read("OVMF_VARS_4M.fd"), read("OVMF_VARS_4M.ms.fd")
+		kernel := pcrmeasure.Bytes("kernel", pe([]string{".text"}, []byte("k")))
+		predict := func(vars pcrmeasure.Input, i int) (*pcrmeasure.PCR, error) {
+			return pcrmeasure.New(pcrmeasure.Artifacts{Firmware: code, Variables: vars, Kernel: kernel}).PredictOne(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: pcrmeasure.Direct}, i)
+		}
+		got, err := predict(vars, 7)
+		if err != nil {
+			t.Errorf("%s: %v", dir, err)
+			continue
+		}
+		four, err := predict(keys, 4)
+		if err != nil {
+			t.Errorf("%s: %v", dir, err)
+			continue
+		}
+		switch got.Value.Hex() {
+		case "65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068":
+			if len(four.Trace.Events) != 2 {
+				t.Errorf("%s: with keys PCR 4 has %d events, want no kernel", dir, len(four.Trace.Events))
+			}
+		case "b5710bf57d25623e4019027da116821fa99f5c81e9e38b87671cc574f9281439":
+			found++
+			if len(four.Trace.Events) != 3 {
+				t.Errorf("%s: with keys PCR 4 has %d events, want the kernel: nobody looks at the keys", dir, len(four.Trace.Events))
+			}
+			if p, err := predict(keys, 7); err == nil {
+				t.Errorf("%s: PCR 7 = %s with keys, which was not met", dir, p.Value.Hex())
+			}
+		default:
+			t.Errorf("%s: PCR 7 = %s", dir, got.Value.Hex())
+		}
+		if got.Basis != pcrmeasure.Recomputed {
+			t.Errorf("%s: %s", dir, got.Basis)
+		}
+	}
+	// Without the firmware nothing tells which it is.
+	p, err := pcrmeasure.New(pcrmeasure.Artifacts{NoVariables: true}).PredictOne(context.Background(), &pcrmeasure.Machine{Bank: digest.SHA256, Pattern: pcrmeasure.Direct}, 7)
+	if err != nil || p.Basis != pcrmeasure.Assumed {
+		t.Errorf("no firmware: %v, %v", p, err)
+	}
+	if found == 0 {
+		t.Log("SKIP-VISIBLE vectors: no build without Secure Boot in RETALLY_DEB_FILES")
 	}
 }

@@ -93,31 +93,69 @@ func findLZMA(image []byte) ([]byte, int64, error) {
 	return nil, 0, volumeFault(0, "LZMA section", "none", "one in a firmware volume of the image, as OVMF's builds have it")
 }
 
-func lzmaFile(volume []byte, header int) ([]byte, int) {
+// HasFile reports whether a firmware volume has a file of a name (PI
+// specification volume 3, 2.1 and 2.2). known is false where the volume is not
+// understood to its end: what was not found may be there.
+func HasFile(volume []byte, name GUID) (has, known bool) {
+	if len(volume) < 0x48 {
+		return false, false
+	}
+	header, length, ok := volumeAt(volume, 0)
+	if !ok {
+		return false, false
+	}
+	end := eachFile(volume[:length], header, func(at, _ int) bool {
+		has = GUID(volume[at:at+16]) == name
+		return has
+	})
+	if has {
+		return true, true
+	}
+	// Free space has all bits set.
+	for _, b := range volume[end:length] {
+		if b != 0xff {
+			return false, false
+		}
+	}
+	return false, true
+}
+
+// lzmaFile finds the first LZMA section in a volume's files of type firmware
+// volume.
+func lzmaFile(volume []byte, header int) (stream []byte, offset int) {
+	eachFile(volume, header, func(at, size int) bool {
+		if volume[at+18] == fileVolume {
+			if got, behind := lzmaSection(volume[at+24 : at+size]); got != nil {
+				stream, offset = got, at+24+behind
+			}
+		}
+		return stream != nil
+	})
+	return stream, offset
+}
+
+// eachFile walks the files of a volume until stop, or until something is no file
+// within it, and returns where it ended. A file has at least 24 bytes, its header.
+func eachFile(volume []byte, header int, stop func(at, size int) bool) int {
 	at := header
 	if ext := int(binary.LittleEndian.Uint16(volume[0x34:])); ext != 0 {
 		if ext+20 > len(volume) {
-			return nil, 0
+			return at
 		}
 		size := binary.LittleEndian.Uint32(volume[ext+16:])
 		if uint64(size) > uint64(len(volume)-ext) {
-			return nil, 0
+			return at
 		}
 		at = ext + int(size)
 	}
 	for {
-		at = (at + 7) &^ 7
+		at = min((at+7)&^7, len(volume))
 		if at+24 > len(volume) {
-			return nil, 0
+			return at
 		}
 		size := int(volume[at+20]) | int(volume[at+21])<<8 | int(volume[at+22])<<16
-		if size < 24 || size > len(volume)-at {
-			return nil, 0
-		}
-		if volume[at+18] == fileVolume {
-			if stream, offset := lzmaSection(volume[at+24 : at+size]); stream != nil {
-				return stream, at + 24 + offset
-			}
+		if size < 24 || size > len(volume)-at || stop(at, size) {
+			return at
 		}
 		at += size
 	}

@@ -70,7 +70,42 @@ func FuzzPayloadVolumes(f *testing.F) {
 	f.Add(smallImage())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, _ = ovmf.PayloadVolumes(bytes.NewReader(data), int64(len(data)))
+		if has, known := ovmf.HasFile(data, ovmf.GUID{}); has && !known {
+			t.Error("a file was found and is not known")
+		}
 	})
+}
+
+// TestHasFile: a volume that is not understood to its end may have any file.
+func TestHasFile(t *testing.T) {
+	name, err := ovmf.ParseGUID("f0e6a44f-7195-41c3-ac64-54f202cd0a21")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(size int) []byte {
+		b := make([]byte, 24, 32)
+		copy(b, name[:])
+		b[20] = byte(size)
+		return append(b, make([]byte, 8)...)
+	}
+	const ffs = "8c8ce578-8a3d-4f1c-9935-896185c32dd3"
+	free := bytes.Repeat([]byte{0xff}, 64)
+	whole := volume(ffs, append(file(32), free...))
+	for label, c := range map[string]struct {
+		data       []byte
+		has, known bool
+	}{
+		"there":          {whole, true, true},
+		"free space":     {volume(ffs, free), false, true},
+		"something else": {volume(ffs, append(bytes.Repeat([]byte{0xff}, 40), 1, 2, 3, 4)), false, false},
+		"a size of 0":    {volume(ffs, append(append(make([]byte, 24), file(32)...), free...)), false, false},
+		"cut":            {whole[:50], false, false},
+		"no volume":      {free, false, false},
+	} {
+		if has, known := ovmf.HasFile(c.data, name); has != c.has || known != c.known {
+			t.Errorf("%s: %v, %v, want %v, %v", label, has, known, c.has, c.known)
+		}
+	}
 }
 
 // smallImage is a firmware volume with one file, one LZMA section and in it

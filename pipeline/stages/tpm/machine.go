@@ -23,7 +23,8 @@ type Machine struct {
 	name      string
 	conf      config.Platform
 	artifacts pcrmeasure.Artifacts
-	machine   pcrmeasure.Machine // without a bank
+	machine   pcrmeasure.Machine   // without a bank
+	measurer  *pcrmeasure.Measurer // of the artifacts, for all banks
 	open      []*run.Reopened
 	// untold says why nothing can be predicted: the disk does not tell what the
 	// machine starts.
@@ -40,6 +41,7 @@ func Open(ctx context.Context, in *run.In, name string) (*Machine, error) {
 	if err := m.read(ctx, in); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
+	m.measurer = pcrmeasure.New(m.artifacts)
 	return m, nil
 }
 
@@ -166,7 +168,7 @@ func (m *Machine) Predict(ctx context.Context, bank digest.Algorithm) (*pcrmeasu
 	}
 	c := m.machine
 	c.Bank = bank
-	p, err := pcrmeasure.New(m.artifacts).Predict(ctx, &c)
+	p, err := m.measurer.Predict(ctx, &c)
 	if p == nil || err != nil {
 		return nil, err
 	}
