@@ -211,6 +211,9 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 	f.Got = m.Value
 	if ref.Holds(m.Value) {
 		f.Verdict, f.Class = Match, ClassEqual
+		if ref.Relation == Volatile {
+			f.Class = ClassVolatile // it proves nothing that it did not change
+		}
 		return f
 	}
 	f.Verdict, f.Class, f.Note = Differs, direction(ref, m.Value), ref.Note

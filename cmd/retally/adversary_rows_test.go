@@ -43,11 +43,19 @@ var attacks = []attack{
 		// A test root out of the judged folder is nobody's: Intel's root judges.
 		{name: "the same with zz.yml beside it", call: 4, today: 0, want: exits(exitDiffers), reason: "zz.yml"},
 	}},
-	{folder: "03-plan-turns-copied-into-recomputed", rows: []attackRow{
+	// The demo recounts its machines by now: they are taken out of its
+	// configuration, so that their values are copied as the attack needs them.
+	{folder: "03-plan-turns-copied-into-recomputed", mend: [][2]string{
+		{"cee0d46e773f70ab2fb9342c8c54402e32be1a514c2f5bcd13f29a5d168657a460c99fa9a4d2af1f16e931abe8c3d8e0", "190ae4162dde697d36292cfc5821398a093715f739d2c48d173ea5a2371cf5fc4279c450d02271083c50798d840dd52a"},
+		{
+			`i=c.index('  - snp/**'); j=c.index('  - keys/**'); open('retally.yaml','w').write(c[:i]+c[j:])`,
+			`i=c.index('  metal-qemu-tdx-gpu:'); j=c.index('  harbor-vm:'); k=c.index('  guest-on-amd:'); l=c.index('# The manifest as'); open('retally.yaml','w').write(c[:i]+c[j:k]+c[l:])`,
+		},
+	}, rows: []attackRow{
 		{name: "plain plan", call: 1, control: true, want: exits(exitUnchecked), check: prints(`plain plan\nrc=3 `)},
 		// Basis per value: an edit touches the basis of the fields that it sets, so
 		// what was copied stays unchecked and no count rises.
-		{name: "two steps more", call: 2, today: 0, want: exits(exitUnchecked), reason: "not been checked here", check: basisOfPlan, open: true},
+		{name: "two steps more", call: 2, today: 0, want: exits(exitUnchecked), reason: "have not been checked here", check: basisOfPlan},
 	}},
 	{folder: "04-disk-arguments", rows: []attackRow{
 		{name: "plain", call: 1, control: true, want: exits(exitMatch), check: prints(`plain +rc=0 `)},
@@ -118,8 +126,8 @@ var attacks = []attack{
 	{folder: "09-out-overwrites-what-is-compared", rows: []attackRow{
 		// --out never replaces an input of the run: refused before any work (2),
 		// and the published manifest is as it was.
-		{name: "retally run --out .", call: 1, today: 1, want: exits(exitTrouble), reason: "manifest.json", check: sameSum, open: true},
-		{name: "once more", call: 2, today: 0, want: exits(exitTrouble), reason: "manifest.json", open: true},
+		{name: "retally run --out .", call: 1, today: 1, want: exits(exitTrouble), reason: "manifest.json", check: sameSum},
+		{name: "once more", call: 2, today: 0, want: exits(exitTrouble), reason: "manifest.json"},
 	}},
 	{folder: "10-image-keys-of-48-bits", rows: []attackRow{
 		{name: "image digest good", call: 1, control: true, want: exits(exitMatch), check: prints(`ok  sha256:9ac3f39e9183c3a0`)},
@@ -196,7 +204,7 @@ var attacks = []attack{
 	}},
 	{folder: "19-disk-name-normalised-first", rows: []attackRow{
 		// Names that normalise alike never join: the entry named has another root hash.
-		{name: "disk --name", call: 1, today: 0, want: exits(exitDiffers), open: true},
+		{name: "disk --name", call: 1, today: 0, want: exits(exitDiffers), reason: "DIFFERS"},
 	}},
 	{folder: "20-redirects-into-the-own-network", needs: []string{"openssl"}, alone: true, mend: untilServed("sleep 1", "5443", "5444"), fails: 143, rows: []attackRow{
 		{name: "redirect to https://localhost:5444/admin", call: 1, control: true, want: exits(exitTrouble), reason: "an address inside the own network"},
@@ -230,13 +238,13 @@ var attacks = []attack{
 		{name: "4000 digests", call: 8, control: true, want: exits(exitUnchecked)},
 		{name: "8000 digests", call: 9, control: true, want: exits(exitUnchecked)},
 		// OPA runs with a deadline and a memory limit, and saying so is an error.
-		{name: "numbers.range", call: 10, today: stopped, want: exits(exitTrouble), open: true},
-		{name: "three loops", call: 11, today: stopped, want: exits(exitTrouble), open: true},
+		{name: "numbers.range", call: 10, today: stopped, want: exits(exitTrouble), reason: "the policy needs more than"},
+		{name: "three loops", call: 11, today: stopped, want: exits(exitTrouble), reason: "the policy needs more than"},
 	}},
 	{folder: "23-reference-out-of-the-bundle-is-endorsed", rows: []attackRow{
 		// A registry row that came with the evidence is the sender's word and is not
 		// endorsed. The exit code was right before.
-		{name: "check h", call: 1, today: 3, want: exits(exitUnchecked), reason: "sender's word", never: "2 endorsed by a signature", open: true},
+		{name: "check h", call: 1, today: 3, want: exits(exitUnchecked), reason: "sender's word", never: "2 endorsed by a signature"},
 	}},
 	// The deployment's image has no digest: 1 in both forms. What people see is
 	// escaped in JSON too, and invisible letters are shown as such.
@@ -257,14 +265,14 @@ var attacks = []attack{
 		{name: "check", call: 1, control: true, want: exits(exitTrouble), reason: "is not a regular file but a named pipe"},
 		{name: "disk --against-image", call: 2, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
 		{name: "verity verify", call: 3, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
-		{name: "evidence verify --rootfs", call: 4, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "evidence verify", call: 5, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "image digest", call: 6, today: stopped, want: exits(exitTrouble), reason: "is a pipe"},
-		{name: "compare", call: 7, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "manifest check", call: 8, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "proxy-image --inspect", call: 9, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "tdx replay", call: 10, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
-		{name: "policy show", call: 11, today: stopped, want: exits(exitTrouble), reason: "named pipe", open: true},
+		{name: "evidence verify --rootfs", call: 4, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "evidence verify", call: 5, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "image digest", call: 6, today: stopped, want: exits(exitTrouble), reason: "is a named pipe"},
+		{name: "compare", call: 7, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "manifest check", call: 8, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "proxy-image --inspect", call: 9, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "tdx replay", call: 10, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
+		{name: "policy show", call: 11, today: stopped, want: exits(exitTrouble), reason: "named pipe"},
 	}},
 	// A script that is not understood whole is unchecked, which no leave for
 	// file/** covers; a check that stops nothing is a defect, as "|| true" is.

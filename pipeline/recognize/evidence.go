@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 
@@ -326,7 +327,13 @@ func EntryName(path string) (string, error) {
 	if cut := strings.TrimSuffix(base, filepath.Ext(base)); cut != "" {
 		base = cut
 	}
-	return base, nil
+	// A line break in it must not make a line of a report or an error.
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '_'
+		}
+		return r
+	}, base), nil
 }
 
 func (s *Subject) addEvidence(file string, e config.Evidence) error {
