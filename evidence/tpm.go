@@ -362,10 +362,13 @@ func (b *Bundle) mergeTPM(all []*Bundle) error {
 			return errors.New("merge evidence: two quotes of a TPM: one in a file of its own, one in tpm2-tools' files")
 		}
 		f := tpmquote.Files{Message: b.TPMParts[tpmquote.PartMessage], Signature: b.TPMParts[tpmquote.PartSignature], PCRs: b.TPMParts[tpmquote.PartPCRs]}
-		for part, data := range map[string][]byte{"signed message (tpm2_quote -m)": f.Message, "signature (-s)": f.Signature, "PCR values (-o)": f.PCRs} {
-			if data == nil {
+		for _, x := range []struct {
+			part string
+			data []byte
+		}{{"signed message (tpm2_quote -m)", f.Message}, {"signature (-s)", f.Signature}, {"PCR values (-o)", f.PCRs}} {
+			if x.data == nil {
 				have := slices.Sorted(maps.Keys(b.TPMParts))
-				return fmt.Errorf("merge evidence: of a TPM quote in tpm2-tools' files the %s is missing; there is %v: name the three files together", part, have)
+				return fmt.Errorf("merge evidence: of a TPM quote in tpm2-tools' files the %s is missing; there is %v: name the three files together", x.part, have)
 			}
 		}
 		var err error
