@@ -87,12 +87,15 @@ type Request struct {
 	// Of TPMs. Golden are SHA-256 values of PCRs, AppRoot the dm-verity root hash of
 	// BlindLlama's application disk. An AK without a chain is trusted as it is; one
 	// with certificates must lead to a root. TPMRoots are instead of the ones built in.
-	Golden    blindllama.Golden
-	AppRoot   digest.Digest
-	AK        *tpmquote.AK
-	TPMRoots  []tpmquote.Root
-	EventLog  []byte // instead of the one beside the quote
-	PCRReplay PCRReplayFunc
+	Golden  blindllama.Golden
+	AppRoot digest.Digest
+	// Paravisors are what the hardware may have measured of the software that a
+	// virtual TPM is: launch digests of SEV-SNP, MRTD values of TDX.
+	Paravisors []digest.Digest
+	AK         *tpmquote.AK
+	TPMRoots   []tpmquote.Root
+	EventLog   []byte // instead of the one beside the quote
+	PCRReplay  PCRReplayFunc
 
 	// Authentic.
 	Collateral  *tdxquote.Collateral
@@ -151,6 +154,9 @@ type Result struct {
 	// certificate.
 	SNP     *snpreport.Report `json:"-"`
 	Product snpreport.Product `json:"-"`
+	// paravisor is what the hardware behind a virtual TPM's key measured, and its name.
+	paravisor     digest.Digest
+	paravisorName Register
 	// Expected are the checks of what was expected that no comparison of registers
 	// makes: dstack's event log, evidence that cannot be read or compared.
 	Expected verdict.List `json:"-"`
@@ -182,12 +188,7 @@ func Verify(r Request) (*Result, error) {
 	if r.Profile == "" {
 		r.Profile = r.Evidence.profile()
 	}
-	if b := r.Evidence; (r.Profile == SNP || r.Profile == SecretVM) && b.SNP == nil && b.Hardware != nil {
-		// Azure's hardware report, apart from the TPM that it vouches for.
-		part := *b
-		part.SNP, part.TPM = b.Hardware, nil
-		r.Evidence = &part
-	}
+	r.Evidence = r.Evidence.As(r.Profile)
 	result := &Result{Profile: r.Profile, At: r.At.UTC(), Vouched: map[Register]bool{}}
 	var err error
 	if result.Roots, err = r.roots(); err != nil {

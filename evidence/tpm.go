@@ -91,6 +91,7 @@ func (r *Request) judgeTPM(result *Result) error {
 		}
 		authentic, *expected, bound, tpm = res.Authentic, append(*expected, res.Expected...), res.Bound, res
 		r.uncompared(expected, res.Values)
+		r.compareParavisor(expected, result)
 		if r.TLSCert != nil {
 			bound.Open("tls", "the quote names no TLS key: what it answers is the nonce, so whether this TPM speaks for the certificate given is not known")
 		}
@@ -247,6 +248,21 @@ func (r *Request) uncompared(l *verdict.List, signed tpmquote.Values) {
 	}
 }
 
+// compareParavisor: the TPM is software that the hardware measured. Another one,
+// measured as truly, can sign any PCRs, so no values count without it.
+func (r *Request) compareParavisor(l *verdict.List, result *Result) {
+	if result.paravisor.IsZero() {
+		return
+	}
+	name, got := string(result.paravisorName), result.paravisor.Hex()
+	if len(r.Paravisors) == 0 {
+		l.Open("paravisor", fmt.Sprintf("the virtual TPM is software with the %s %s by its hardware report, and nothing was given to compare it with (%s): another one can sign any PCRs", name, got, r.field(name, "HEX")))
+		return
+	}
+	l.Judge("paravisor", slices.Contains(r.Paravisors, result.paravisor), "the virtual TPM is software with the "+name+" that was given, by its hardware report: "+got,
+		fmt.Sprintf("the virtual TPM is software with the %s %s by its hardware report, which is none of those given", name, got))
+}
+
 // hardware verifies what stands behind Azure's HCL report with the rooms for it.
 func (r *Request) hardware(result *Result) func(*hcl.Report, []byte) (*tpmquote.Hardware, error) {
 	return func(h *hcl.Report, quote []byte) (*tpmquote.Hardware, error) {
@@ -267,6 +283,7 @@ func (r *Request) hardware(result *Result) func(*hcl.Report, []byte) (*tpmquote.
 			// the paravisor's.
 			result.Registers, result.Runs = nil, nil
 			if q != nil {
+				result.paravisor, result.paravisorName = q.Body.MRTD, MRTD
 				out.ReportData = q.Body.ReportData
 			}
 			roots, err := part.roots()
@@ -288,6 +305,7 @@ func (r *Request) hardware(result *Result) func(*hcl.Report, []byte) (*tpmquote.
 		if err := part.authenticSNP(l, inner); err != nil {
 			return nil, err
 		}
+		result.paravisor, result.paravisorName = report.Measurement, Measurement
 		out.ReportData = report.ReportData
 		result.Roots, result.Claims.Report = append(result.Roots, inner.Roots...), inner.Claims.Report
 		return out, nil
@@ -320,6 +338,17 @@ func (b *Bundle) readTPM(part tpmquote.Part, data []byte) error {
 		b.Hardware = e
 	}
 	return nil
+}
+
+// As is the bundle as a profile takes it: Azure's hardware report apart from the
+// TPM that it vouches for, where a report of SEV-SNP is asked for.
+func (b *Bundle) As(p Profile) *Bundle {
+	if p != SNP && p != SecretVM || b.SNP != nil || b.Hardware == nil {
+		return b
+	}
+	part := *b
+	part.SNP, part.Hardware, part.TPM = b.Hardware, nil, nil
+	return &part
 }
 
 func (b *Bundle) broken(err error) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
@@ -61,6 +62,9 @@ func nextEvidence(v *evidenceView, r *evidence.Request) string {
 	case v.Profile == evidence.TPM || v.Profile == evidence.BlindLlama:
 		if len(r.Golden) == 0 {
 			add = append(add, "--golden golden.json")
+		}
+		if tpm := r.Evidence.TPM; tpm != nil && tpm.HCL != nil && len(r.Paravisors) == 0 {
+			add = append(add, map[hcl.Type]string{hcl.SNP: "--measurement HEX", hcl.TDX: "--mrtd HEX"}[tpm.HCL.Type])
 		}
 		if v.Profile == evidence.BlindLlama && r.AppRoot.IsZero() {
 			add = append(add, "--app-root HEX")

@@ -54,7 +54,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		name := string(evidence.Registers()[i])
 		bind(to, name, strings.ToUpper(name)+" in hex; the registers given hold together")
 	}
-	bind(&e.Measurement, "measurement", "launch digest of an SEV-SNP machine in hex; may be a list of alternatives")
+	bind(&e.Measurement, "measurement", "launch digest of an SEV-SNP machine in hex, or of the software that is its virtual TPM; may be a list of alternatives")
 	bind(&e.HostData, "host-data", "SEV-SNP: host data in hex, for instance the hash of the runtime policy")
 	bind(&e.VMConfig, "vm-config", "dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
 	bind(&e.OSImageHash, "os-image-hash", "dstack's os_image_hash in hex; without it the vm_config is only the sender's word")

@@ -139,6 +139,7 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.Evidence, err = evidence.Merge(bundles...); err != nil {
 		return nil, nil, &pipeline.InputError{Op: "judge", File: e.File, Err: err, Hint: "judge machines one by one"}
 	}
+	q.Evidence = q.Evidence.As(q.Profile)
 	if q.AK, err = r.attestationKey(ctx, e, from); err != nil {
 		return nil, nil, err
 	}
@@ -183,10 +184,11 @@ func idle(e config.Evidence, q *Question) error {
 		behind = b.TPM.HCL.Type
 	}
 	var bad []field
-	if b.Quote == nil && behind != hcl.TDX {
+	broken := b.TPMErr != nil // what would vouch for it is not read
+	if b.Quote == nil && behind != hcl.TDX && !broken {
 		bad = append(bad, field{"collateral", e.Collateral}, field{"accept_tcb", strings.Join(e.AcceptTCB, "")}, field{"mrseam", strings.Join(e.MRSEAM, "")}, field{"service_td", strings.Join(e.ServiceTD, "")}, field{"intel_root", e.IntelRoot})
 	}
-	if b.SNP == nil && behind != hcl.SNP {
+	if b.SNP == nil && behind != hcl.SNP && !broken {
 		bad = append(bad, field{"vcek", e.VCEK}, field{"certs", e.Certs}, field{"crl", e.CRL})
 		if !tpm || bareKey(q) || behind == hcl.TDX {
 			bad = append(bad, field{"roots", e.Roots})
@@ -195,9 +197,11 @@ func idle(e config.Evidence, q *Question) error {
 	if b.GPU == nil {
 		bad = append(bad, field{"nvidia_root", e.NVIDIARoot})
 	}
-	if b.TPM == nil {
+	switch {
+	case broken:
+	case b.TPM == nil:
 		bad = append(bad, field{"ak", e.AK}, field{"event_log", e.EventLog})
-	} else if b.TPM.HCL != nil && !bareKey(q) {
+	case b.TPM.HCL != nil && !bareKey(q):
 		bad = append(bad, field{"ak", e.AK}) // whose key it is, the hardware report says
 	}
 	if b.Proof == nil {
@@ -206,11 +210,15 @@ func idle(e config.Evidence, q *Question) error {
 	if !tpm {
 		bad = append(bad, field{"golden", e.Golden})
 	} else {
-		bad = append(bad, tpmIdle(e)...)
+		bad = append(bad, tpmIdle(e, behind)...)
+	}
+	hint := "leave it out"
+	if b.Hardware != nil {
+		hint += ", or judge the hardware report alone: " + q.Field("profile", "snp")
 	}
 	for _, f := range bad {
 		if f.text != "" {
-			return &pipeline.InputError{Op: "judge", File: e.File, Err: fmt.Errorf("%s is given, which is for evidence of another kind", q.Field(f.name, "")), Hint: "leave it out"}
+			return &pipeline.InputError{Op: "judge", File: e.File, Err: fmt.Errorf("%s is given, which is for evidence of another kind", q.Field(f.name, "")), Hint: hint}
 		}
 	}
 	return nil

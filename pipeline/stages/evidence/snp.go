@@ -57,7 +57,7 @@ func (r *stageRun) amdInputs(ctx context.Context, e config.Evidence, q *Question
 		}
 		if rootsOfTPM(q.Evidence) {
 			if q.TPMRoots, err = evidence.ParseTPMRoots(e.Roots, data); err != nil {
-				return &pipeline.InputError{Op: "read", File: e.Roots, Err: err}
+				return err
 			}
 		} else if q.AMDRoots, err = snpreport.ParseRoots(e.Roots, data); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/certs"
+	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pcrmeasure"
@@ -38,24 +39,30 @@ func bareKey(q *Question) bool { return q.AK != nil && q.AK.Chain == nil }
 // tpmIdle are the fields that say what a machine with other registers must be.
 // The registry and the compose file of the whole configuration are for the others
 // in it.
-func tpmIdle(e config.Evidence) []field {
-	return []field{
+func tpmIdle(e config.Evidence, behind hcl.Type) []field {
+	out := []field{
 		{"platform", e.Platform},
 		{"rootfs", e.Rootfs},
 		{"docker_files", e.DockerFiles},
 		{"app_id", e.AppID},
 		{"manifest", e.Manifest},
 		{"measured", strings.Join(e.Measured, "")},
-		{"mrtd", e.MRTD},
 		{"rtmr0", e.RTMR0},
 		{"rtmr1", e.RTMR1},
 		{"rtmr2", e.RTMR2},
 		{"rtmr3", e.RTMR3},
-		{"measurement", strings.Join(e.Measurement, "")},
 		{"host_data", e.HostData},
 		{"vm_config", e.VMConfig},
 		{"os_image_hash", e.OSImageHash},
 	}
+	// What the hardware measured of the software that is the TPM.
+	if behind != hcl.TDX {
+		out = append(out, field{"mrtd", e.MRTD})
+	}
+	if behind != hcl.SNP {
+		out = append(out, field{"measurement", strings.Join(e.Measurement, "")})
+	}
+	return out
 }
 
 // attestationKey reads the key of a TPM that was given.
@@ -69,7 +76,7 @@ func (r *stageRun) attestationKey(ctx context.Context, e config.Evidence, from *
 	}
 	ak, err := tpmquote.ParseAK(e.AK, data)
 	if err != nil {
-		return nil, &pipeline.InputError{Op: "read", File: e.AK, Err: err}
+		return nil, err
 	}
 	from.authentic = append(from.authentic, pipeline.FromFile(e.AK))
 	return ak, nil
@@ -87,10 +94,8 @@ func (r *stageRun) tlsChain(ctx context.Context, e config.Evidence, q *Question)
 		return nil
 	}
 	q.TLSText = string(data)
-	if q.TLSChain, err = certs.ReadPEM(e.TLSCert, data); err != nil {
-		return &pipeline.InputError{Op: "read", File: e.TLSCert, Err: err}
-	}
-	return nil
+	q.TLSChain, err = certs.ReadPEM(e.TLSCert, data)
+	return err
 }
 
 // tpmExpected reads what the registers of a TPM must be.
@@ -107,7 +112,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 			return err
 		}
 		if q.Golden, err = blindllama.ParseGolden(e.Golden, data); err != nil {
-			return &pipeline.InputError{Op: "read", File: e.Golden, Err: err, Hint: `want {"measurements": {"4": "64 hex digits"}}: SHA-256 values of PCRs`}
+			return err
 		}
 		from.expected = append(from.expected, pipeline.FromFile(e.Golden))
 	}
@@ -118,6 +123,16 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 		}
 		q.AppRoot = d
 	}
+	for _, text := range append(slices.Clone(e.Measurement), e.MRTD) {
+		if text == "" {
+			continue
+		}
+		d, err := parseHex(digest.SHA384, text)
+		if err != nil {
+			return err
+		}
+		q.Paravisors = append(q.Paravisors, d)
+	}
 	if e.EventLog != "" {
 		data, err := r.in.ReadFile(ctx, e.EventLog, logAtMost)
 		if err != nil {
@@ -125,7 +140,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 		}
 		if len(data) > 0 { // of an empty one Azure's firmware makes nothing
 			if _, err := pcrmeasure.ReadLog(e.EventLog, data, pcrmeasure.FormAuto); err != nil {
-				return &pipeline.InputError{Op: "read", File: e.EventLog, Err: err}
+				return err
 			}
 		}
 		q.EventLog = data

@@ -368,6 +368,26 @@ func TestFieldTPM(t *testing.T) {
 		}
 		t.Logf("%s: %s", tt.name, short(got))
 	}
+	// The TPM is software that the hardware measured: PCRs of another one are worth
+	// nothing.
+	b0 := load("attestation-rs/az_snp/evidence-v1.json")
+	r := evidence.Request{Evidence: b0, At: at, Nonce: []byte("challenge"), Golden: blindllama.Golden{}}
+	for i, d := range b0.TPM.Quotes[0].Values[digest.SHA256] {
+		if i < 16 {
+			r.Golden[i] = d
+		}
+	}
+	launch := b0.Hardware.Report.Measurement
+	for _, tt := range []struct {
+		name  string
+		given []digest.Digest
+		want  string
+	}{{"not compared", nil, "pup"}, {"another", []digest.Digest{sum("x")}, "pfp"}, {"one of those given", []digest.Digest{sum("x"), launch}, "ppp"}} {
+		r.Paravisors = tt.given
+		if got := verify(t, r); short(got) != tt.want || !strings.Contains(reasons(got.Expected), "paravisor: the virtual TPM is software") {
+			t.Errorf("paravisor %s: %s, want %s\n%s", tt.name, short(got), tt.want, reasons(got.Expected))
+		}
+	}
 	// Azure's hardware report by itself is still an SEV-SNP report.
 	b := load("attestation-rs/az_snp/evidence-v1.json")
 	if got := verify(t, evidence.Request{Evidence: b, At: at, Profile: evidence.SNP}); got.SNP == nil || got.Registers[evidence.Measurement].IsZero() {
