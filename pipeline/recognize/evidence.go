@@ -248,9 +248,9 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindGPU
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
-	case blindllama.Recognize(jsondoc.Style{}.Compact(v)):
+	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
 		return KindProof
-	case tpmquote.Recognize(jsondoc.Style{}.Compact(v)) != "":
+	case has(v, "tpm_quote", "quote", "message", "Quotes", "evidence") && tpmquote.Recognize(jsondoc.Style{}.Compact(v)) != "":
 		return KindTPM
 	case isSNPJSON(v):
 		return KindSNP
@@ -260,6 +260,11 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		}
 	}
 	return KindUnknown
+}
+
+// has reports whether a document has one of the members.
+func has(v *jsondoc.Value, names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return v.Get(n) != nil })
 }
 
 // isSNPJSON knows the JSON in which reports travel: configfs-tsm, trustee, Azure,
