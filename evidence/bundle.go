@@ -21,11 +21,13 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/jsondoc"
 )
 
@@ -43,6 +45,19 @@ type Bundle struct {
 	GPUErr error               // what was wrong with a page that should hold GPU evidence
 	Page   bool                // it is a saved page, as SecretVM's attestation service shows them
 
+	// TPM is a quote of a TPM; TPMErr says what is wrong with one that cannot be
+	// read. TPMParts are tpm2-tools' files one by one, until Merge puts them together.
+	TPM      *tpmquote.Evidence
+	TPMErr   error
+	TPMParts map[tpmquote.Part][]byte
+	// Hardware is the SEV-SNP report that vouches for the TPM's key on Azure, HCL a
+	// report of TDX's that stands alone.
+	Hardware *snpreport.Evidence
+	HCL      *hcl.Report
+	Proof    *blindllama.Proof // BlindLlama's
+	// tpm and proof are the files as they came, to tell two from one.
+	tpm, proof []byte
+
 	// Beside a dstack quote.
 	EventLog   []byte // JSON
 	VMConfig   []byte // JSON
@@ -53,6 +68,11 @@ type Bundle struct {
 	Target       string
 	Sessions     []Session
 	ShownCompose bool // a capture holds the compose file that the machine shows
+}
+
+// empty reports whether there is nothing to judge.
+func (b *Bundle) empty() bool {
+	return b.Quote == nil && b.GPU == nil && b.SNP == nil && b.TPM == nil && b.TPMErr == nil && b.Proof == nil
 }
 
 // Session is the TLS session that a captured quote came over.
@@ -68,7 +88,8 @@ type Session struct {
 
 // Read recognizes an evidence file by its content: a TDX quote in binary, hex or
 // base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON, an SEV-SNP
-// report in any container of package snpreport. name is the file in errors.
+// report in any container of package snpreport, a TPM's quote in one of package
+// tpmquote or one of tpm2-tools' files, BlindLlama's proof file. name is the file in errors.
 func Read(name string, data []byte) (*Bundle, error) {
 	if len(data) > MaxFile {
 		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxFile)}
@@ -76,9 +97,12 @@ func Read(name string, data []byte) (*Bundle, error) {
 	b := &Bundle{Name: name}
 	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
 	var err error
-	switch {
+	switch part := tpmquote.Part(""); {
+	case b.readHCL(data):
 	case isSNP(data):
 		b.SNP, err = snpreport.Open(name, data)
+	case !isTDX(data) && binaryPart(data, &part):
+		err = b.readTPM(part, data)
 	case isTDX(data) || !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
 		b.Quote = data
 	case len(text) == 0:
@@ -105,7 +129,17 @@ func Read(name string, data []byte) (*Bundle, error) {
 }
 
 func unknown(name, found string) error {
-	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html, NVIDIA GPU evidence or an SEV-SNP report"}
+	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html, NVIDIA GPU evidence, an SEV-SNP report, a TPM quote or BlindLlama's proof file"}
+}
+
+// binaryPart recognizes a TPM's quote, or a part of one, that is no text. JSON is
+// read with the other documents.
+func binaryPart(data []byte, part *tpmquote.Part) bool {
+	if text := bytes.TrimSpace(data); len(text) > 0 && text[0] == '{' && utf8.Valid(text) {
+		return false
+	}
+	*part = tpmquote.Recognize(data)
+	return *part != ""
 }
 
 // isTDX recognizes the header of a quote: version 4 or 5, TEE type TDX.
@@ -149,10 +183,20 @@ func (b *Bundle) readJSON(text []byte) error {
 		return nil
 	}
 	q := doc.Get("quote")
+	if q == nil || q.Kind != jsondoc.String {
+		if blindllama.Recognize(text) {
+			b.proof = text
+			b.Proof, err = blindllama.Parse(b.Name, text)
+			return err
+		}
+		if part := tpmquote.Recognize(text); part != "" {
+			return b.readTPM(part, text)
+		}
+	}
 	if q == nil {
 		var failed error
 		if b.SNP, failed = snpreport.Open(b.Name, text); failed != nil {
-			return unknown(b.Name, "a JSON document without /quote and /evidence_list, and no SEV-SNP report either ("+failed.Error()+")")
+			return unknown(b.Name, "a JSON document without /quote and /evidence_list, and no TPM quote or SEV-SNP report either ("+failed.Error()+")")
 		}
 		return nil
 	}
@@ -311,7 +355,7 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 			what string
 			to   *[]byte
 			from []byte
-		}{{"quotes", &out.Quote, b.Quote}, {"GPU evidence", &out.GPU, b.GPU}, {"event logs", &out.EventLog, b.EventLog}, {"vm_config", &out.VMConfig, b.VMConfig}, {"report data", &out.ReportData, b.ReportData}} {
+		}{{"quotes", &out.Quote, b.Quote}, {"GPU evidence", &out.GPU, b.GPU}, {"event logs", &out.EventLog, b.EventLog}, {"vm_config", &out.VMConfig, b.VMConfig}, {"report data", &out.ReportData, b.ReportData}, {"TPM quotes", &out.tpm, b.tpm}, {"proof files", &out.proof, b.proof}} {
 			switch {
 			case part.from == nil:
 			case *part.to == nil:
@@ -339,9 +383,6 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 			out.SNP = &both
 		}
 		names = append(names, b.Name)
-		if out.Quote != nil && out.SNP != nil {
-			return nil, fmt.Errorf("merge evidence: %s hold a TDX quote and an SEV-SNP report", strings.Join(names, ", "))
-		}
 		if out.GPUErr == nil {
 			out.GPUErr = b.GPUErr
 		}
@@ -352,6 +393,9 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 		out.Page, out.ShownCompose = out.Page || b.Page, out.ShownCompose || b.ShownCompose
 	}
 	out.Name = strings.Join(names, ", ")
+	if err := out.mergeTPM(sorted); err != nil {
+		return nil, err
+	}
 	return out, nil
 }
 

@@ -123,7 +123,7 @@ func TestRequests(t *testing.T) {
 	}{
 		"nothing":         {evidence.Request{At: now}, "none given"},
 		"no time":         {evidence.Request{Evidence: quote}, "no time given"},
-		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, snp, nvidia`},
+		"unknown profile": {evidence.Request{At: now, Evidence: quote, Profile: "x"}, `unknown profile "x", known: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia`},
 		"no GPU":          {evidence.Request{At: now, Evidence: quote, Profile: evidence.NVIDIA}, "needs GPU evidence"},
 		"no quote":        {evidence.Request{At: now, Evidence: &evidence.Bundle{GPU: []byte("{}")}, Profile: evidence.TDX}, "needs a TDX quote"},
 	} {

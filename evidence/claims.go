@@ -18,6 +18,7 @@ type Claims struct {
 	CapturedAt  string       `json:"captured_at,omitempty"`
 	Quote       *QuoteClaim  `json:"quote,omitempty"`
 	Report      *ReportClaim `json:"report,omitempty"`
+	TPM         *TPMClaim    `json:"tpm,omitempty"`
 	Release     string       `json:"release,omitempty"` // the published row that fits as a whole
 	TLS         *TLSBinding  `json:"tls,omitempty"`
 	GPU         []GPUClaim   `json:"gpu,omitempty"`

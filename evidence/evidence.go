@@ -9,9 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/nvidia"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 )
@@ -21,11 +23,13 @@ type Profile string
 
 // The profiles of this package.
 const (
-	SecretVM Profile = "secretvm"
-	Dstack   Profile = "dstack"
-	TDX      Profile = "tdx"
-	NVIDIA   Profile = "nvidia"
-	SNP      Profile = "snp"
+	SecretVM   Profile = "secretvm"
+	Dstack     Profile = "dstack"
+	TDX        Profile = "tdx"
+	NVIDIA     Profile = "nvidia"
+	SNP        Profile = "snp"
+	TPM        Profile = "tpm"
+	BlindLlama Profile = "blindllama"
 )
 
 // Source says whose word a reference is. It decides what a comparison with it is
@@ -75,6 +79,23 @@ type Request struct {
 	// Bound.
 	TLSCert *x509.Certificate
 	Nonce   []byte
+	// TLSChain is everything in the certificate's file, leaf first, and TLSText its
+	// PEM text: BlindLlama's proof files bind a CA, or that text.
+	TLSChain []*x509.Certificate
+	TLSText  string
+
+	// Of TPMs. Golden are SHA-256 values of PCRs, AppRoot the dm-verity root hash of
+	// BlindLlama's application disk. An AK without a chain is trusted as it is; one
+	// with certificates must lead to a root. TPMRoots are instead of the ones built in.
+	Golden  blindllama.Golden
+	AppRoot digest.Digest
+	// Paravisors are what the hardware may have measured of the software that a
+	// virtual TPM is: launch digests of SEV-SNP, MRTD values of TDX.
+	Paravisors []digest.Digest
+	AK         *tpmquote.AK
+	TPMRoots   []tpmquote.Root
+	EventLog   []byte // instead of the one beside the quote
+	PCRReplay  PCRReplayFunc
 
 	// Authentic.
 	Collateral  *tdxquote.Collateral
@@ -96,7 +117,7 @@ type Request struct {
 
 // Root is a root that evidence was judged under.
 type Root struct {
-	Vendor  string        `json:"vendor"` // "intel", "nvidia", "amd"
+	Vendor  string        `json:"vendor"` // "intel", "nvidia", "amd", "tpm"
 	Subject string        `json:"subject,omitempty"`
 	SHA256  digest.Digest `json:"sha256"` // of its DER
 	BuiltIn bool          `json:"built_in"`
@@ -126,10 +147,16 @@ type Result struct {
 	// Runs are the registers that say what runs, in the order in which a machine
 	// fills them: something must be held against each.
 	Runs []Register `json:"-"`
+	// Resettable are registers of a TPM that can be set back without a reboot: what
+	// they hold shows nothing about the boot.
+	Resettable map[Register]bool `json:"-"`
 	// SNP is the report, nil for other evidence, and Product whose it is by its
 	// certificate.
 	SNP     *snpreport.Report `json:"-"`
 	Product snpreport.Product `json:"-"`
+	// paravisor is what the hardware behind a virtual TPM's key measured, and its name.
+	paravisor     digest.Digest
+	paravisorName Register
 	// Expected are the checks of what was expected that no comparison of registers
 	// makes: dstack's event log, evidence that cannot be read or compared.
 	Expected verdict.List `json:"-"`
@@ -152,7 +179,7 @@ func (r *Result) TestRoots() []string {
 // Verify judges evidence. An error means that the request makes no sense;
 // evidence that is wrong, broken or unreadable gets its verdict.
 func Verify(r Request) (*Result, error) {
-	if r.Evidence == nil || r.Evidence.Quote == nil && r.Evidence.GPU == nil && r.Evidence.SNP == nil {
+	if r.Evidence == nil || r.Evidence.empty() {
 		return nil, errors.New("verify evidence: none given")
 	}
 	if r.At.IsZero() {
@@ -161,6 +188,7 @@ func Verify(r Request) (*Result, error) {
 	if r.Profile == "" {
 		r.Profile = r.Evidence.profile()
 	}
+	r.Evidence = r.Evidence.As(r.Profile)
 	result := &Result{Profile: r.Profile, At: r.At.UTC(), Vouched: map[Register]bool{}}
 	var err error
 	if result.Roots, err = r.roots(); err != nil {
@@ -183,12 +211,22 @@ func Verify(r Request) (*Result, error) {
 		if r.Evidence.Quote == nil {
 			return nil, fmt.Errorf("verify evidence: profile %s needs a TDX quote, %s has none", r.Profile, r.Evidence.Name)
 		}
+	case TPM:
+		if r.Evidence.TPM == nil && r.Evidence.TPMErr == nil {
+			return nil, fmt.Errorf("verify evidence: profile tpm needs a quote of a TPM, %s has none", r.Evidence.Name)
+		}
+		return result, r.judgeTPM(result)
+	case BlindLlama:
+		if r.Evidence.Proof == nil {
+			return nil, fmt.Errorf("verify evidence: profile blindllama needs a proof file, %s is none", r.Evidence.Name)
+		}
+		return result, r.judgeTPM(result)
 	case NVIDIA:
 		if r.Evidence.GPU == nil {
 			return nil, fmt.Errorf("verify evidence: profile nvidia needs GPU evidence, %s has none", r.Evidence.Name)
 		}
 	default:
-		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, nvidia", r.Profile)
+		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia", r.Profile)
 	}
 	return result, r.judge(result)
 }
@@ -224,6 +262,10 @@ func (r *Request) roots() ([]Root, error) {
 // profile is the one that evidence has by itself.
 func (b *Bundle) profile() Profile {
 	switch {
+	case b.TPM != nil || b.TPMErr != nil:
+		return TPM
+	case b.Proof != nil:
+		return BlindLlama
 	case b.SNP != nil && (b.GPU != nil || b.Page || !b.CapturedAt.IsZero()):
 		return SecretVM
 	case b.SNP != nil:
@@ -263,11 +305,7 @@ func (r *Request) judge(result *Result) error {
 	if err != nil {
 		return err
 	}
-	for _, root := range result.Roots {
-		if !root.BuiltIn {
-			authentic.Note("test-root", fmt.Sprintf("NOT %s'S ROOT: the certificate %s is trusted in its place, so nothing here shows real hardware", strings.ToUpper(root.Vendor), root))
-		}
-	}
+	r.sayTestRoots(&authentic, result)
 	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
 	if result.Authentic.Verdict != verdict.Pass {
 		const why = "the evidence is not authentic, so what follows is what anybody could have written"
@@ -297,6 +335,19 @@ func (r *Request) judge(result *Result) error {
 	}
 	result.Bound = verdict.Fold(bound)
 	return nil
+}
+
+// sayTestRoots says in whose place another root was trusted.
+func (r *Request) sayTestRoots(l *verdict.List, result *Result) {
+	for _, root := range result.Roots {
+		switch {
+		case root.BuiltIn:
+		case root.Vendor == "tpm":
+			l.Note("test-root", fmt.Sprintf("NOT A ROOT THAT IS BUILT IN: the certificate %s was given and is trusted for TPMs; whose it is, is the caller's word", root))
+		default:
+			l.Note("test-root", fmt.Sprintf("NOT %s'S ROOT: the certificate %s is trusted in its place, so nothing here shows real hardware", strings.ToUpper(root.Vendor), root))
+		}
+	}
 }
 
 func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quote, error) {

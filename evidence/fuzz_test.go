@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/fake"
 	"github.com/retally/retally/evidence/verdict"
+	"github.com/retally/retally/internal/digest"
 )
 
 // FuzzPage: no panic on any saved page; what is taken out of it and accepted is
@@ -20,10 +22,28 @@ func FuzzPage(f *testing.F) {
 	f.Add([]byte(`{"quote":"` + text + `","event_log":[],"report_data":"00"}`))
 	f.Add([]byte(text))
 	f.Add(raw)
+	m, err := fake.NewTPM("fuzz", from, until, fake.TPMOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	files, err := m.Files([]byte("nonce"), fake.Select(digest.SHA256, 0, 4))
+	if err != nil {
+		f.Fatal(err)
+	}
+	proof, err := m.Proof(fake.ProofOptions{RootHash: digest.SHA256.Sum(nil), CA: string(fake.PEM(m.Root))})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range [][]byte{files.Message, files.Signature, files.PCRs, proof, []byte(`{"tpm_quote":{"message":"ff544347","signature":"00","pcrs":[]},"hcl_report":"484c4341"}`)} {
+		f.Add(seed)
+	}
 	f.Fuzz(func(t *testing.T, page []byte) {
 		b, err := evidence.Read("fuzz", page)
 		if err != nil {
 			return
+		}
+		if b, err = evidence.Merge(b); err != nil {
+			return // one of several files that only together are evidence
 		}
 		got, err := evidence.Verify(evidence.Request{Evidence: b, At: now, IntelRoots: roots(p)})
 		if err != nil {
@@ -31,6 +51,9 @@ func FuzzPage(f *testing.F) {
 		}
 		if b.Quote != nil && got.Authentic.Verdict == verdict.Pass && !bytes.HasPrefix(b.Quote, raw[:len(raw)-8]) {
 			t.Fatal("a quote that nobody signed is accepted")
+		}
+		if (b.TPM != nil || b.TPMErr != nil || b.Proof != nil) && got.Authentic.Verdict == verdict.Pass {
+			t.Fatal("a TPM under a root of our own passes for a provider's")
 		}
 	})
 }

@@ -44,8 +44,10 @@ func (a *app) evidenceVerifyCommand() *cobra.Command {
   bound      does it belong to this TLS key, this GPU, this nonce
 
 FILE is a TDX quote (binary, hex or base64), a saved cpu.html or gpu.html, GPU
-evidence or dstack's quote in JSON; DIR is a folder of "retally evidence
-capture". Several are taken together: a quote and the evidence of its GPUs.
+evidence or dstack's quote in JSON, an SEV-SNP report, a TPM's quote or
+BlindLlama's proof file; DIR is a folder of "retally evidence capture". Several
+are taken together: a quote and the evidence of its GPUs, the three files of
+tpm2_quote, the HCL report that vouches for a TPM's key.
 All three are asked for unless --only names fewer. The exit code is 0 if every
 verdict asked for passes, 1 if one fails, 3 if one stays unchecked: a genuine
 quote of unknown code is no pass. An entry under evidence: in retally.yaml has
@@ -57,7 +59,7 @@ the same fields and gives the same verdicts.`,
 		},
 	}
 	f.comparison.flags(cmd)
-	cmd.Flags().BoolVar(&f.testRootOK, "test-root-ok", false, "let evidence under a test root pass (--intel-root, --nvidia-root), which shows nothing about real hardware")
+	cmd.Flags().BoolVar(&f.testRootOK, "test-root-ok", false, "let evidence under a test root pass (--intel-root, --nvidia-root, --roots), which shows nothing about real hardware")
 	f.fields = bindEvidence(cmd, &f.conf)
 	return cmd
 }

@@ -27,6 +27,7 @@ var evidenceSamples = map[string]string{
 	"vm_config": "m/vm.json", "os_image_hash": strings.Repeat("cd", 32), "tls_cert": "m/other.pem", "nonce": "0011", "collateral": "m/outdated.json",
 	"measurement": strings.Repeat("ab", 48), "host_data": strings.Repeat("ab", 32), "vcek": "m/vcek.der", "certs": "m/amd.pem", "crl": "m/crl.der", "roots": "m/amd.pem",
 	"accept_tcb": "OutOfDate", "mrseam": strings.Repeat("00", 48), "service_td": strings.Repeat("ab", 48), "intel_root": "m/root.pem", "nvidia_root": "m/gpu-root.pem",
+	"ak": "t/ak.pem", "golden": "t/golden.json", "event_log": "t/boot.log", "app_root": strings.Repeat("ab", 32),
 }
 
 // withField are what else must be given for a field to change anything.
@@ -34,6 +35,7 @@ var withField = map[string]map[string]string{
 	"docker_files": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"}, "app_id": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"},
 	"os_image_hash": {"vm_config": "m/vm.json", "profile": "dstack"}, "vm_config": {"profile": "dstack"}, "accept_tcb": {"collateral": "m/outdated.json"},
 	"measurement": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "host_data": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "vcek": {"roots": "m/amd.pem"}, "certs": {"vcek": "m/vcek.der"},
+	"golden": {"ak": "t/ak-key.pem"}, "event_log": {"ak": "t/ak-key.pem"},
 	"crl": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "roots": {"vcek": "m/vcek.der"},
 }
 
@@ -46,6 +48,12 @@ func TestEvidenceFields(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	if err := os.CopyFS("m", os.DirFS(m.dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir("t", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeTPM("t"); err != nil {
 		t.Fatal(err)
 	}
 	putFile(t, "m/vm.json", []byte(`{"os_image_hash":"`+strings.Repeat("00", 32)+`","cpu_count":1,"memory_size":2147483648,"qemu_version":"8.2.2"}`))
@@ -84,11 +92,15 @@ func TestEvidenceFields(t *testing.T) {
 				files = []string{"m/with-gpu.bin", "m/gpu.json"}
 			case "measurement", "host_data", "vcek", "certs", "crl", "roots":
 				files = []string{"m/report.bin"}
+			case "ak", "golden", "event_log":
+				files = []string{"t/quote.bin", "t/quote.sig", "t/quote.pcrs"}
+			case "app_root":
+				files = []string{"t/proof.json"}
 			case "service_td":
 				files = []string{"m/service.bin"}
 			}
 			without := maps.Clone(base)
-			if key == "intel_root" || files[0] == "m/report.bin" {
+			if key == "intel_root" || files[0] == "m/report.bin" || strings.HasPrefix(files[0], "t/") {
 				delete(without, "intel_root")
 			}
 			maps.Copy(without, withField[key])
@@ -108,7 +120,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 	t.Helper()
 	args := slices.Concat([]string{"-q", "evidence", "verify", "--test-root-ok", "--report", "json=flags.json"}, files)
 	var b strings.Builder
-	name := strings.TrimSuffix(filepath.Base(files[0]), ".bin")
+	name := strings.TrimSuffix(filepath.Base(files[0]), filepath.Ext(files[0]))
 	fmt.Fprintf(&b, "version: 1\nevidence:\n  %s:\n    file: %s\n", name, files[0])
 	if len(files) > 1 {
 		fmt.Fprintf(&b, "    also: [%s]\n", strings.Join(files[1:], ", "))

@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
@@ -57,6 +59,16 @@ func nextEvidence(v *evidenceView, r *evidence.Request) string {
 	case v.Verdict == verdict.Fail || v.Profile == evidence.NVIDIA:
 		return ""
 	case !expected:
+	case v.Profile == evidence.TPM || v.Profile == evidence.BlindLlama:
+		if len(r.Golden) == 0 {
+			add = append(add, "--golden golden.json")
+		}
+		if tpm := r.Evidence.TPM; tpm != nil && tpm.HCL != nil && len(r.Paravisors) == 0 {
+			add = append(add, map[hcl.Type]string{hcl.SNP: "--measurement HEX", hcl.TDX: "--mrtd HEX"}[tpm.HCL.Type])
+		}
+		if v.Profile == evidence.BlindLlama && r.AppRoot.IsZero() {
+			add = append(add, "--app-root HEX")
+		}
 	case v.SNP != nil:
 		if len(r.Sets) == 0 {
 			add = append(add, "--measurement HEX")
@@ -83,7 +95,11 @@ func nextEvidence(v *evidenceView, r *evidence.Request) string {
 		add = append(add, "--measured FILE")
 	}
 	if bound && v.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
-		add = append(add, "--tls-cert cert.pem")
+		if v.Profile == evidence.TPM {
+			add = append(add, "--nonce HEX")
+		} else {
+			add = append(add, "--tls-cert cert.pem")
+		}
 	}
 	if len(add) == 0 {
 		return ""
@@ -244,6 +260,9 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 			line(v.name, v.value)
 		}
 	}
+	if t := c.TPM; t != nil {
+		printTPM(line, t)
+	}
 	line("compose_hash", c.ComposeHash)
 	for _, e := range c.Events {
 		if e.Name != "" {
@@ -252,6 +271,41 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 	}
 	for _, g := range c.GPU {
 		line("gpu", fmt.Sprintf("%s, driver %s, VBIOS %s, %d measurements, nonce %s", g.Arch, g.Driver, g.VBIOS, g.Measurements, g.Nonce))
+	}
+}
+
+// printTPM shows what a TPM's quote says.
+func printTPM(line func(name, value string), t *evidence.TPMClaim) {
+	line("form", t.Form)
+	line("provider", string(t.Provider))
+	line("path", strings.Join(t.Path, " <- "))
+	for _, q := range t.Quotes {
+		nonce := q.Nonce
+		if nonce == "" {
+			nonce = "none"
+		}
+		line("quote", fmt.Sprintf("%s, %s with %s, nonce %s, firmware %s", q.Selection, q.Scheme, q.Hash, nonce, q.Firmware))
+		line("clock", fmt.Sprintf("%d ms, %d resets, %d restarts", q.Clock.Milliseconds, q.Clock.ResetCount, q.Clock.RestartCount))
+	}
+	for _, bank := range slices.Sorted(maps.Keys(t.PCRs)) {
+		for i := range 24 {
+			n := strconv.Itoa(i)
+			d, ok := t.PCRs[bank][n]
+			if !ok || strings.Trim(d, "0") == "" || strings.Trim(d, "f") == "" {
+				continue
+			}
+			if _, ok := t.Replayed[bank][n]; ok {
+				d += " (as the log leads to)"
+			}
+			line("pcr"+n, bank+" "+d)
+		}
+	}
+	if p := t.Proof; p != nil {
+		line("app disk", p.RootHash)
+		line("CA sha256", p.CA)
+		if p.Events > 0 {
+			line("events", strconv.Itoa(p.Events))
+		}
 	}
 }
 
@@ -322,6 +376,12 @@ func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) st
 		words = append(words, flag, otherwise)
 	}
 	switch e.Profile {
+	case string(evidence.TPM):
+		return strings.Join(append(words, "--golden golden.json --nonce HEX"), " ")
+	case string(evidence.BlindLlama):
+		words = append(words, "--golden golden.json --app-root HEX")
+		add("--tls-cert", e.TLSCert, "cert.pem")
+		return strings.Join(words, " ")
 	case string(evidence.NVIDIA):
 		return strings.Join(append(words, "--nonce HEX"), " ")
 	case string(evidence.Dstack):

@@ -40,7 +40,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		all = append(all, flagField{flag, field})
 	}
 	bind(&e.Only, "only", "verdicts to ask for: authentic, expected, bound; may be a list (default: all three)")
-	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, snp, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
+	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
 	bind(&e.At, "at", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
 
 	bind(&e.Registry, "registry", "file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
@@ -54,10 +54,14 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		name := string(evidence.Registers()[i])
 		bind(to, name, strings.ToUpper(name)+" in hex; the registers given hold together")
 	}
-	bind(&e.Measurement, "measurement", "launch digest of an SEV-SNP machine in hex; may be a list of alternatives")
+	bind(&e.Measurement, "measurement", "launch digest of an SEV-SNP machine in hex, or of the software that is its virtual TPM; may be a list of alternatives")
 	bind(&e.HostData, "host-data", "SEV-SNP: host data in hex, for instance the hash of the runtime policy")
 	bind(&e.VMConfig, "vm-config", "dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
 	bind(&e.OSImageHash, "os-image-hash", "dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
+
+	bind(&e.Golden, "golden", "TPM: golden measurements (SHA-256 values of PCRs in JSON, as BlindLlama publishes them)")
+	bind(&e.EventLog, "event-log", "TPM: the firmware's event log (default: the one beside the quote)")
+	bind(&e.AppRoot, "app-root", "BlindLlama: root hash of the application disk in hex")
 
 	bind(&e.TLSCert, "tls-cert", "TLS certificate of the connection, PEM or DER (default: the one in a capture)")
 	bind(&e.Nonce, "nonce", "nonce that was asked for, in hex")
@@ -69,7 +73,8 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 	bind(&e.VCEK, "vcek", "SEV-SNP: certificate of the processor (VCEK or VLEK), DER or PEM")
 	bind(&e.Certs, "certs", "SEV-SNP: further certificates in PEM")
 	bind(&e.CRL, "crl", "SEV-SNP: AMD's revocation list of the product")
-	bind(&e.Roots, "roots", "SEV-SNP: ARK, ASK and ASVK to trust in place of AMD's, for tests only; no pass without --test-root-ok")
+	bind(&e.Roots, "roots", "SEV-SNP: ARK, ASK and ASVK to trust in place of AMD's, for tests only; TPM: roots of its key in place of Azure's; no pass without --test-root-ok")
+	bind(&e.AK, "ak", "TPM: attestation key (PEM, TPM2B_PUBLIC), trusted as it is, or its certificates, which must lead to a root")
 	bind(&e.IntelRoot, "intel-root", "certificate to trust in place of Intel's, for tests only; no pass without --test-root-ok")
 	bind(&e.NVIDIARoot, "nvidia-root", "certificate to trust in place of NVIDIA's, for tests only; no pass without --test-root-ok")
 	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(evidencestage.Profiles(), cobra.ShellCompDirectiveNoFileComp))
@@ -96,5 +101,5 @@ func evidenceFiles(e *config.Evidence) (files []*string, large []*string) {
 			files = append(files, &list[i])
 		}
 	}
-	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.Collateral, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots), []*string{&e.Rootfs, &e.DockerFiles}
+	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.Collateral, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots, &e.AK, &e.Golden, &e.EventLog), []*string{&e.Rootfs, &e.DockerFiles}
 }

@@ -104,6 +104,8 @@ var goldenCases = []goldenCase{
 	{"evidence-verify", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --collateral own/collateral.json --registry own/tdx.csv --docker-compose own/docker-compose.yaml --tls-cert own/cert.pem --test-root-ok"},
 	{"evidence-verify-fails", "evidence verify own/quote.hex --at 2026-06-01T00:00:00Z --intel-root own/root.pem --registry own/other.csv --docker-compose own/docker-compose.yaml --tls-cert own/other.pem"},
 	{"evidence-verify-gpu", "evidence verify own/with-gpu.bin own/gpu.json --at 2026-06-01T00:00:00Z --intel-root own/root.pem --nvidia-root own/gpu-root.pem --tls-cert own/cert.pem --only authentic,bound --test-root-ok"},
+	{"evidence-verify-tpm", "evidence verify tpm/quote.bin tpm/quote.sig tpm/quote.pcrs --at 2026-06-01T00:00:00Z --ak tpm/ak.pem --roots tpm/root.pem --golden tpm/golden.json --event-log tpm/boot.log --nonce 0011 --test-root-ok"},
+	{"evidence-verify-blindllama", "evidence verify tpm/proof.json --at 2026-06-01T00:00:00Z --roots tpm/root.pem --golden tpm/release.json --app-root " + appRoot.Hex() + " --test-root-ok"},
 	{"evidence-capture", "evidence capture $HOST --out capture"},
 
 	{"inspect-kernel", "inspect kernel bzImage --memory 1G --initrd plain.cpio"},
@@ -504,6 +506,8 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	putFile(t, "exec.json", []byte(`{"kind": "ExecProcessRequest", "input": {"process": {"Args": ["sh"]}}}`))
 
 	// Evidence of a machine, and its server.
+	check(os.Mkdir("tpm", 0o755))
+	check(makeTPM("tpm"))
 	check(os.Mkdir("own", 0o755))
 	m, err := makeMachine("own")
 	check(err)

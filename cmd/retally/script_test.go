@@ -72,6 +72,8 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		"policylab": policyLabCommand(t),
 		// machine makes a confidential machine's evidence.
 		"machine": machineCommand,
+		// tpm-machine makes evidence of virtual TPMs.
+		"tpm-machine": tpmMachineCommand,
 		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,
 		// where CODE is a dot, with one of those that are verdicts.
 		"exits": func(ts *testscript.TestScript, neg bool, args []string) {

@@ -126,6 +126,9 @@ func spki(name string, der []byte) (*AK, error) {
 	return &AK{Key: key}, nil
 }
 
+// SameKey compares public keys by what they are.
+func SameKey(a, b crypto.PublicKey) bool { return sameKey(a, b) }
+
 // sameKey compares public keys by what they are.
 func sameKey(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })

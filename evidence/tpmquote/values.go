@@ -78,6 +78,10 @@ func SelectionText(selections []Selection) string {
 // Profile, 4.6.2).
 func Resettable(pcr int) bool { return pcr >= 16 }
 
+// Unmeasured says that a PCR holds what it holds after a reset, so that nothing
+// was measured into it.
+func Unmeasured(pcr int, d digest.Digest) bool { return initial(pcr, d) }
+
 // initial says that a PCR holds what it holds after a reset, so that nothing was
 // measured into it: zeros, or ones in those of a dynamic launch. PCR 0 ends in
 // the locality of the startup.

@@ -79,8 +79,14 @@ type Evidence struct {
 	// it the document is only the sender's word.
 	VMConfig    string `yaml:"vm_config,omitempty" json:"vm_config,omitempty"`
 	OSImageHash string `yaml:"os_image_hash,omitempty" json:"os_image_hash,omitempty"`
-	TLSCert     string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
-	Nonce       string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
+	// Golden are SHA-256 values of PCRs as BlindLlama's release has them, EventLog the
+	// firmware's log where another than the one beside a TPM's quote is to be
+	// replayed, AppRoot the root hash (hex) of BlindLlama's application disk.
+	Golden   string `yaml:"golden,omitempty" json:"golden,omitempty"`
+	EventLog string `yaml:"event_log,omitempty" json:"event_log,omitempty"`
+	AppRoot  string `yaml:"app_root,omitempty" json:"app_root,omitempty"`
+	TLSCert  string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
+	Nonce    string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
 
 	Collateral string   `yaml:"collateral,omitempty" json:"collateral,omitempty"`
 	AcceptTCB  []string `yaml:"accept_tcb,omitempty" json:"accept_tcb,omitempty"`
@@ -89,11 +95,15 @@ type Evidence struct {
 	ServiceTD []string `yaml:"service_td,omitempty" json:"service_td,omitempty"`
 	// VCEK and Certs are certificates of an AMD processor for a report that came
 	// without them, CRL AMD's revocation list; Roots replace AMD's own (ARK, ASK and
-	// ASVK in PEM), for tests and examples only.
+	// ASVK in PEM), for tests and examples only. For a TPM they are the roots that
+	// its key's certificates may lead to.
 	VCEK  string `yaml:"vcek,omitempty" json:"vcek,omitempty"`
 	Certs string `yaml:"certs,omitempty" json:"certs,omitempty"`
 	CRL   string `yaml:"crl,omitempty" json:"crl,omitempty"`
 	Roots string `yaml:"roots,omitempty" json:"roots,omitempty"`
+	// AK is the attestation key of a TPM: a key is trusted as it is, a certificate
+	// must lead to a root.
+	AK string `yaml:"ak,omitempty" json:"ak,omitempty"`
 	// IntelRoot and NVIDIARoot are certificates that are trusted in place of the
 	// vendors'. Only for tests and examples: every result says that they were used.
 	IntelRoot  string `yaml:"intel_root,omitempty" json:"intel_root,omitempty"`

@@ -13,8 +13,10 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/snpreport"
+	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/internal/show"
@@ -29,6 +31,9 @@ import (
 const (
 	KindQuote    Kind = "TDX quote"
 	KindSNP      Kind = "SEV-SNP report"
+	KindTPM      Kind = "TPM quote"
+	KindTPMPart  Kind = "part of a TPM quote" // tpm2-tools' message, signature or PCR values
+	KindProof    Kind = "BlindLlama proof file"
 	KindGPU      Kind = "GPU evidence"
 	KindCapture  Kind = "captured evidence"
 	KindEventLog Kind = "event log"
@@ -62,7 +67,7 @@ var quoteTexts = []string{"0400020081000000", "0500020081000000", "BAACAIEAAAA",
 // folder: whether it is worth reading as evidence. Pages and JSON documents are
 // told from what else lies there by their names.
 func mayBeEvidence(name string, head, tail []byte) bool {
-	if isQuoteHeader(head) || isSNPHead(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
+	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
 		return true
 	}
 	text := strings.TrimLeft(string(bytes.TrimPrefix(head, []byte("\ufeff"))), " \t\r\n")
@@ -74,6 +79,24 @@ func mayBeEvidence(name string, head, tail []byte) bool {
 	}
 	text = strings.TrimPrefix(text, "0x")
 	return isSNPText(text) || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
+}
+
+// mayBeTPM looks at how the binary forms of a TPM's quote begin: a signed message,
+// a signature, tpm2-tools' PCR values, bincode of a signature of RSA, protobuf with
+// the key's public area or a quote. What it is, reading it shows.
+func mayBeTPM(head []byte) bool {
+	if len(head) < 8 {
+		return false
+	}
+	switch {
+	case string(head[:4]) == "\xffTCG", head[0] == 0 && (head[1] == 0x14 || head[1] == 0x16 || head[1] == 0x18) && head[2] == 0:
+		return true
+	case binary.LittleEndian.Uint32(head) >= 1 && binary.LittleEndian.Uint32(head) <= 16 && head[5] == 0 && head[6] == 3:
+		return true
+	case binary.LittleEndian.Uint64(head) >= 256 && binary.LittleEndian.Uint64(head) <= 512:
+		return true
+	}
+	return bytes.Contains(head, []byte("\xffTCG")) || head[0] == 0x0a && head[1]&0x80 != 0
 }
 
 // peek reads the ends of a regular file of a size that evidence can have.
@@ -167,7 +190,7 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindRegistry
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
-	looks := isQuoteHeader(data) || isSNPHead(data) || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	looks := isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
 	if !looks {
 		return KindUnknown
 	}
@@ -179,8 +202,14 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindQuote
 	case b.SNP != nil:
 		return KindSNP
+	case b.TPM != nil || b.TPMErr != nil:
+		return KindTPM
+	case b.TPMParts != nil:
+		return KindTPMPart
+	case b.GPU != nil:
+		return KindGPU
 	}
-	return KindGPU
+	return KindUnknown // an HCL report of TDX's alone shows nothing
 }
 
 // recognizeNamed knows what content alone does not show: a compose file is
@@ -231,6 +260,10 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindGPU
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
+	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
+		return KindProof
+	case has(v, "tpm_quote", "quote", "message", "Quotes", "evidence") && tpmquote.Recognize(jsondoc.Style{}.Compact(v)) != "":
+		return KindTPM
 	case isSNPJSON(v):
 		return KindSNP
 	case v.Get("kernel") != nil || v.Get("boot_config") != nil:
@@ -239,6 +272,11 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		}
 	}
 	return KindUnknown
+}
+
+// has reports whether a document has one of the members.
+func has(v *jsondoc.Value, names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return v.Get(n) != nil })
 }
 
 // isSNPJSON knows the JSON in which reports travel: configfs-tsm, trustee, Azure,
@@ -278,23 +316,35 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 			*to = byKind[kind][0]
 		}
 	}
-	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &pipeline.InputError{
 			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}
-	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP])
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP], byKind[KindTPM], byKind[KindProof])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
-		if len(quotes) == 1 && len(gpus) == 1 {
+		tpm := slices.Contains(byKind[KindTPM], name) || slices.Contains(byKind[KindProof], name)
+		if len(quotes) == 1 && len(gpus) == 1 && !tpm {
 			e.Also, gpus = []string{gpus[0]}, nil
 		}
 		if certs := byKind[KindTLSCert]; len(certs) == 1 {
 			e.TLSCert = certs[0]
 		}
 		if err := s.addEvidence(name, e); err != nil {
+			return err
+		}
+	}
+	if parts := byKind[KindTPMPart]; len(parts) > 0 {
+		if len(parts) != 3 {
+			return &pipeline.InputError{
+				Op: "check", File: parts[0], Err: fmt.Errorf("%s of a TPM quote in tpm2-tools' files: want its message, signature and PCR values", show.Plural(len(parts), "part", "parts")),
+				Hint: "retally evidence verify takes the three files of one quote",
+			}
+		}
+		if err := s.addEvidence(parts[0], config.Evidence{File: parts[0], Also: parts[1:]}); err != nil {
 			return err
 		}
 	}

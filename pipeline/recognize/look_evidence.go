@@ -51,7 +51,12 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 			return err
 		}
 		switch {
-		case e.Profile != "" || b.Quote == nil && b.SNP == nil:
+		case e.Profile != "":
+		case b.TPM != nil || b.TPMErr != nil || b.TPMParts != nil:
+			e.Profile = string(evidence.TPM)
+		case b.Proof != nil:
+			e.Profile = string(evidence.BlindLlama)
+		case b.Quote == nil && b.SNP == nil:
 		case b.EventLog != nil || b.VMConfig != nil:
 			e.Profile = string(evidence.Dstack)
 		case b.Page || b.SNP == nil && (s.Config.Registry != "" || s.Config.Compose != "" || len(e.Also) > 0 || e.TLSCert != ""):

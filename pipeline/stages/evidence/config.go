@@ -36,13 +36,13 @@ func check(c *config.Config, bad config.At) error {
 
 // Profiles are the conventions that evidence is judged by.
 func Profiles() []string {
-	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.NVIDIA)}
+	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.TPM), string(evidence.BlindLlama), string(evidence.NVIDIA)}
 }
 
 // Check finds what is wrong with an entry by itself; path names the field.
 func Check(e *config.Evidence, at config.At) error {
 	if e.File == "" {
-		return at("file is missing", "a quote, a saved cpu.html or a folder that retally evidence capture wrote")
+		return at("file is missing", "a quote, a saved cpu.html, a proof file or a folder that retally evidence capture wrote")
 	}
 	if e.At == "" {
 		return at("at is missing: the time at which certificates must be valid", "for instance at: 2026-06-01T00:00:00Z; a result that depends on the day it is made on cannot be made again")
@@ -68,7 +68,7 @@ func Check(e *config.Evidence, at config.At) error {
 func checkWords(e *config.Evidence, at config.At) error {
 	known := Profiles()
 	switch {
-	case slices.Contains([]string{"tpm", "contrast", "blindllama"}, e.Profile):
+	case slices.Contains([]string{"contrast"}, e.Profile):
 		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
 	case e.Profile != "" && !slices.Contains(known, e.Profile):
 		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
@@ -95,11 +95,11 @@ func checkWords(e *config.Evidence, at config.At) error {
 // For says which verdict a field of an entry is for, "" for none of its own.
 func For(field string) string {
 	switch field {
-	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "vm_config", "os_image_hash":
+	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "vm_config", "os_image_hash", "golden", "event_log", "app_root":
 		return evidence.Expected
 	case "tls_cert", "nonce":
 		return evidence.Bound
-	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root", "vcek", "certs", "crl", "roots":
+	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root", "vcek", "certs", "crl", "roots", "ak":
 		return evidence.Authentic
 	}
 	return ""
@@ -126,6 +126,9 @@ func checkAsked(e *config.Evidence, at config.At) error {
 		{"host_data", e.HostData},
 		{"vm_config", e.VMConfig},
 		{"os_image_hash", e.OSImageHash},
+		{"golden", e.Golden},
+		{"event_log", e.EventLog},
+		{"app_root", e.AppRoot},
 		{"tls_cert", e.TLSCert},
 		{"nonce", e.Nonce},
 	} {
@@ -152,6 +155,9 @@ func checkDigests(e *config.Evidence, at config.At) error {
 	}
 	if _, err := parseHex(digest.SHA256, e.HostData); e.HostData != "" && err != nil {
 		return at(err.Error(), "64 hex digits, in quotation marks", "host_data")
+	}
+	if _, err := parseHex(digest.SHA256, e.AppRoot); e.AppRoot != "" && err != nil {
+		return at(err.Error(), "64 hex digits, in quotation marks: the root hash of the application disk", "app_root")
 	}
 	if _, err := imageHash(e.OSImageHash); err != nil {
 		return at(err.Error(), "the image's hash as the vendor publishes it, in quotation marks", "os_image_hash")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
@@ -35,7 +36,7 @@ func Stage() run.Stage { return Showing(nil) }
 // shows more of it than a report does. show may be nil.
 func Showing(show func(*Judged)) run.Stage {
 	return run.Stage{
-		Name: "evidence", Version: 3, After: []string{"tdx"}, Fill: fill, Check: check, Plan: plan,
+		Name: "evidence", Version: 4, After: []string{"tdx"}, Fill: fill, Check: check, Plan: plan,
 		Run: func(ctx context.Context, in *run.In) (*run.Out, error) { return execute(ctx, in, show) },
 	}
 }
@@ -49,7 +50,7 @@ func plan(c *config.Config) []run.PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("host_data", e.HostData), cmp.Or(e.Manifest, c.Against))
+		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("host_data", e.HostData), e.Golden, worded("application disk", e.AppRoot), cmp.Or(e.Manifest, c.Against))
 		if from != "" {
 			lines = append(lines, run.PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -122,7 +123,7 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 		return nil, nil, err
 	}
 	q := &Question{Request: evidence.Request{
-		Profile: evidence.Profile(e.Profile), At: at, AcceptTCB: e.AcceptTCB, RTMR3: RTMR3, Replay: Replay,
+		Profile: evidence.Profile(e.Profile), At: at, AcceptTCB: e.AcceptTCB, RTMR3: RTMR3, Replay: Replay, PCRReplay: ReplayPCRs,
 		Field: func(field, value string) string { return r.in.Field(value, field) },
 	}}
 	from := new(judgedFrom)
@@ -138,6 +139,10 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.Evidence, err = evidence.Merge(bundles...); err != nil {
 		return nil, nil, &pipeline.InputError{Op: "judge", File: e.File, Err: err, Hint: "judge machines one by one"}
 	}
+	q.Evidence = q.Evidence.As(q.Profile)
+	if q.AK, err = r.attestationKey(ctx, e, from); err != nil {
+		return nil, nil, err
+	}
 	if err := idle(e, q); err != nil {
 		return nil, nil, err
 	}
@@ -151,6 +156,11 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if e.TLSCert != "" {
 		if q.TLSCert, err = r.certificate(ctx, e.TLSCert); err != nil {
 			return nil, nil, err
+		}
+		if q.Evidence.Proof != nil {
+			if err := r.tlsChain(ctx, e, q); err != nil {
+				return nil, nil, err
+			}
 		}
 		from.bound = append(from.bound, pipeline.FromFile(e.TLSCert))
 	}
@@ -168,24 +178,47 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 // idle finds what is given for another vendor's evidence: it would be ignored,
 // and an allow-list that nothing was held against is none.
 func idle(e config.Evidence, q *Question) error {
-	type field struct{ name, text string }
-	tdxOnly := []field{
-		{"collateral", e.Collateral}, {"accept_tcb", strings.Join(e.AcceptTCB, "")}, {"mrseam", strings.Join(e.MRSEAM, "")}, {"service_td", strings.Join(e.ServiceTD, "")}, {"intel_root", e.IntelRoot},
+	b := q.Evidence
+	tpm, behind := tpmKind(b), hcl.Type(0)
+	if b.TPM != nil && b.TPM.HCL != nil && !bareKey(q) {
+		behind = b.TPM.HCL.Type
 	}
-	snpOnly := []field{{"vcek", e.VCEK}, {"certs", e.Certs}, {"crl", e.CRL}, {"roots", e.Roots}}
 	var bad []field
-	if q.Evidence.Quote == nil {
-		bad = append(bad, tdxOnly...)
+	broken := b.TPMErr != nil // what would vouch for it is not read
+	if b.Quote == nil && behind != hcl.TDX && !broken {
+		bad = append(bad, field{"collateral", e.Collateral}, field{"accept_tcb", strings.Join(e.AcceptTCB, "")}, field{"mrseam", strings.Join(e.MRSEAM, "")}, field{"service_td", strings.Join(e.ServiceTD, "")}, field{"intel_root", e.IntelRoot})
 	}
-	if q.Evidence.SNP == nil {
-		bad = append(bad, snpOnly...)
+	if b.SNP == nil && behind != hcl.SNP && !broken {
+		bad = append(bad, field{"vcek", e.VCEK}, field{"certs", e.Certs}, field{"crl", e.CRL})
+		if !tpm || bareKey(q) || behind == hcl.TDX {
+			bad = append(bad, field{"roots", e.Roots})
+		}
 	}
-	if q.Evidence.GPU == nil {
+	if b.GPU == nil {
 		bad = append(bad, field{"nvidia_root", e.NVIDIARoot})
+	}
+	switch {
+	case broken:
+	case b.TPM == nil:
+		bad = append(bad, field{"ak", e.AK}, field{"event_log", e.EventLog})
+	case b.TPM.HCL != nil && !bareKey(q):
+		bad = append(bad, field{"ak", e.AK}) // whose key it is, the hardware report says
+	}
+	if b.Proof == nil {
+		bad = append(bad, field{"app_root", e.AppRoot})
+	}
+	if !tpm {
+		bad = append(bad, field{"golden", e.Golden})
+	} else {
+		bad = append(bad, tpmIdle(e, behind)...)
+	}
+	hint := "leave it out"
+	if b.Hardware != nil {
+		hint += ", or judge the hardware report alone: " + q.Field("profile", "snp")
 	}
 	for _, f := range bad {
 		if f.text != "" {
-			return &pipeline.InputError{Op: "judge", File: e.File, Err: fmt.Errorf("%s is given, which is for evidence of another kind", q.Field(f.name, "")), Hint: "leave it out"}
+			return &pipeline.InputError{Op: "judge", File: e.File, Err: fmt.Errorf("%s is given, which is for evidence of another kind", q.Field(f.name, "")), Hint: hint}
 		}
 	}
 	return nil
@@ -286,6 +319,9 @@ func source(e config.Evidence, file string) evidence.Source {
 // its platform are one group of sets, the registry's rows another, the
 // published manifest a third. Each must have a set that fits as a whole.
 func (r *stageRun) expectedInputs(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
+	if tpmKind(q.Evidence) {
+		return r.tpmExpected(ctx, e, q, from)
+	}
 	if e.Registry != "" {
 		parsed, err := run.Parsed(ctx, r.in, e.Registry, evidence.MaxRegistry, evidence.ParseRegistry)
 		if err != nil {

@@ -3,10 +3,14 @@ package evidence
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/tpmquote"
+	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
+	"github.com/retally/retally/pcrmeasure"
 	"github.com/retally/retally/tdxmeasure"
 )
 
@@ -59,4 +63,49 @@ func Replay(log []byte) (*evidence.Replay, error) {
 		out.Events = append(out.Events, ev)
 	}
 	return out, nil
+}
+
+// ReplayPCRs folds a firmware's log (an evidence.PCRReplayFunc). A log of nothing
+// but filling, as firmware of Azure's hands out, has no values.
+func ReplayPCRs(log []byte, banks []digest.Algorithm) (*tpmquote.Replay, []verdict.Check, error) {
+	out := &tpmquote.Replay{Values: tpmquote.Values{}}
+	if len(bytes.Trim(log, "\x00")) == 0 || len(bytes.Trim(log, "\xff")) == 0 {
+		return out, nil, nil
+	}
+	l, err := pcrmeasure.ReadLog("event log", log, pcrmeasure.FormAuto)
+	if err != nil {
+		return nil, nil, err
+	}
+	if l.Form == pcrmeasure.FormCCEL {
+		return nil, nil, errors.New("event log: is a TDX guest's (CCEL), whose registers are no PCRs: want the log of the TPM")
+	}
+	folded, err := l.ReplayAll()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, bank := range banks {
+		values, ok := folded[bank]
+		if !ok {
+			continue
+		}
+		out.Values[bank] = map[int]digest.Digest{}
+		for i := range l.Events {
+			if e := &l.Events[i]; e.Extends() {
+				out.Values[bank][e.Register] = values[e.Register]
+			}
+		}
+	}
+	for _, p := range l.Problems() {
+		out.Contradictions = append(out.Contradictions, p.String())
+	}
+	var odd verdict.List
+	for _, f := range l.Findings {
+		switch f.Code {
+		case pcrmeasure.KernelNotMeasured, pcrmeasure.LocalityOdd:
+			odd.Open("log-"+f.Code, f.Text) // the values may leave something out
+		default:
+			odd.Note("log-"+f.Code, f.Text)
+		}
+	}
+	return out, odd, nil
 }

@@ -89,14 +89,15 @@ func (j *Judged) Add(out *run.Out) {
 	j.judgement(out, evidence.Bound, j.Result.Bound, j.from.bound)
 	if slices.Contains(j.Asked(), evidence.Expected) {
 		out.References = append(out.References, j.references...)
+		out.References = append(out.References, j.goldenReferences()...)
 	}
 }
 
 // testRoots says in whose place another root was trusted.
 func (j *Judged) testRoots(out *run.Out) {
-	files := map[string]string{"intel": j.Conf.IntelRoot, "nvidia": j.Conf.NVIDIARoot, "amd": j.Conf.Roots}
-	names := map[string]string{"intel": "Intel", "nvidia": "NVIDIA", "amd": "AMD"}
-	fields := map[string]string{"intel": "intel_root", "nvidia": "nvidia_root", "amd": "roots"}
+	files := map[string]string{"intel": j.Conf.IntelRoot, "nvidia": j.Conf.NVIDIARoot, "amd": j.Conf.Roots, "tpm": j.Conf.Roots}
+	names := map[string]string{"intel": "Intel", "nvidia": "NVIDIA", "amd": "AMD", "tpm": "a TPM provider"}
+	fields := map[string]string{"intel": "intel_root", "nvidia": "nvidia_root", "amd": "roots", "tpm": "roots"}
 	for _, vendor := range j.Result.TestRoots() {
 		file := cmp.Or(files[vendor], vendor)
 		out.TestRoots = append(out.TestRoots, file)
@@ -137,10 +138,15 @@ func (j *Judged) registers(out *run.Out) []pipeline.InputRef {
 	if j.Result.SNP != nil {
 		note = "as the report says"
 	}
+	inputs := []pipeline.InputRef{pipeline.FromFile(j.Conf.File)}
 	for _, reg := range slices.Sorted(maps.Keys(j.Result.Registers)) {
 		d := j.Result.Registers[reg]
 		key := j.key(string(reg))
-		out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: j.basis(), Inputs: []pipeline.InputRef{pipeline.FromFile(j.Conf.File)}, Note: note})
+		out.Measurements = append(out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: j.basis(), Inputs: inputs, Note: note})
+		if j.Result.Resettable[reg] {
+			m := &out.Measurements[len(out.Measurements)-1]
+			m.Note = "as the quote says; it can be reset without a reboot, so it shows nothing about the boot"
+		}
 		if slices.Contains(j.Result.Runs, reg) {
 			refs = append(refs, pipeline.FromKey(key))
 		}

@@ -55,7 +55,11 @@ func (r *stageRun) amdInputs(ctx context.Context, e config.Evidence, q *Question
 		if err != nil {
 			return err
 		}
-		if q.AMDRoots, err = snpreport.ParseRoots(e.Roots, data); err != nil {
+		if rootsOfTPM(q.Evidence) {
+			if q.TPMRoots, err = evidence.ParseTPMRoots(e.Roots, data); err != nil {
+				return err
+			}
+		} else if q.AMDRoots, err = snpreport.ParseRoots(e.Roots, data); err != nil {
 			return err
 		}
 		from.authentic = append(from.authentic, pipeline.FromFile(e.Roots))
