@@ -17,14 +17,8 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "image",
-		Short: "Recount container images, and say why two differ",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.imageDigestCommand(), a.imageDiffCommand())
-	return cmd
+	return group("image", "Recount container images, and say why two differ",
+		a.imageDigestCommand(), a.imageDiffCommand())
 }
 
 // remoteFlags are the flags of verbs that may pull from a registry.

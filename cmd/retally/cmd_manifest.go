@@ -20,14 +20,8 @@ import (
 const smallFile = 16 << 20
 
 func (a *app) manifestCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "manifest",
-		Short: "Edit and check Contrast manifests",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.manifestAdjustCommand(), a.manifestCheckCommand())
-	return cmd
+	return group("manifest", "Edit and check Contrast manifests",
+		a.manifestAdjustCommand(), a.manifestCheckCommand())
 }
 
 func (a *app) manifestAdjustCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/images"
@@ -222,4 +224,14 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 		a.line("written to %s", filepath.ToSlash(g.out))
 	}
 	return nil
+}
+
+// writePolicies puts everything into the folder of --out, or nothing.
+func (g *policyGenerate) writePolicies(v *policies.Generated) error {
+	err := g.guard.WriteFolder(g.out, v.Files(config.Shown(g.file)))
+	var refused *outfile.Error
+	if err == nil || errors.As(err, &refused) {
+		return err
+	}
+	return &userError{op: "write policies", path: g.out, err: err, hint: "nothing was changed; --out names another folder"}
 }

@@ -15,14 +15,8 @@ import (
 )
 
 func (a *app) verityCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "verity",
-		Short: "What veritysetup does with dm-verity trees, without the kernel",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.verityFormatCommand(), a.verityVerifyCommand(), a.verityDumpCommand())
-	return cmd
+	return group("verity", "What veritysetup does with dm-verity trees, without the kernel",
+		a.verityFormatCommand(), a.verityVerifyCommand(), a.verityDumpCommand())
 }
 
 // verityFlags are veritysetup's parameters by their names.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -232,3 +233,12 @@ func (a *app) print(output string, rep *pipeline.Report) error {
 
 // printTrace shows the events that a value is folded from.
 func (a *app) printTrace(t trace.Trace) { t.Text(a.stdout) }
+
+// plain gives a floor's error about an input the form of all others.
+func plain(err error) error {
+	var in *pipeline.InputError
+	if errors.As(err, &in) {
+		return &userError{op: in.Op, path: in.File, err: in.Err, hint: in.Hint}
+	}
+	return err
+}
