@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -53,16 +52,12 @@ func (r *remoteFlags) connection(cmd *cobra.Command) {
 
 // remote makes the reader's options; the caller closes the store.
 func (a *app) remote(r *remoteFlags, p *imagehash.Progress) (opts imagehash.Options, closeStore func(), err error) {
-	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries, Mirrors: map[string]string{}}}
+	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries}}
 	if r.retries == 0 {
 		opts.Remote.Retries = -1
 	}
-	for _, m := range r.mirrors {
-		host, addr, ok := strings.Cut(m, "=")
-		if !ok || host == "" || addr == "" {
-			return opts, nil, &userError{op: "retally", msg: fmt.Sprintf("--mirror %s: want HOST=ADDR", m), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
-		}
-		opts.Remote.Mirrors[host] = addr
+	if opts.Remote.Mirrors, err = imagehash.ParseMirrors(r.mirrors); err != nil {
+		return opts, nil, &userError{op: "retally", msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
 	}
 	if r.caFile != "" {
 		if opts.Remote.RootCAs, err = a.readInput("read certificates", r.caFile, smallFile); err != nil {
@@ -185,10 +180,7 @@ causes out of the verdict, and the verdict says so.`,
 			if err != nil {
 				return err
 			}
-			rep := run.NewReport(tool(), args[1]+" compared with "+args[0])
-			rep.GotName, rep.WantName = "A", "B"
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, images.Difference(d, opts.Ignore))
-			return a.finish(&flags, targets, rep, view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }})
+			return a.judged(&flags, targets, args[1]+" compared with "+args[0], images.Difference(d, opts.Ignore), view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }, got: "A", want: "B"})
 		},
 	}
 	flags.flags(cmd)

@@ -5,9 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
@@ -92,10 +90,7 @@ func (a *app) checkPolicy(cmd *cobra.Command, c *policyCheck) error {
 	if err := result.Ask(cmd.Context(), config.Shown(c.request), data, c.kind); err != nil {
 		return plain(err)
 	}
-	rep := run.NewReport(tool(), "whether "+config.Shown(c.policy)+" allows what "+config.Shown(c.request)+" asks")
-	rep.WantName = "asked"
-	run.Judge(rep, pipeline.Case{Allow: c.allow}, result.Out(config.Shown(c.policy), config.Shown(c.request)))
-	return a.finish(&c.comparison, targets, rep, view{json: result, text: result.Text, differs: "denied"})
+	return a.judged(&c.comparison, targets, "whether "+config.Shown(c.policy)+" allows what "+config.Shown(c.request)+" asks", result.Out(config.Shown(c.policy), config.Shown(c.request)), view{json: result, text: result.Text, differs: "denied", want: "asked"})
 }
 
 // rulesFor completes data that came without rules and says whose rules decide.
@@ -106,8 +101,8 @@ func (a *app) rulesFor(ctx context.Context, p *policygen.NamedPolicy, c *policyC
 		}
 		return "the policy's own", nil
 	}
-	if err := rulesOrBinding("policy check", &c.own, string(rules.Off)); err != nil {
-		return "", err
+	if err := policies.RulesOrBinding("policy check", &c.own, rules.Off); err != nil {
+		return "", plain(err)
 	}
 	set, err := policies.Rules(ctx, a.inputs(new(config.Config)), &c.own)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure/reproducemr"
@@ -61,9 +60,7 @@ its own data is a problem and ends with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			rep := run.NewReport(tool(), "the registers that "+args[0]+" folds to")
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, out)
-			return a.finish(&flags, targets, rep, view{json: r, text: r.Text, computes: len(expected)+len(r.Problems) == 0, own: true})
+			return a.judged(&flags, targets, "the registers that "+args[0]+" folds to", out, view{json: r, text: r.Text, computes: len(expected)+len(r.Problems) == 0, own: true})
 		},
 	}
 	cmd.Flags().StringArrayVar(&expect, "expect", nil, "compare, as rtmr0=HEX; may be given several times")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/report"
 	"github.com/retally/retally/trace"
 )
@@ -144,6 +146,22 @@ type view struct {
 	computes bool
 	// own is set where the JSON is all there is: it gets no outcome added.
 	own bool
+	// taken: both sides are as they were found, nobody here computed one. got and
+	// want are what they are called.
+	taken     bool
+	got, want string
+}
+
+// judged compares what a verb found with what it must be, and finishes.
+func (a *app) judged(c *comparison, targets []target, subject string, out *run.Out, v view) error {
+	rep := run.NewReport(tool(), subject)
+	rep.GotName, rep.WantName = v.got, v.want
+	if v.taken {
+		run.JudgeTaken(rep, pipeline.Case{Allow: c.allow}, out)
+	} else {
+		run.Judge(rep, pipeline.Case{Allow: c.allow}, out)
+	}
+	return a.finish(c, targets, rep, v)
 }
 
 // result prints what a verb found that compares nothing.
@@ -234,11 +252,20 @@ func (a *app) print(output string, rep *pipeline.Report) error {
 // printTrace shows the events that a value is folded from.
 func (a *app) printTrace(t trace.Trace) { t.Text(a.stdout) }
 
-// plain gives a floor's error about an input the form of all others.
+// plain gives a floor's error about an input the form of all others. The inputs
+// that it names in braces are flags here.
 func plain(err error) error {
 	var in *pipeline.InputError
-	if errors.As(err, &in) {
-		return &userError{op: in.Op, path: in.File, err: in.Err, hint: in.Hint}
+	if !errors.As(err, &in) {
+		return err
 	}
-	return err
+	e := &userError{op: in.Op, path: in.File, hint: asFlag.ReplaceAllString(in.Hint, "--$1")}
+	if text := in.Err.Error(); in.File == "" && asFlag.MatchString(text) {
+		e.msg = asFlag.ReplaceAllString(text, "--$1")
+	} else {
+		e.err = in.Err
+	}
+	return e
 }
+
+var asFlag = regexp.MustCompile(`\{([a-z][a-z-]*)\}`)

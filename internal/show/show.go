@@ -183,3 +183,15 @@ func Word(s string) string {
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
+
+// Columns writes lines for people whose columns tabs separate, which Text would
+// spell out.
+func Columns(w io.Writer, text string) {
+	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		parts := strings.Split(line, "\t")
+		for i := range parts {
+			parts[i] = Text(parts[i])
+		}
+		fmt.Fprintln(w, strings.Join(parts, "\t"))
+	}
+}

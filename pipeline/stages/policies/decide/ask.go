@@ -31,7 +31,7 @@ func (d *Decisions) Ask(ctx context.Context, file string, data []byte, kind stri
 	for i, one := range check.SplitRequests(data) {
 		req, err := check.ParseRequest(one.Text, kind)
 		if err != nil {
-			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "--kind names the kind"}
+			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "{kind} names the kind"}
 		}
 		answer, err := d.policy.Evaluate(ctx, req.Kind, req.Input)
 		if err != nil {
@@ -70,7 +70,7 @@ func Choose(list []policygen.NamedPolicy, want, file string) (*policygen.NamedPo
 	case len(hits) == 1:
 		return hits[0], nil
 	case want == "":
-		return nil, fail("--workload KIND/NAME chooses one; "+known, "%d policies are in it", len(list))
+		return nil, fail("{workload} KIND/NAME chooses one; "+known, "%d policies are in it", len(list))
 	case len(hits) == 0:
 		return nil, fail(known, "no policy of %s", want)
 	}
