@@ -142,15 +142,8 @@ func (a *app) readImages(ctx context.Context, sources []string, remote *remoteFl
 	}
 	defer closeStore()
 	defer a.follow("images", count.Done, count.Total)()
-	var reports []*imagehash.Report
-	for _, src := range sources {
-		rep, err := imagehash.VerifyRef(ctx, src, opts)
-		if err != nil {
-			return nil, &userError{op: "read image", path: src, err: err}
-		}
-		reports = append(reports, rep)
-	}
-	return reports, nil
+	reports, err := images.ReadAll(ctx, sources, opts)
+	return reports, plain(err)
 }
 
 func (a *app) imageDiffCommand() *cobra.Command {
@@ -199,18 +192,7 @@ func (a *app) diffImages(ctx context.Context, refs []string, o imagehash.DiffOpt
 	}
 	defer closeStore()
 	o.Options = opts
-	var sides [2]*imagehash.Source
-	for i, ref := range refs {
-		src, err := imagehash.Open(ctx, ref, opts)
-		if err != nil {
-			return nil, &userError{op: "read image", path: ref, err: err}
-		}
-		defer src.Close()
-		sides[i] = src
-	}
 	defer a.follow("image diff", count.Done, count.Total)()
-	if d, err = imagehash.Diff(ctx, sides[0], sides[1], o); err != nil {
-		return nil, &userError{op: "compare images", path: refs[0] + " and " + refs[1], err: err}
-	}
-	return d, nil
+	d, err = images.Diff(ctx, refs[0], refs[1], o)
+	return d, plain(err)
 }

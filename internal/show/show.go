@@ -195,3 +195,17 @@ func Columns(w io.Writer, text string) {
 		fmt.Fprintln(w, strings.Join(parts, "\t"))
 	}
 }
+
+// Size prints bytes in binary units.
+func Size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}
