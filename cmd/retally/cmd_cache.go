@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +27,9 @@ among the user's caches. Two runs may use it at once.`,
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "entries": n, "bytes": bytes, "limit": s.Limit()})
-			}
-			fmt.Fprintf(a.stdout, "%s: %s, %s of at most %s\n", s.Dir(), show.Plural(n, "result", "results"), size(bytes), size(s.Limit()))
-			return nil
+			return a.result(output, map[string]any{"dir": s.Dir(), "entries": n, "bytes": bytes, "limit": s.Limit()}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s: %s, %s of at most %s\n", s.Dir(), show.Plural(n, "result", "results"), size(bytes), size(s.Limit()))
+			})
 		},
 	}
 	outputFlag(usage, &output)
@@ -48,11 +47,9 @@ among the user's caches. Two runs may use it at once.`,
 			if err != nil {
 				return err
 			}
-			if cleanOutput == "json" {
-				return writeJSON(a.stdout, map[string]any{"dir": s.Dir(), "removed": n, "bytes": bytes})
-			}
-			fmt.Fprintf(a.stdout, "removed %s, %s\n", show.Plural(n, "result", "results"), size(bytes))
-			return nil
+			return a.result(cleanOutput, map[string]any{"dir": s.Dir(), "removed": n, "bytes": bytes}, func(w io.Writer) {
+				fmt.Fprintf(w, "removed %s, %s\n", show.Plural(n, "result", "results"), size(bytes))
+			})
 		},
 	}
 	outputFlag(clean, &cleanOutput)

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages"
@@ -62,7 +60,9 @@ these files alone, and names the next command. Several paths are taken together.
 			if err != nil {
 				return err
 			}
-			res.Report.Next = nextCommand(s, args, res.Report)
+			if res.Report.Next = nextOfEvidence(s, s.Names(args)); res.Report.Next == "" {
+				res.Report.Next = s.Next(args, res.Report.Outcome)
+			}
 			return a.finish(&flags.comparison, targets, res.Report)
 		},
 	}
@@ -70,65 +70,5 @@ these files alone, and names the next command. Several paths are taken together.
 	return cmd
 }
 
-// nextCommand proposes the one thing to do now, with the real names.
-func nextCommand(s *recognize.Subject, args []string, r *pipeline.Report) string {
-	quoted := make([]string, len(args))
-	for i, p := range args {
-		quoted[i] = quote(p)
-	}
-	at := strings.Join(quoted, " ")
-	c := s.Config
-	if next := nextOfEvidence(s, filesOf(s, args)); next != "" {
-		return next
-	}
-	switch {
-	case s.ConfigInput != nil:
-		return "retally run -f " + quote(filepath.ToSlash(filepath.Join(s.Root, s.ConfigInput.File))) + ", which also writes the manifest"
-	case s.Checkout != nil && c.Hashes == "":
-		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", quote(s.Root), at)
-	case s.Checkout != nil && c.Against == "":
-		return fmt.Sprintf("retally init --profile privatemode %s", quote(s.Root))
-	case len(c.Disks) > 0 && c.Models == "":
-		return fmt.Sprintf("retally check %s models.yaml, with the published root hashes; or retally disk %s --normalize", at, at)
-	case len(c.Images) > 0 && c.Deployment == "":
-		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins the image", at)
-	case c.Deployment != "" && c.Hashes == "" && len(c.Images) == 0:
-		return fmt.Sprintf("retally check %s hashes-HOST.json, with the digests of your own rebuild", filesOf(s, args))
-	case c.Deployment != "" && c.Against == "":
-		return fmt.Sprintf("retally check %s MANIFEST, with the published manifest", filesOf(s, args))
-	case c.Against != "" && c.Deployment == "":
-		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that the manifest was generated from", filesOf(s, args))
-	case c.Models != "" && c.Deployment == "":
-		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that mounts these disks", filesOf(s, args))
-	case c.Hashes != "" && c.Deployment == "":
-		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins these images", filesOf(s, args))
-	case r.Outcome != pipeline.OutcomeMatch && c.Deployment != "":
-		return fmt.Sprintf("retally init %s, to describe a full run", quote(s.Root))
-	}
-	return ""
-}
-
-// filesOf names the files that were found so that more can be added: a folder
-// cannot be combined with single files that live elsewhere.
-func filesOf(s *recognize.Subject, args []string) string {
-	if len(args) > 1 || len(s.Found) == 0 {
-		quoted := make([]string, len(args))
-		for i, p := range args {
-			quoted[i] = quote(p)
-		}
-		return strings.Join(quoted, " ")
-	}
-	var names []string
-	for _, f := range s.Found {
-		names = append(names, quote(filepath.ToSlash(filepath.Join(s.Root, filepath.FromSlash(f.Name)))))
-	}
-	return strings.Join(names, " ")
-}
-
 // quote makes a word that a shell takes as it is.
-func quote(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/:@%+=,") == "" && !strings.HasPrefix(s, "-") {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
+func quote(s string) string { return show.Word(s) }

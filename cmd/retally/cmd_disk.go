@@ -140,9 +140,7 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 	out := run.NewOut()
 	disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)
 	disks.Compare(out, name, f.recipe.Dir, v.Result)
-	rep := run.NewReport(tool(), "the disk of "+f.recipe.Dir)
-	run.Judge(rep, pipeline.Case{Allow: f.allow}, out)
-	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: len(out.References) == 0})
+	return a.judged(&f.comparison, targets, "the disk of "+f.recipe.Dir, out, view{json: v.JSON(), text: v.Text, computes: len(out.References) == 0})
 }
 
 func (a *app) planDisk(file string, opts disk.Options) (disk.Result, error) {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/pipeline"
@@ -58,11 +61,7 @@ value is that of --want, or what the report compared the PCR with.`,
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(a.stdout, e)
-			}
-			_, err = a.stdout.Write([]byte(report.Explanation(e)))
-			return err
+			return a.result(output, e, func(w io.Writer) { fmt.Fprint(w, report.Explanation(e)) })
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			r, err := a.loadReport(file)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -17,14 +16,8 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "image",
-		Short: "Recount container images, and say why two differ",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.imageDigestCommand(), a.imageDiffCommand())
-	return cmd
+	return group("image", "Recount container images, and say why two differ",
+		a.imageDigestCommand(), a.imageDiffCommand())
 }
 
 // remoteFlags are the flags of verbs that may pull from a registry.
@@ -59,16 +52,12 @@ func (r *remoteFlags) connection(cmd *cobra.Command) {
 
 // remote makes the reader's options; the caller closes the store.
 func (a *app) remote(r *remoteFlags, p *imagehash.Progress) (opts imagehash.Options, closeStore func(), err error) {
-	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries, Mirrors: map[string]string{}}}
+	opts = imagehash.Options{Progress: p, Platforms: r.platforms, Remote: imagehash.Remote{Tags: r.tags, Timeout: r.timeout, Retries: r.retries}}
 	if r.retries == 0 {
 		opts.Remote.Retries = -1
 	}
-	for _, m := range r.mirrors {
-		host, addr, ok := strings.Cut(m, "=")
-		if !ok || host == "" || addr == "" {
-			return opts, nil, &userError{op: "retally", msg: fmt.Sprintf("--mirror %s: want HOST=ADDR", m), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
-		}
-		opts.Remote.Mirrors[host] = addr
+	if opts.Remote.Mirrors, err = imagehash.ParseMirrors(r.mirrors); err != nil {
+		return opts, nil, &userError{op: "retally", msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
 	}
 	if r.caFile != "" {
 		if opts.Remote.RootCAs, err = a.readInput("read certificates", r.caFile, smallFile); err != nil {
@@ -153,15 +142,8 @@ func (a *app) readImages(ctx context.Context, sources []string, remote *remoteFl
 	}
 	defer closeStore()
 	defer a.follow("images", count.Done, count.Total)()
-	var reports []*imagehash.Report
-	for _, src := range sources {
-		rep, err := imagehash.VerifyRef(ctx, src, opts)
-		if err != nil {
-			return nil, &userError{op: "read image", path: src, err: err}
-		}
-		reports = append(reports, rep)
-	}
-	return reports, nil
+	reports, err := images.ReadAll(ctx, sources, opts)
+	return reports, plain(err)
 }
 
 func (a *app) imageDiffCommand() *cobra.Command {
@@ -191,10 +173,7 @@ causes out of the verdict, and the verdict says so.`,
 			if err != nil {
 				return err
 			}
-			rep := run.NewReport(tool(), args[1]+" compared with "+args[0])
-			rep.GotName, rep.WantName = "A", "B"
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, images.Difference(d, opts.Ignore))
-			return a.finish(&flags, targets, rep, view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }})
+			return a.judged(&flags, targets, args[1]+" compared with "+args[0], images.Difference(d, opts.Ignore), view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }, got: "A", want: "B"})
 		},
 	}
 	flags.flags(cmd)
@@ -213,18 +192,7 @@ func (a *app) diffImages(ctx context.Context, refs []string, o imagehash.DiffOpt
 	}
 	defer closeStore()
 	o.Options = opts
-	var sides [2]*imagehash.Source
-	for i, ref := range refs {
-		src, err := imagehash.Open(ctx, ref, opts)
-		if err != nil {
-			return nil, &userError{op: "read image", path: ref, err: err}
-		}
-		defer src.Close()
-		sides[i] = src
-	}
 	defer a.follow("image diff", count.Done, count.Total)()
-	if d, err = imagehash.Diff(ctx, sides[0], sides[1], o); err != nil {
-		return nil, &userError{op: "compare images", path: refs[0] + " and " + refs[1], err: err}
-	}
-	return d, nil
+	d, err = images.Diff(ctx, refs[0], refs[1], o)
+	return d, plain(err)
 }

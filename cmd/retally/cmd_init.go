@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -96,22 +97,14 @@ input is read but the configuration.`,
 				return err
 			}
 			lines := run.Plan(stages.Table(), cfg)
-			if output == "json" {
-				return writeJSON(a.stdout, map[string]any{"config": cfg, "plan": lines})
-			}
-			for _, l := range lines {
-				if l.Missing != "" {
-					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  missing  %s: no %s (add %s)", l.Key, l.Missing, l.How)))
-				} else {
-					fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf("  recount  %s from %s", l.Key, l.From)))
-				}
-			}
 			expanded, err := cfg.Encode()
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(a.stdout, "\n# the configuration with every default\n%s", expanded)
-			return nil
+			return a.result(output, map[string]any{"config": cfg, "plan": lines}, func(w io.Writer) {
+				run.PlanText(w, lines)
+				fmt.Fprintf(w, "\n# the configuration with every default\n%s", expanded)
+			})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")

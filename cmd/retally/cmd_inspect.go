@@ -6,8 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/inspect"
@@ -114,9 +112,7 @@ With a second blob the two are compared; exit code 1 says that they differ.`,
 				}
 				v.Tables = append(v.Tables, t)
 			}
-			rep := run.NewReport(tool(), "the ACPI tables of "+strings.Join(args, " and "))
-			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, v.Out())
-			return a.finish(&flags, targets, rep, view{json: v.JSON(), text: v.Text, computes: len(args) == 1})
+			return a.judged(&flags, targets, "the ACPI tables of "+strings.Join(args, " and "), v.Out(), view{json: v.JSON(), text: v.Text, computes: len(args) == 1, taken: true})
 		},
 	}
 	flags.flags(cmd)

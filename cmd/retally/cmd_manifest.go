@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,21 +11,14 @@ import (
 	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
-	"github.com/retally/retally/pipeline/run"
 	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
 )
 
 const smallFile = 16 << 20
 
 func (a *app) manifestCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "manifest",
-		Short: "Edit and check Contrast manifests",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.manifestAdjustCommand(), a.manifestCheckCommand())
-	return cmd
+	return group("manifest", "Edit and check Contrast manifests",
+		a.manifestAdjustCommand(), a.manifestCheckCommand())
 }
 
 func (a *app) manifestAdjustCommand() *cobra.Command {
@@ -77,7 +68,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 				}
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, adjustment(res))
+				return writeJSON(a.stdout, manifeststage.Adjusted(res))
 			}
 			_, err = a.stdout.Write(res.Bytes)
 			return err
@@ -103,32 +94,14 @@ func (a *app) readPlan(plan string) ([]byte, error) {
 	return data, err
 }
 
-// adjustment is the JSON form of what the edits did.
-func adjustment(res *manifest.Result) map[string]any {
-	steps := []map[string]any{}
-	for _, s := range res.Steps {
-		steps = append(steps, map[string]any{
-			"index": s.Index, "op": s.Op, "path": s.Path, "where": s.Where, "places": s.Places, "warning": s.Warning, "line": s.Line,
-		})
-	}
-	return map[string]any{"manifest": string(res.Bytes), "steps": steps}
-}
-
 // variables collects a plan's variables: --var wins over the deployment.
 func (a *app) variables(ctx context.Context, p *manifest.Plan, plan, deploy string, vars []string) (map[string]string, error) {
-	values := map[string]string{}
-	for _, v := range vars {
-		name, value, ok := strings.Cut(v, "=")
-		if !ok || name == "" {
-			return nil, &userError{op: "manifest adjust", msg: fmt.Sprintf("--var %s: want NAME=VALUE", v)}
-		}
-		if !slices.Contains(p.VariableNames(), name) {
-			return nil, &userError{op: "manifest adjust", path: plan, msg: fmt.Sprintf("the plan has no variable %q", name), hint: "known: " + strings.Join(p.VariableNames(), ", ")}
-		}
-		values[name] = value
+	values, err := manifeststage.Given(p, plan, vars)
+	if err != nil {
+		return nil, plain(err)
 	}
 	in := a.inputs(&config.Config{Deployment: deploy, Manifest: &config.Manifest{Adjust: plan, Variables: values}})
-	values, err := manifeststage.Variables(ctx, in, p)
+	values, err = manifeststage.Variables(ctx, in, p)
 	var missing *pipeline.InputError
 	if errors.As(err, &missing) && missing.Op == "find variable" {
 		return nil, &userError{op: "manifest adjust", path: missing.File, err: missing.Err, hint: "add --deployment FILE or --var NAME=VALUE"}
@@ -176,9 +149,7 @@ key or a certificate is among the owners.`,
 				}
 				v.Owner(file, key)
 			}
-			rep := run.NewReport(tool(), "whether "+args[0]+" is a valid manifest")
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, v.Out())
-			return a.finish(&flags, targets, rep, view{json: v.JSON(), text: v.Text, differs: "invalid"})
+			return a.judged(&flags, targets, "whether "+args[0]+" is a valid manifest", v.Out(), view{json: v.JSON(), text: v.Text, differs: "invalid"})
 		},
 	}
 	flags.flags(cmd)

@@ -16,14 +16,8 @@ import (
 const policyFileLimit = 64 << 20
 
 func (a *app) policyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "policy",
-		Short: "Runtime policies: generate them, ask them about a request, compare and explain them",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.policyGenerateCommand(), a.policyCheckCommand(), a.policyDiffCommand(), a.policyShowCommand())
-	return cmd
+	return group("policy", "Runtime policies: generate them, ask them about a request, compare and explain them",
+		a.policyGenerateCommand(), a.policyCheckCommand(), a.policyDiffCommand(), a.policyShowCommand())
 }
 
 // policyProblems prints all problems of all documents and gives the exit code;

@@ -2,19 +2,13 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
-	"github.com/retally/retally/policygen/check"
 	"github.com/retally/retally/policygen/rules"
 )
 
@@ -77,79 +71,26 @@ func (a *app) checkPolicy(cmd *cobra.Command, c *policyCheck) error {
 	if err != nil {
 		return a.policyProblems(err, op, config.Shown(c.policy), c.output)
 	}
-	named, err := chooseWorkload(list, c.workload, config.Shown(c.policy))
+	named, err := decide.Choose(list, c.workload, config.Shown(c.policy))
+	if err != nil {
+		return plain(err)
+	}
+	whose, err := a.rulesFor(cmd.Context(), named, c)
 	if err != nil {
 		return err
 	}
-	result := decide.Decisions{Allowed: true, Kind: named.Kind, Namespace: named.Namespace, Name: named.Name, Decisions: []decide.Decision{}}
-	if result.Rules, err = a.rulesFor(cmd.Context(), named, c); err != nil {
-		return err
-	}
-	result.RulesDigest = policygen.Rules{Text: named.Rules}.Digest().String()
-	if err := a.decide(cmd.Context(), named, c, &result); err != nil {
-		return err
-	}
-	rep := run.NewReport(tool(), "whether "+config.Shown(c.policy)+" allows what "+config.Shown(c.request)+" asks")
-	rep.WantName = "asked"
-	run.Judge(rep, pipeline.Case{Allow: c.allow}, result.Out(config.Shown(c.policy), config.Shown(c.request)))
-	return a.finish(&c.comparison, targets, rep, view{json: result, text: result.Text, differs: "denied"})
-}
-
-// decide asks the policy about every request; what one of them changes holds for
-// the next.
-func (a *app) decide(ctx context.Context, named *policygen.NamedPolicy, c *policyCheck, result *decide.Decisions) error {
-	const op = "policy check"
-	policy, err := check.Parse(config.Shown(c.policy), slices.Concat(named.Rules, []byte("\npolicy_data := "), named.Data))
+	result, err := decide.New(named, whose, config.Shown(c.policy))
 	if err != nil {
-		return &userError{op: op, path: config.Shown(c.policy), err: err}
+		return plain(err)
 	}
 	data, err := a.readInput("read request", c.request, policyFileLimit)
 	if err != nil {
 		return err
 	}
-	for i, one := range check.SplitRequests(data) {
-		req, err := check.ParseRequest(one.Text, c.kind)
-		if err != nil {
-			return &userError{op: op, path: one.Place(config.Shown(c.request)), err: err, hint: "--kind names the kind"}
-		}
-		d, err := policy.Evaluate(ctx, req.Kind, req.Input)
-		if err != nil {
-			if cerr := ctx.Err(); cerr != nil {
-				return cerr
-			}
-			return &userError{op: op, path: one.Place(config.Shown(c.request)), err: err}
-		}
-		result.Allowed = result.Allowed && d.Allowed
-		result.Decisions = append(result.Decisions, decide.Decision{Request: i + 1, Line: one.Line, Description: one.Description(), Decision: d})
+	if err := result.Ask(cmd.Context(), config.Shown(c.request), data, c.kind); err != nil {
+		return plain(err)
 	}
-	return nil
-}
-
-// chooseWorkload finds the policy that is meant.
-func chooseWorkload(list []policygen.NamedPolicy, want, file string) (*policygen.NamedPolicy, error) {
-	var names []string
-	var hits []*policygen.NamedPolicy
-	for i := range list {
-		p := &list[i]
-		names = append(names, p.Kind+"/"+p.Name)
-		if want == "" || strings.EqualFold(want, p.Kind+"/"+p.Name) || strings.EqualFold(want, p.Kind+"/"+p.Namespace+"/"+p.Name) {
-			hits = append(hits, p)
-		}
-	}
-	const most = 20
-	if len(names) > most {
-		names = append(names[:most:most], fmt.Sprintf("%d more", len(list)-most))
-	}
-	known := "it has " + strings.Join(names, ", ")
-	switch {
-	case len(hits) == 1:
-		return hits[0], nil
-	case want == "":
-		return nil, &userError{op: "policy check", path: file, msg: fmt.Sprintf("%d policies are in it", len(list)), hint: "--workload KIND/NAME chooses one; " + known}
-	case len(hits) == 0:
-		return nil, &userError{op: "policy check", path: file, msg: "no policy of " + want, hint: known}
-	}
-	return nil, &userError{op: "policy check", path: file, msg: fmt.Sprintf("%d policies of %s", len(hits), want), hint: "name the namespace: KIND/NAMESPACE/NAME"}
+	return a.judged(&c.comparison, targets, "whether "+config.Shown(c.policy)+" allows what "+config.Shown(c.request)+" asks", result.Out(config.Shown(c.policy), config.Shown(c.request)), view{json: result, text: result.Text, differs: "denied", want: "asked"})
 }
 
 // rulesFor completes data that came without rules and says whose rules decide.
@@ -160,8 +101,8 @@ func (a *app) rulesFor(ctx context.Context, p *policygen.NamedPolicy, c *policyC
 		}
 		return "the policy's own", nil
 	}
-	if err := rulesOrBinding("policy check", &c.own, string(rules.Off)); err != nil {
-		return "", err
+	if err := policies.RulesOrBinding("policy check", &c.own, rules.Off); err != nil {
+		return "", plain(err)
 	}
 	set, err := policies.Rules(ctx, a.inputs(new(config.Config)), &c.own)
 	if err != nil {

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/policygen"
 )
@@ -44,10 +44,7 @@ policy).`,
 				sides[i] = list
 			}
 			d := policies.Compare(sides[0], sides[1], config.Shown(args[0]), config.Shown(args[1]))
-			rep := run.NewReport(tool(), config.Shown(args[1])+" compared with "+config.Shown(args[0]))
-			rep.GotName, rep.WantName = "A", "B"
-			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, d.Out())
-			return a.finish(&flags, targets, rep, view{json: d, text: d.Text})
+			return a.judged(&flags, targets, config.Shown(args[1])+" compared with "+config.Shown(args[0]), d.Out(), view{json: d, text: d.Text, taken: true, got: "A", want: "B"})
 		},
 	}
 	flags.flags(cmd)
@@ -69,11 +66,7 @@ annotated YAML what it says itself is left out.`,
 				return a.policyProblems(err, "policy show", config.Shown(args[0]), output)
 			}
 			shown := policygen.Show(list)
-			if output == "json" {
-				return writeJSON(a.stdout, shown)
-			}
-			policies.ShownText(a.stdout, shown)
-			return nil
+			return a.result(output, shown, func(w io.Writer) { policies.ShownText(w, shown) })
 		},
 	}
 	outputFlag(cmd, &output)

@@ -1,9 +1,8 @@
 package main
 
 import (
-	"cmp"
-	"fmt"
-	"os"
+	"errors"
+	"io"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -11,16 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/imagehash"
+	"github.com/retally/retally/internal/outfile"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/images"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/policygen"
-	"github.com/retally/retally/policygen/rules"
 )
-
-// settingsDefault is the settings file that genpolicy takes if none is named.
-const settingsDefault = "genpolicy-settings.json"
 
 // policyGenerate are the flags: the policies as retally.yaml describes them, and
 // what is about this one run.
@@ -91,60 +88,6 @@ whose users and groups it cannot reproduce.`,
 	return cmd
 }
 
-// resolve turns the flags into the description of policies: what --parity asks
-// for, the settings that genpolicy takes, the rules. What the words mean is the
-// stage's.
-func (g *policyGenerate) resolve() error {
-	const op = "policy generate"
-	fail := func(format string, args ...any) error {
-		var matched []string
-		for _, p := range policygen.Profiles() {
-			if p.Reference != "" {
-				matched = append(matched, p.Name)
-			}
-		}
-		return &userError{op: op, msg: fmt.Sprintf(format, args...), hint: "with a reference: " + strings.Join(matched, ", ") + "; all profiles: " + strings.Join(policies.ProfileNames(), ", ")}
-	}
-	if g.parity != "" && g.of.Profile != "" && g.parity != g.of.Profile {
-		return fail("--parity %s and --profile %s contradict each other", g.parity, g.of.Profile)
-	}
-	g.of.Profile = cmp.Or(g.parity, g.of.Profile, policygen.Profiles()[0].Name)
-	p, err := policygen.ProfileByName(g.of.Profile)
-	switch {
-	case err != nil:
-		return fail("%v", err)
-	case g.parity != "" && p.Reference == "":
-		return fail("--parity %s: nothing was there to compare its bytes with, so that no parity can be promised; --profile %s computes it", p.Name, p.Name)
-	case g.of.Lenient && g.of.IgnoreUnknown:
-		return &userError{op: op, msg: "--lenient and --ignore-unknown exclude each other"}
-	}
-	if g.of.Settings == "" {
-		g.of.Settings = settingsDefault
-		if _, err := os.Stat(settingsDefault); err != nil {
-			return &userError{
-				op: op, msg: "no settings given, and there is no " + settingsDefault + " here",
-				hint: "--settings PATH names the cluster's genpolicy-settings.json (kata-containers, src/tools/genpolicy; Contrast writes its own) or the folder with its drop-ins",
-			}
-		}
-	}
-	return rulesOrBinding(op, &g.of, string(rules.Annotation))
-}
-
-// rulesOrBinding sets the binding of retally's own rules, which those of a file
-// do not have.
-func rulesOrBinding(op string, c *config.Policies, standard string) error {
-	if c.Rules != "" && c.ImageBinding != "" {
-		return &userError{op: op, msg: "--image-binding is a matter of retally's own rules and does nothing to those of --rules", hint: "leave one of them away"}
-	}
-	if c.Rules == "" {
-		c.ImageBinding = cmp.Or(c.ImageBinding, standard)
-		if _, err := rules.Default(rules.Binding(c.ImageBinding)); err != nil {
-			return &userError{op: op, msg: "--image-binding " + c.ImageBinding + ": unknown word", hint: "known: annotation, guest_pull, off"}
-		}
-	}
-	return nil
-}
-
 // inputs reads what a stage reads, without a run: names start from the working
 // folder, and - is stdin.
 func (a *app) inputs(c *config.Config) *run.In {
@@ -159,8 +102,8 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	if err := onlyOneStdin("policy generate", append([]string{g.file, g.of.Rules, g.of.Settings, g.of.Initdata}, g.of.ConfigFiles...)...); err != nil {
 		return err
 	}
-	if err := g.resolve(); err != nil {
-		return err
+	if err := policies.Complete(&g.of, g.parity); err != nil {
+		return plain(err)
 	}
 	g.protect(append(images.InputPaths(g.images), g.file)...)
 	g.protect(run.InputPaths(&config.Config{Policies: &g.of}, ".")...)
@@ -210,16 +153,24 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 			return err
 		}
 	}
-	switch g.output {
-	case "json":
-		return writeJSON(a.stdout, v.Rows)
-	case "yaml":
+	if g.output == "yaml" {
 		_, err := a.stdout.Write(out.YAML)
 		return err
 	}
-	v.Text(a.stdout, a.verbose)
-	if g.out != "" {
-		a.line("written to %s", filepath.ToSlash(g.out))
+	return a.result(g.output, v.Rows, func(w io.Writer) {
+		v.Text(w, a.verbose)
+		if g.out != "" {
+			show.Line(w, "written to %s", filepath.ToSlash(g.out))
+		}
+	})
+}
+
+// writePolicies puts everything into the folder of --out, or nothing.
+func (g *policyGenerate) writePolicies(v *policies.Generated) error {
+	err := g.guard.WriteFolder(g.out, v.Files(config.Shown(g.file)))
+	var refused *outfile.Error
+	if err == nil || errors.As(err, &refused) {
+		return err
 	}
-	return nil
+	return &userError{op: "write policies", path: g.out, err: err, hint: "nothing was changed; --out names another folder"}
 }

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"slices"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/digest"
@@ -99,10 +95,7 @@ index the manifest of the platform that runs.`,
 				res.Add(img)
 			}
 			res.Judge()
-			rep := run.NewReport(tool(), "the images of "+inspect+" against the rebuilt "+name)
-			rep.GotName, rep.WantName = "rebuilt", "pulled"
-			run.JudgeTaken(rep, pipeline.Case{Allow: flags.allow}, res.Out(hashes, inspect))
-			return a.finish(&flags, targets, rep, view{json: res, text: res.Text})
+			return a.judged(&flags, targets, "the images of "+inspect+" against the rebuilt "+name, res.Out(hashes, inspect), view{json: res, text: res.Text, taken: true, got: "rebuilt", want: "pulled"})
 		},
 	}
 	cmd.Flags().StringVar(&inspect, "inspect", "", "output of docker inspect IMAGE, - for stdin")
@@ -123,13 +116,6 @@ func (a *app) rebuiltDigest(file, name string) (digest.Digest, error) {
 	if err != nil {
 		return digest.Digest{}, err
 	}
-	i := slices.IndexFunc(list, func(h privatemode.ImageHash) bool { return h.Name == name })
-	if i >= 0 {
-		return list[i].Digest, nil
-	}
-	var known []string
-	for _, h := range list {
-		known = append(known, h.Name)
-	}
-	return digest.Digest{}, &userError{op: "find image", path: file, msg: fmt.Sprintf("has no digest of %q", name), hint: "it has " + strings.Join(known, ", ") + "; --name chooses one"}
+	d, err := images.Rebuilt(list, file, name)
+	return d, plain(err)
 }

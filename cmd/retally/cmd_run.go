@@ -74,8 +74,8 @@ inputs only; run.json does not.`,
 				return err
 			}
 			if against != "" {
-				if cfg.Against, err = relativeTo(root, against); err != nil {
-					return err
+				if cfg.Against, err = run.Relative(root, against); err != nil {
+					return plain(err)
 				}
 			}
 			flags.protect(run.InputPaths(cfg, root)...)
@@ -97,24 +97,6 @@ inputs only; run.json does not.`,
 	cmd.Flags().StringVar(&out, "out", "retally-out", "folder for manifest.json, report.json and run.json")
 	cmd.Flags().StringVar(&against, "against", "", "published manifest to compare with, in place of the configuration's")
 	return cmd
-}
-
-// relativeTo turns a path given on the command line, which starts at the
-// working folder, into one that starts at the configuration's folder.
-func relativeTo(root, path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", &userError{op: "find", path: path, err: err}
-	}
-	absRoot, err := filepath.Abs(root)
-	if err != nil {
-		return "", &userError{op: "find", path: root, err: err}
-	}
-	rel, err := filepath.Rel(absRoot, abs)
-	if err != nil {
-		return abs, nil
-	}
-	return filepath.ToSlash(rel), nil
 }
 
 // loadConfig reads retally.yaml. Its names start from its own folder.
@@ -174,32 +156,17 @@ func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject str
 	return res, nil
 }
 
-// circumstances is run.json: what the report leaves out because it is not a
-// matter of the inputs.
-type circumstances struct {
-	Tool    pipeline.Tool `json:"tool"`
-	Reused  []string      `json:"stagesReused"`
-	Trusted []string      `json:"inputsCachedByStat"`
-}
-
 // writeOut writes what a run made, each file whole.
 func (a *app) writeOut(o *outputs, dir string, res *run.Result) error {
 	var rep, circum bytes.Buffer
 	if err := report.JSON(&rep, res.Report); err != nil {
 		return err
 	}
-	if err := writeJSON(&circum, circumstances{res.Report.Tool, orEmpty(res.Reused), orEmpty(res.Trusted)}); err != nil {
+	if err := writeJSON(&circum, res.Circumstances()); err != nil {
 		return err
 	}
 	o.guard.Stdout = a.stdout
 	return run.WriteOut(&o.guard, dir, slices.Concat(res.Artifacts, []run.Artifact{{Name: "report.json", Data: rep.Bytes()}, {Name: "run.json", Data: circum.Bytes()}}))
-}
-
-func orEmpty(s []string) []string {
-	if s == nil {
-		return []string{}
-	}
-	return s
 }
 
 // openCache opens the cache where the environment says: RETALLY_CACHE, or

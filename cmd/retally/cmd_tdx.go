@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
@@ -72,12 +70,17 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if err != nil {
 		return err
 	}
-	asked, err := askedRegisters(op, f.only)
+	asked, err := tdx.ParseAsked(op, f.only)
 	if err != nil {
-		return err
+		return plain(err)
 	}
-	if err := f.registers(op); err != nil {
-		return err
+	f.td.p.Expect, f.td.p.Given = map[string]string{}, map[string]string{}
+	expected, err := tdx.ParseRegisters(op, "expect", f.expect, f.td.p.Expect)
+	if err == nil {
+		_, err = tdx.ParseRegisters(op, "given", f.given, f.td.p.Given)
+	}
+	if err != nil {
+		return plain(err)
 	}
 	reader := run.NewReader(".", nil)
 	p, err := f.td.platform(a, op, reader)
@@ -89,7 +92,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 			return &userError{op: op, msg: fmt.Sprintf("--expect %s: not among the registers of --only", name), hint: "add it to --only"}
 		}
 	}
-	rep, m, err := a.measureMachine(ctx, op, p, run.Options{Allow: f.allow, Reader: reader, Field: f.td.field, Wanted: wantedKeys(asked)})
+	rep, m, err := a.measureMachine(ctx, op, p, run.Options{Allow: f.allow, Reader: reader, Field: f.td.field, Wanted: asked.Keys()})
 	if err != nil {
 		return err
 	}
@@ -97,7 +100,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if text, hint := v.Refused(op, m, f.only); text != "" {
 		return &joinedError{&userError{op: op, msg: text, hint: hint}}
 	}
-	v.Compare(f.expected())
+	v.Compare(expected)
 	if err := v.CompareLog(ctx, reader, p.Log); err != nil {
 		return registerTrouble(op, err)
 	}
@@ -136,78 +139,6 @@ func (a *app) measureMachine(ctx context.Context, op string, p config.Platform, 
 		return nil, nil, registerTrouble(op, err)
 	}
 	return res.Report, m, nil
-}
-
-// registers reads --expect and --given.
-func (f *measureFlags) registers(op string) error {
-	f.td.p.Expect, f.td.p.Given = map[string]string{}, map[string]string{}
-	for _, l := range []struct {
-		flag string
-		list []string
-		to   map[string]string
-	}{{"expect", f.expect, f.td.p.Expect}, {"given", f.given, f.td.p.Given}} {
-		for _, text := range l.list {
-			name, value, ok := strings.Cut(text, "=")
-			name = strings.ToLower(name)
-			if _, twice := l.to[name]; !ok || twice {
-				return &userError{op: op, msg: fmt.Sprintf("--%s %.120q: want REGISTER=HEX, each once", l.flag, text), hint: "for instance --" + l.flag + " rtmr0=671800f0..."}
-			}
-			l.to[name] = strings.ToLower(strings.TrimPrefix(value, "0x"))
-		}
-	}
-	return nil
-}
-
-// expected are the registers that --expect names, in its order.
-func (f *measureFlags) expected() []tdx.RegisterComparison {
-	var out []tdx.RegisterComparison
-	for _, text := range f.expect {
-		name, _, _ := strings.Cut(text, "=")
-		name = strings.ToLower(name)
-		out = append(out, tdx.RegisterComparison{Register: name, Want: f.td.p.Expect[name]})
-	}
-	return out
-}
-
-// askedRegisters checks --only; without it everything is asked for.
-func askedRegisters(op string, only []string) (map[string]bool, error) {
-	asked := map[string]bool{}
-	known := append(slices.Clone(tdx.Registers[:]), tdx.Aggregates...)
-	if len(only) == 0 {
-		for _, k := range known {
-			asked[k] = true
-		}
-	}
-	for _, o := range only {
-		name := strings.ToLower(strings.TrimSpace(o))
-		if err := oneWord(op, "only", name, known...); err != nil {
-			return nil, err
-		}
-		asked[name] = true
-	}
-	return asked, nil
-}
-
-// oneWord checks a flag that takes a word from a list.
-func oneWord(op, name, got string, known ...string) error {
-	if slices.Contains(known, got) {
-		return nil
-	}
-	e := &userError{op: op, msg: fmt.Sprintf("--%s %.80q: unknown word", name, got), hint: "known: " + strings.Join(known, ", ")}
-	if near := yamldoc.Nearest(got, known); near != "" {
-		e.hint = fmt.Sprintf("did you mean --%s %s? known: %s", name, near, strings.Join(known, ", "))
-	}
-	return e
-}
-
-// wantedKeys are the asked values as keys.
-func wantedKeys(asked map[string]bool) []string {
-	var out []string
-	for name := range asked {
-		out = append(out, string(pipeline.NewKey("tdx", tdx.ByFlags, name)))
-	}
-	slices.Sort(out)
-	return out
 }
 
 // registerTrouble gives an error of the stage the form of all others: the

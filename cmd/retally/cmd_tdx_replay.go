@@ -6,12 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/tdxmeasure/reproducemr"
@@ -61,9 +59,7 @@ its own data is a problem and ends with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			rep := run.NewReport(tool(), "the registers that "+args[0]+" folds to")
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, out)
-			return a.finish(&flags, targets, rep, view{json: r, text: r.Text, computes: len(expected)+len(r.Problems) == 0, own: true})
+			return a.judged(&flags, targets, "the registers that "+args[0]+" folds to", out, view{json: r, text: r.Text, computes: len(expected)+len(r.Problems) == 0, own: true})
 		},
 	}
 	cmd.Flags().StringArrayVar(&expect, "expect", nil, "compare, as rtmr0=HEX; may be given several times")
@@ -146,49 +142,14 @@ func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) 
 	return out, nil
 }
 
-// reproduceValues are reproduce-mr's flags that the next argument belongs to.
-var reproduceValues = []string{
-	"fw", "kernel", "initrd", "rootfs", "dockercompose", "dockerfiles", "memory", "cpu", "cmdline", "mrkp", "tcbver", "acpi", "acpi-family",
-}
-
 // foreignArgs takes retally's own flags out of another program's arguments.
 func (a *app) foreignArgs(args []string) (rest []string, asJSON bool, err error) {
 	output := "text"
-	for i := 0; i < len(args); i++ {
-		name, value, attached := strings.Cut(args[i], "=")
-		var to *string
-		switch name {
-		case "-o", "--output":
-			to = &output
-		case "--color":
-			to = &a.color
-		case "--progress":
-			to = &a.progress
-		case "-q", "--quiet":
-			a.quiet = true
-			continue
-		case "-v", "--verbose":
-			a.verbose = true
-			continue
-		case "-ojson":
-			output = "json"
-			continue
-		default:
-			rest = append(rest, args[i])
-			// A value may look like one of ours.
-			if !attached && i+1 < len(args) && slices.Contains(reproduceValues, strings.TrimLeft(name, "-")) {
-				i++
-				rest = append(rest, args[i])
-			}
-			continue
-		}
-		if !attached {
-			if i++; i == len(args) {
-				return nil, false, &userError{op: "tdx reproduce-mr", msg: name + " needs a value"}
-			}
-			value = args[i]
-		}
-		*to = value
+	rest, err = reproducemr.Own(args,
+		map[string]*string{"-o": &output, "--output": &output, "--color": &a.color, "--progress": &a.progress},
+		map[string]*bool{"-q": &a.quiet, "--quiet": &a.quiet, "-v": &a.verbose, "--verbose": &a.verbose})
+	if err != nil {
+		return nil, false, &userError{op: "tdx reproduce-mr", err: err}
 	}
 	if err := oneOf("--output", output, "text", "json"); err != nil {
 		return nil, false, err

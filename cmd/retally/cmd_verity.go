@@ -1,28 +1,19 @@
 package main
 
 import (
-	"fmt"
-	"strings"
+	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/pipeline"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/disks"
 	"github.com/retally/retally/verity"
 )
 
 func (a *app) verityCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "verity",
-		Short: "What veritysetup does with dm-verity trees, without the kernel",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(a.verityFormatCommand(), a.verityVerifyCommand(), a.verityDumpCommand())
-	return cmd
+	return group("verity", "What veritysetup does with dm-verity trees, without the kernel",
+		a.verityFormatCommand(), a.verityVerifyCommand(), a.verityDumpCommand())
 }
 
 // verityFlags are veritysetup's parameters by their names.
@@ -108,8 +99,9 @@ its other bytes stay as they are.`,
 				return err
 			}
 			var res verity.Result
+			fec := verity.FEC{Path: f.fecDevice, Offset: fecOff, Roots: f.fecRoots}
 			err = a.counted("verity format", func(count *verity.Progress) error {
-				res, err = verity.FormatFiles(cmd.Context(), args[0], hash, p, verity.FEC{Path: f.fecDevice, Offset: fecOff, Roots: f.fecRoots}, verity.Options{Progress: count})
+				res, err = verity.FormatFiles(cmd.Context(), args[0], hash, p, fec, verity.Options{Progress: count})
 				return err
 			})
 			if err != nil {
@@ -118,11 +110,9 @@ its other bytes stay as they are.`,
 			if err := a.write(&files, f.rootHashFile, outfile.KindOf("root hash"), []byte(res.Root.Hex())); err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(a.stdout, res)
-			}
-			a.printTree(res.Text(verity.TextOptions{Device: device, HashName: f.hash, UUIDText: f.uuid, FEC: verity.FEC{Path: f.fecDevice, Offset: fecOff, Roots: f.fecRoots}}))
-			return nil
+			return a.result(output, res, func(w io.Writer) {
+				show.Columns(w, res.Text(verity.TextOptions{Device: device, HashName: f.hash, UUIDText: f.uuid, FEC: fec}))
+			})
 		},
 	}
 	f.flags(cmd)
@@ -133,17 +123,6 @@ its other bytes stay as they are.`,
 	cmd.Flags().IntVar(&f.fecRoots, "fec-roots", verity.DefaultFECRoots, "parity bytes per codeword, 2 to 24")
 	outputFlag(cmd, &output)
 	return cmd
-}
-
-func (a *app) printTree(text string) {
-	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		// veritysetup separates columns by tabs, which Text would spell out.
-		parts := strings.Split(line, "\t")
-		for i := range parts {
-			parts[i] = show.Text(parts[i])
-		}
-		fmt.Fprintln(a.stdout, strings.Join(parts, "\t"))
-	}
 }
 
 func (a *app) verityVerifyCommand() *cobra.Command {
@@ -174,9 +153,7 @@ func (a *app) verityVerifyCommand() *cobra.Command {
 				return err
 			}
 			v, out := disks.Verify(args[0], args[2], verdict, f.dataBlocks != 0 && f.noSuperblock)
-			rep := run.NewReport(tool(), args[0]+" against the tree in "+args[1])
-			run.Judge(rep, pipeline.Case{Allow: flags.allow}, out)
-			return a.finish(&flags, targets, rep, view{json: v, text: v.Text})
+			return a.judged(&flags, targets, args[0]+" against the tree in "+args[1], out, view{json: v, text: v.Text})
 		},
 	}
 	f.flags(cmd)
@@ -199,11 +176,7 @@ func (a *app) verityDumpCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				return writeJSON(a.stdout, res)
-			}
-			a.printTree(res.Text(verity.TextOptions{Device: args[0]}))
-			return nil
+			return a.result(output, res, func(w io.Writer) { show.Columns(w, res.Text(verity.TextOptions{Device: args[0]})) })
 		},
 	}
 	cmd.Flags().Int64Var(&offset, "hash-offset", 0, "byte position of the superblock in HASH")

@@ -3,16 +3,18 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/outfile"
-	"github.com/retally/retally/internal/yamldoc"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/report"
 	"github.com/retally/retally/trace"
 )
@@ -61,11 +63,11 @@ type comparison struct {
 func (c *comparison) flags(cmd *cobra.Command) {
 	outputFlag(cmd, &c.output)
 	c.outputs.flags(cmd)
-	cmd.Flags().StringArrayVar(&c.reports, "report", nil, "also write the report, as FORMAT=FILE ("+strings.Join(formatNames(), ", ")+"); may be given several times")
+	cmd.Flags().StringArrayVar(&c.reports, "report", nil, "also write the report, as FORMAT=FILE ("+strings.Join(report.FormatNames(), ", ")+"); may be given several times")
 	cmd.Flags().StringArrayVar(&c.allow, "allow-unchecked", nil, "glob of keys that may stay unchecked or rest on copied values; may be given several times")
 	_ = cmd.RegisterFlagCompletionFunc("report", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var out []string
-		for _, name := range formatNames() {
+		for _, name := range report.FormatNames() {
 			out = append(out, name+"=")
 		}
 		return out, cobra.ShellCompDirectiveNoSpace
@@ -82,38 +84,21 @@ func (t target) kind() outfile.Kind {
 	return outfile.Kind{Name: "a retally report in " + t.format.Name, Is: t.format.Is}
 }
 
-func formatNames() []string {
-	var names []string
-	for _, f := range report.Formats() {
-		names = append(names, f.Name)
-	}
-	return names
-}
-
 // targets checks the flags before any work is done. The inputs of the run are
 // never written over; a verb that learns of more of them later says so by
 // protect and asks checkTargets again.
 func (c *comparison) targets(inputs ...string) ([]target, error) {
 	c.protect(inputs...)
-	known := formatNames()
 	var out []target
 	for _, r := range c.reports {
-		name, path, ok := strings.Cut(r, "=")
-		if !ok || path == "" {
-			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: want FORMAT=FILE", r), hint: "for instance --report " + known[0] + "=report" + report.Formats()[0].Ext}
-		}
-		i := slices.Index(known, name)
-		if i < 0 {
-			e := &userError{op: "retally", msg: fmt.Sprintf("--report %s: unknown format %q", r, name), hint: "known: " + strings.Join(known, ", ")}
-			if near := yamldoc.Nearest(name, known); near != "" {
-				e.hint = fmt.Sprintf("did you mean --report %s=%s?", near, path)
-			}
-			return nil, e
+		format, path, err := report.ParseTarget(r)
+		if err != nil {
+			return nil, plain(err)
 		}
 		if slices.ContainsFunc(out, func(t target) bool { return t.path == path }) {
 			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
 		}
-		out = append(out, target{report.Formats()[i], path})
+		out = append(out, target{format, path})
 	}
 	for _, g := range c.allow {
 		if err := pipeline.ValidGlob(g); err != nil {
@@ -143,6 +128,22 @@ type view struct {
 	computes bool
 	// own is set where the JSON is all there is: it gets no outcome added.
 	own bool
+	// taken: both sides are as they were found, nobody here computed one. got and
+	// want are what they are called.
+	taken     bool
+	got, want string
+}
+
+// judged compares what a verb found with what it must be, and finishes.
+func (a *app) judged(c *comparison, targets []target, subject string, out *run.Out, v view) error {
+	rep := run.NewReport(tool(), subject)
+	rep.GotName, rep.WantName = v.got, v.want
+	if v.taken {
+		run.JudgeTaken(rep, pipeline.Case{Allow: c.allow}, out)
+	} else {
+		run.Judge(rep, pipeline.Case{Allow: c.allow}, out)
+	}
+	return a.finish(c, targets, rep, v)
 }
 
 // result prints what a verb found that compares nothing.
@@ -232,3 +233,21 @@ func (a *app) print(output string, rep *pipeline.Report) error {
 
 // printTrace shows the events that a value is folded from.
 func (a *app) printTrace(t trace.Trace) { t.Text(a.stdout) }
+
+// plain gives a floor's error about an input the form of all others. The inputs
+// that it names in braces are flags here.
+func plain(err error) error {
+	var in *pipeline.InputError
+	if !errors.As(err, &in) {
+		return err
+	}
+	e := &userError{op: in.Op, path: in.File, hint: asFlag.ReplaceAllString(in.Hint, "--$1")}
+	if text := in.Err.Error(); in.File == "" && asFlag.MatchString(text) {
+		e.msg = asFlag.ReplaceAllString(text, "--$1")
+	} else {
+		e.err = in.Err
+	}
+	return e
+}
+
+var asFlag = regexp.MustCompile(`\{([a-z][a-z-]*)\}`)

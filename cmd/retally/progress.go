@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/retally/retally/internal/progress"
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/run"
 )
 
@@ -43,4 +44,4 @@ func (a *app) showCount(stage string, phase *atomic.Pointer[string], n *atomic.I
 }
 
 // size prints bytes in binary units.
-func size(n int64) string { return progress.Size(n) }
+func size(n int64) string { return show.Size(n) }

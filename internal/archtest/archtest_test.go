@@ -35,7 +35,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":                 {"cmd/retally"},
 	module + "/fixtures":                     {"cmd/retally", "internal/testrun"},
 	"mvdan.cc/sh/v3":                         {"deployment/internal/shell"},
-	"os/exec":                                {"cmd/retally", "nix", "internal/qtest", "internal/testenv", "internal/testall"},
+	"os/exec":                                {"cmd/retally", "nix", "internal/helpers", "internal/qtest", "internal/testenv", "internal/testall"},
 	"sigs.k8s.io/yaml":                       {}, // the oracle of internal/yamldoc's tests
 	"log":                                    {},
 	"log/slog":                               {},

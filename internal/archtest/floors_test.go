@@ -41,7 +41,7 @@ var floors = []struct {
 	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure", "trace", "verity")}, // tdxmeasure: sizes of memory
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	// Asking a policy needs a rule engine, which no stage does.
-	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen/check"}},
+	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen"}},
 	{"pipeline/stages/manifest", stage("manifest", "privatemode")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
@@ -210,20 +210,20 @@ var flagWord = regexp.MustCompile(`(^|[ (|])--[a-z]`)
 // input into a flag or a key. The first list goes as the doors get one
 // description, the second is about other programs' flags.
 var flagsInRooms = map[string]int{
-	"manifest/apply.go":            1,
-	"pcrmeasure/devices.go":        1,
-	"pcrmeasure/firmware.go":       2,
-	"pcrmeasure/images.go":         6,
-	"pcrmeasure/machine.go":        2,
-	"pcrmeasure/os.go":             1,
-	"pcrmeasure/predict.go":        2,
-	"pcrmeasure/shim.go":           1,
-	"pcrmeasure/uki.go":            2,
-	"policygen/env.go":             2,
-	"policygen/fields.go":          1,
-	"verity/disk/measure.go":       1,
-	"verity/disk/tree.go":          3,
-	"verity/format.go":             1,
+	"manifest/apply.go":      1,
+	"pcrmeasure/devices.go":  1,
+	"pcrmeasure/firmware.go": 2,
+	"pcrmeasure/images.go":   6,
+	"pcrmeasure/machine.go":  2,
+	"pcrmeasure/os.go":       1,
+	"pcrmeasure/predict.go":  2,
+	"pcrmeasure/shim.go":     1,
+	"pcrmeasure/uki.go":      2,
+	"policygen/env.go":       2,
+	"policygen/fields.go":    1,
+	"verity/disk/measure.go": 1,
+	"verity/disk/tree.go":    3,
+	"verity/format.go":       1,
 
 	"deployment/deployment.go":              2, // disk-mounter's argument
 	"deployment/disk.go":                    1, // the same

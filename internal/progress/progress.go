@@ -95,7 +95,7 @@ func tellLines(w io.Writer, p Source, done <-chan struct{}, start time.Time, asJ
 		if asJSON {
 			fmt.Fprintf(w, `{"stage":%q,"done":%d,"total":%d,"bytesPerSecond":%.0f,"secondsLeft":%.0f}`+"\n", p.Stage(), bytes, total, rate, left)
 		} else {
-			line := fmt.Sprintf("retally: %s: %s of %s, %s/s", p.Stage(), Size(bytes), Size(total), Size(int64(rate)))
+			line := fmt.Sprintf("retally: %s: %s of %s, %s/s", p.Stage(), show.Size(bytes), show.Size(total), show.Size(int64(rate)))
 			if left >= 0 {
 				line += fmt.Sprintf(", %s left", time.Duration(left*float64(time.Second)).Round(time.Second))
 			}
@@ -129,18 +129,4 @@ func drawBar(w io.Writer, p Source, done <-chan struct{}) {
 		case <-tick.C:
 		}
 	}
-}
-
-// Size prints bytes in binary units.
-func Size(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
-		f /= 1024
-		i++
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
 }

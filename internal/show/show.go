@@ -175,3 +175,37 @@ func Or(s, word string) string {
 	}
 	return s
 }
+
+// Word makes a word that a shell takes as it is.
+func Word(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/:@%+=,") == "" && !strings.HasPrefix(s, "-") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// Columns writes lines for people whose columns tabs separate, which Text would
+// spell out.
+func Columns(w io.Writer, text string) {
+	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		parts := strings.Split(line, "\t")
+		for i := range parts {
+			parts[i] = Text(parts[i])
+		}
+		fmt.Fprintln(w, strings.Join(parts, "\t"))
+	}
+}
+
+// Size prints bytes in binary units.
+func Size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
+}

@@ -2,8 +2,10 @@ package run
 
 import (
 	"fmt"
+	"io"
 	"slices"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/config"
 )
 
@@ -52,6 +54,17 @@ func Plan(table []Stage, c *config.Config) []PlanLine {
 		}
 	}
 	return lines
+}
+
+// PlanText shows a plan to people.
+func PlanText(w io.Writer, lines []PlanLine) {
+	for _, l := range lines {
+		if l.Missing != "" {
+			show.Line(w, "  missing  %s: no %s (add %s)", l.Key, l.Missing, l.How)
+		} else {
+			show.Line(w, "  recount  %s from %s", l.Key, l.From)
+		}
+	}
 }
 
 // CheckTable reports a stage that stands before one that it needs, or twice.

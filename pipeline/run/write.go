@@ -88,3 +88,34 @@ func WriteOut(g *outfile.Guard, dir string, files []Artifact) error {
 	}
 	return nil
 }
+
+// Circumstances is run.json: what the report leaves out because it is not a
+// matter of the inputs.
+type Circumstances struct {
+	Tool    pipeline.Tool `json:"tool"`
+	Reused  []string      `json:"stagesReused"`
+	Trusted []string      `json:"inputsCachedByStat"`
+}
+
+// Circumstances are those of a run.
+func (r *Result) Circumstances() Circumstances {
+	return Circumstances{r.Report.Tool, append([]string{}, r.Reused...), append([]string{}, r.Trusted...)}
+}
+
+// Relative turns a path that starts at the working folder into one that starts
+// at the configuration's folder.
+func Relative(root, path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", &pipeline.InputError{Op: "find", File: path, Err: err}
+	}
+	absRoot, err := filepath.Abs(root)
+	if err != nil {
+		return "", &pipeline.InputError{Op: "find", File: root, Err: err}
+	}
+	rel, err := filepath.Rel(absRoot, abs)
+	if err != nil {
+		return abs, nil
+	}
+	return filepath.ToSlash(rel), nil
+}

@@ -221,3 +221,15 @@ func (r *Pulled) Text(w io.Writer, _ bool) {
 		}
 	}
 }
+
+// Rebuilt is the digest of an image in a rebuild's list, by its exact name.
+func Rebuilt(list []privatemode.ImageHash, file, name string) (digest.Digest, error) {
+	var known []string
+	for _, h := range list {
+		if h.Name == name {
+			return h.Digest, nil
+		}
+		known = append(known, h.Name)
+	}
+	return digest.Digest{}, &pipeline.InputError{Op: "find image", File: file, Err: fmt.Errorf("has no digest of %q", name), Hint: "it has " + strings.Join(known, ", ") + "; {name} chooses one"}
+}

@@ -4,21 +4,17 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-)
 
-// OutFile is a file that is written for a policy.
-type OutFile struct {
-	Name string
-	Data func() []byte // texts are put together one at a time
-}
+	"github.com/retally/retally/internal/outfile"
+)
 
 // Files are the annotated YAML, and each policy with its data and its document.
 // It names them in the rows. Stem is what the YAML is called without its ending.
-func (g *Generated) Files(stem string) []OutFile {
+func (g *Generated) Files(stem string) []outfile.File {
 	taken := map[string]bool{}
 	stem = strings.TrimSuffix(strings.TrimSuffix(filepath.Base(stem), ".yaml"), ".yml")
 	annotated := FileName(stem, taken) + ".annotated.yaml"
-	files := []OutFile{{annotated, func() []byte { return g.out.YAML }}}
+	files := []outfile.File{{Name: annotated, Kind: outfile.KindOf("annotated YAML"), Data: func() []byte { return g.out.YAML }}}
 	for i := range g.out.Policies {
 		p := &g.out.Policies[i]
 		parts := []string{strings.ToLower(p.Kind)}
@@ -32,9 +28,9 @@ func (g *Generated) Files(stem string) []OutFile {
 			"policy": base + ".rego", "policy_data": base + ".policy_data.json", "initdata": base + ".initdata.toml", "yaml": annotated,
 		}
 		files = append(files,
-			OutFile{base + ".rego", p.Text},
-			OutFile{base + ".policy_data.json", func() []byte { return p.Data }},
-			OutFile{base + ".initdata.toml", p.Initdata},
+			outfile.File{Name: base + ".rego", Kind: outfile.KindOf("policy"), Data: p.Text},
+			outfile.File{Name: base + ".policy_data.json", Kind: outfile.KindOf("policy data"), Data: func() []byte { return p.Data }},
+			outfile.File{Name: base + ".initdata.toml", Kind: outfile.KindOf("initdata"), Data: p.Initdata},
 		)
 	}
 	return files

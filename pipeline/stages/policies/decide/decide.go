@@ -23,6 +23,8 @@ type Decisions struct {
 	Rules       string     `json:"rules"`
 	RulesDigest string     `json:"rules_digest"`
 	Decisions   []Decision `json:"decisions"`
+
+	policy *check.Policy
 }
 
 // Decision is the answer to one request of a sequence.
