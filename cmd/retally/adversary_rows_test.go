@@ -11,16 +11,6 @@ import (
 	"github.com/retally/retally/internal/testenv"
 )
 
-// Exit codes an open row may still settle on. What is not understood leaves a
-// value unchecked (3); where the program sees that a second root hash is passed
-// to a mounter, or that a check stops nothing, it is a defect (1).
-var (
-	uncheckedOrDefect = []int{exitUnchecked, exitDiffers}
-	// A document that the cluster reads in another way is refused as duplicate
-	// keys are (2), or is a defect of the input (1).
-	refusedOrDefect = []int{exitTrouble, exitDiffers}
-)
-
 func exits(code int) []int { return []int{code} }
 
 // attacks is the table of vectors/own/adversary. Above each row stands the rule

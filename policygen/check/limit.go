@@ -25,7 +25,9 @@ const (
 // here, whatever it would say in the end.
 type LimitError struct{ What string }
 
-func (e *LimitError) Error() string { return "the policy needs more than " + e.What + " for one answer" }
+func (e *LimitError) Error() string {
+	return "the policy needs more than " + e.What + " for one answer"
+}
 
 // limited gives a context that ends when the limits are reached; its cause is
 // then a LimitError. stop ends the watch.
