@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -122,24 +120,8 @@ const pipeLimit = 64 << 20
 // holdPipes reads what is no regular file whole, and lets the reader have it
 // under its name: stdin, given as "-", is called stdin.
 func (a *app) holdPipes(op string, reader *run.Reader, files []tdx.FileField) error {
-	stdin := ""
-	for _, f := range files {
-		name, flag := *f.Name, strings.ReplaceAll(f.Field, "_", "-")
-		if name == "-" {
-			if stdin != "" {
-				return &userError{op: op, msg: fmt.Sprintf("--%s and --%s both read stdin", stdin, flag), hint: "give a file for one of them"}
-			}
-			stdin, *f.Name = flag, "stdin"
-		} else if info, err := os.Stat(name); err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeDevice|os.ModeSocket) == 0 {
-			continue
-		}
-		data, err := a.readInput(op, name, pipeLimit)
-		if err != nil {
-			return err
-		}
-		reader.Hold(*f.Name, data)
-	}
-	return nil
+	read := func(name string) ([]byte, error) { return a.readInput(op, name, pipeLimit) }
+	return plain(tdx.HoldPipes(op, reader, files, read))
 }
 
 // configuration is the machine as a configuration of its own.

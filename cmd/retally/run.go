@@ -195,11 +195,6 @@ func (a *app) width(w io.Writer) int {
 	return 100
 }
 
-// line prints one line of a result on stdout.
-func (a *app) line(format string, args ...any) {
-	fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
-}
-
 // readInput reads a small file, or stdin for "-". It never waits for a pipe that
 // nobody opened for this process.
 func (a *app) readInput(op, path string, limit int64) ([]byte, error) {
