@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -168,37 +167,19 @@ func (a *app) measureDisk(ctx context.Context, f *diskFlags, opts disk.Options) 
 		if err != nil {
 			return disk.Result{}, &userError{op: "resume", err: err, hint: "name a file with --checkpoint"}
 		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return disk.Result{}, &userError{op: "resume", path: dir, err: reason(err)}
+		if opts.Checkpoint, err = disks.Checkpoint(dir, opts.Dir); err != nil {
+			return disk.Result{}, plain(err)
 		}
-		abs, err := filepath.Abs(opts.Dir)
-		if err != nil {
-			return disk.Result{}, &userError{op: "resume", path: opts.Dir, err: err}
-		}
-		opts.Checkpoint = filepath.Join(dir, privatemode.NormalizeName(abs)+".retally-checkpoint")
-	}
-	through := f.write != "" && f.guard.Through(f.write)
-	if through {
-		dir, err := os.MkdirTemp("", "retally-disk-")
-		if err != nil {
-			return disk.Result{}, &userError{op: "write disk", err: err}
-		}
-		defer os.RemoveAll(dir)
-		opts.Write = filepath.Join(dir, "disk")
 	}
 	var res disk.Result
-	err := a.counted("disk", func(count *verity.Progress) (err error) {
-		opts.Progress = count
-		res, err = disk.Measure(ctx, opts)
-		return err
+	err := f.guard.Via(f.write, func(write string) error {
+		opts.Write = write
+		return a.counted("disk", func(count *verity.Progress) (err error) {
+			opts.Progress = count
+			res, err = disk.Measure(ctx, opts)
+			return err
+		})
 	})
-	if err == nil && through {
-		var made *os.File
-		if made, err = os.Open(opts.Write); err == nil {
-			defer made.Close()
-			err = f.guard.Copy(f.write, made)
-		}
-	}
 	var re *disk.ResumeError
 	if errors.As(err, &re) {
 		return res, &userError{op: "resume", path: re.Checkpoint, err: err, hint: "remove the checkpoint to begin anew"}

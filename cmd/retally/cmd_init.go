@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +43,7 @@ An existing retally.yaml is never overwritten.`,
 				// Somebody's own words: not even --force could be meant.
 				return &userError{op: "init", path: target, msg: "exists already", hint: "edit it, or move it away first; retally plan shows what it does"}
 			}
-			data, found, title, err := initialConfig(cmd.Context(), dir, profile)
+			data, found, title, err := recognize.InitFolder(cmd.Context(), stages.Table(), dir, profile, time.Now())
 			if err != nil {
 				return err
 			}
@@ -64,22 +63,6 @@ An existing retally.yaml is never overwritten.`,
 	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions([]string{"privatemode", "secretvm"}, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &output)
 	return cmd
-}
-
-// initialConfig recognizes what a folder holds and writes a configuration.
-func initialConfig(ctx context.Context, dir, profile string) (data []byte, found []recognize.Found, title string, err error) {
-	if profile == "secretvm" {
-		day := time.Now().UTC().Truncate(24 * time.Hour)
-		data, found, err = recognize.InitSecretVM(ctx, stages.Table(), dir, day)
-		return data, found, show.Plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
-	}
-	s, err := recognize.Look(ctx, stages.Table(), []string{dir}, nil)
-	if err != nil {
-		return nil, nil, "", err
-	}
-	defer s.Close()
-	data, err = recognize.Init(s, profile)
-	return data, s.Found, s.Title, err
 }
 
 func (a *app) planCommand() *cobra.Command {

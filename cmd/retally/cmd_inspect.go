@@ -102,7 +102,7 @@ With a second blob the two are compared; exit code 1 says that they differ.`,
 			v := tdx.Tables{Names: args}
 			for _, name := range args {
 				const op = "inspect acpi"
-				data, err := a.readInput(op, name, tdxSmallFile)
+				data, err := a.readInput(op, name, smallFile)
 				if err != nil {
 					return err
 				}

@@ -151,11 +151,10 @@ func registerTrouble(op string, err error) error {
 		return u
 	}
 	t := tdx.Explain(op, err)
-	u = &userError{op: op, path: t.Path, msg: t.Text, hint: t.Hint, err: t.Err}
 	if t.Text != "" {
-		return &joinedError{u}
+		return &joinedError{&userError{op: op, path: t.Path, msg: t.Text, hint: t.Hint}}
 	}
-	return u
+	return plain(&pipeline.InputError{Op: op, File: t.Path, Err: t.Err, Hint: t.Hint})
 }
 
 // tdxTrouble gives the rooms' errors the form of all others.

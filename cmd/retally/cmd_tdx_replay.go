@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -35,17 +34,9 @@ its own data is a problem and ends with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			var expected []tdx.RegisterComparison
-			for _, text := range expect {
-				c, err := tdx.ParseExpected(text)
-				if err != nil {
-					e := &userError{op: op, msg: fmt.Sprintf("--expect %.120q: %v", text, err)}
-					if errors.Is(err, tdx.ErrNoRegister) {
-						e.hint = "for instance --expect rtmr0=671800f0..., of " + strings.Join(tdx.Registers[1:], ", ")
-					}
-					return e
-				}
-				expected = append(expected, c)
+			expected, err := tdx.ParseExpected(op, expect)
+			if err != nil {
+				return plain(err)
 			}
 			data, err := a.readInput(op, args[0], pipeLimit)
 			if err != nil {

@@ -42,26 +42,13 @@ func (f *verityFlags) flags(cmd *cobra.Command) {
 	fl.BoolVar(&f.noSuperblock, "no-superblock", false, "no superblock: the tree starts at the offset")
 }
 
-func (f *verityFlags) params() (p verity.Params, err error) {
-	fail := func(flag string, err error) (verity.Params, error) {
-		return p, &userError{op: "verity", msg: "--" + flag + ": " + err.Error()}
-	}
-	p = verity.Params{
+func (f *verityFlags) params() (verity.Params, error) {
+	p := verity.Params{
 		HashType: f.hashType, DataBlockSize: f.dataBlock, HashBlockSize: f.hashBlock, DataBlocks: f.dataBlocks,
 		HashOffset: f.hashOffset, NoSuperblock: f.noSuperblock,
 	}
-	if p.Hash, err = verity.ParseHash(f.hash); err != nil {
-		return fail("hash", err)
-	}
-	if p.Salt, err = verity.ParseSalt(f.salt); err != nil {
-		return fail("salt", err)
-	}
-	if f.uuid != "" {
-		if p.UUID, err = verity.ParseUUID(f.uuid); err != nil {
-			return fail("uuid", err)
-		}
-	}
-	return p, p.Validate()
+	err := disks.Words(&p, f.hash, f.salt, f.uuid)
+	return p, plain(err)
 }
 
 // counted runs work with progress shown.

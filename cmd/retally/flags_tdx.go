@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/retally/retally/internal/fieldflags"
+	"github.com/retally/retally/internal/qtest"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
@@ -122,24 +123,8 @@ const pipeLimit = 64 << 20
 // holdPipes reads what is no regular file whole, and lets the reader have it
 // under its name: stdin, given as "-", is called stdin.
 func (a *app) holdPipes(op string, reader *run.Reader, files []tdx.FileField) error {
-	stdin := ""
-	for _, f := range files {
-		name, flag := *f.Name, strings.ReplaceAll(f.Field, "_", "-")
-		if name == "-" {
-			if stdin != "" {
-				return &userError{op: op, msg: fmt.Sprintf("--%s and --%s both read stdin", stdin, flag), hint: "give a file for one of them"}
-			}
-			stdin, *f.Name = flag, "stdin"
-		} else if info, err := os.Stat(name); err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeDevice|os.ModeSocket) == 0 {
-			continue
-		}
-		data, err := a.readInput(op, name, pipeLimit)
-		if err != nil {
-			return err
-		}
-		reader.Hold(*f.Name, data)
-	}
-	return nil
+	read := func(name string) ([]byte, error) { return a.readInput(op, name, pipeLimit) }
+	return plain(tdx.HoldPipes(op, reader, files, read))
 }
 
 // configuration is the machine as a configuration of its own.
@@ -163,4 +148,22 @@ func (f *tdxFlags) open(ctx context.Context, a *app, op string) (*run.In, error)
 // commandLine writes the given flags back as a user would type them.
 func (f *tdxFlags) commandLine() string {
 	return fieldflags.Given(f.fs, append(slices.Clone(f.names), noCOM1), func(name string) string { return f.field("", name) }, quote)
+}
+
+// namedQEMUs are the programs that RETALLY_QEMU names.
+func (a *app) namedQEMUs() []string {
+	return slices.DeleteFunc(filepath.SplitList(a.env("RETALLY_QEMU")), func(program string) bool { return program == "" })
+}
+
+// qemuSources are the QEMU programs at hand: RETALLY_QEMU names some, else the
+// one in PATH.
+func (a *app) qemuSources(op string) (*qtest.Sources, error) {
+	if named := a.namedQEMUs(); len(named) > 0 {
+		return qtest.NewSources(named...), nil
+	}
+	program, err := exec.LookPath(qtest.Program)
+	if err != nil {
+		return nil, &userError{op: op, msg: "--acpi-source qemu: qemu-system-x86_64 is not in PATH", hint: "install it, name it with RETALLY_QEMU, or use --acpi-source template"}
+	}
+	return qtest.NewSources(program), nil
 }

@@ -8,9 +8,6 @@ import (
 	"github.com/retally/retally/tdxmeasure"
 )
 
-// tdxSmallFile bounds inputs that are held in memory: tables, logs.
-const tdxSmallFile = 16 << 20
-
 // inputs opens files for a look inside them, and counts what is read.
 type inputs struct {
 	app     *app

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -194,34 +193,14 @@ func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report, view
 	if result == pipeline.OutcomeDiffers && v.differs != "" {
 		word = v.differs
 	}
-	data, err := withOutcome(v.json, word, report.Reasons(rep), v.computes || v.own)
-	if err == nil {
-		_, err = a.stdout.Write(data)
+	doc := v.json
+	if !v.computes && !v.own {
+		doc = report.WithOutcome(v.json, word, rep)
 	}
-	if err != nil {
+	if err := writeJSON(a.stdout, doc); err != nil {
 		return &userError{op: "write result", err: err}
 	}
 	return outcome(result)
-}
-
-// withOutcome is the JSON of a result, with the outcome and its reasons behind
-// the members of an object that has none.
-func withOutcome(v any, outcome string, reasons []string, whole bool) ([]byte, error) {
-	var b bytes.Buffer
-	if err := writeJSON(&b, v); err != nil {
-		return nil, err
-	}
-	data := b.Bytes()
-	var members map[string]json.RawMessage
-	if whole || json.Unmarshal(data, &members) != nil || len(members) == 0 || members["outcome"] != nil || members["reasons"] != nil {
-		return data, nil
-	}
-	b = bytes.Buffer{}
-	if err := writeJSON(&b, map[string]any{"outcome": outcome, "reasons": reasons}); err != nil {
-		return nil, err
-	}
-	head := bytes.TrimSuffix(data, []byte("\n}\n"))
-	return slices.Concat(head, []byte(","), bytes.TrimPrefix(b.Bytes(), []byte("{"))), nil
 }
 
 func (a *app) print(output string, rep *pipeline.Report) error {

@@ -10,9 +10,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
-	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/tdx"
-	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
 
@@ -58,17 +56,9 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 		return err
 	}
 	in.As(f.td.field, []string{string(pipeline.NewKey("tdx", tdx.ByFlags, tdx.Registers[register]))})
-	var others []tdxmeasure.Input
-	for _, text := range f.rootfs {
-		name, value, ok := strings.Cut(text, "=")
-		if !ok || name == "" || value == "" {
-			return &userError{op: op, msg: fmt.Sprintf("--try-rootfs %.120q: want NAME=FILE or NAME=sha256:HEX", text)}
-		}
-		known, err := fileOrDigest(ctx, in, value)
-		if err != nil {
-			return registerTrouble(op, err)
-		}
-		others = append(others, tdxmeasure.Input{Name: name, Known: known})
+	others, err := tdx.OtherRootfs(ctx, in, f.rootfs)
+	if err != nil {
+		return registerTrouble(op, err)
 	}
 	s, err := tdx.SearchMachine(ctx, in, tdx.ByFlags, register, want, others)
 	if err != nil {
@@ -78,15 +68,6 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 	p := &f.td.p
 	shape := register == explain.RTMR0 && p.VCPUs == nil && p.Memory+p.ACPI+p.Metadata+p.VMConfig+p.Devices == "" && len(p.Slots)+len(p.RootPorts) == 0
 	return a.searchRegister(ctx, output, s, shape)
-}
-
-// fileOrDigest is the SHA-256 of a file, or the one given in its place.
-func fileOrDigest(ctx context.Context, in *run.In, value string) (digest.Digest, error) {
-	if sum, ok := strings.CutPrefix(value, "sha256:"); ok {
-		return digest.ParseHex(digest.SHA256, strings.ToLower(sum))
-	}
-	s, err := in.Sums(ctx, value, false)
-	return s.SHA256, err
 }
 
 // searchRegister looks for the deviations that turn a register into what is

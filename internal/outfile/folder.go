@@ -70,3 +70,27 @@ func (g *Guard) WriteFolder(dir string, files []File) (err error) {
 	}
 	return nil
 }
+
+// Via lets work that can only write a file of its own write to path: what goes
+// through to a pipe or device is made beside and copied. Without a path there is
+// nothing to write.
+func (g *Guard) Via(path string, work func(path string) error) error {
+	if path == "" || !g.Through(path) {
+		return work(path)
+	}
+	dir, err := os.MkdirTemp("", "retally-")
+	if err != nil {
+		return &Error{Path: path, What: unwrapPath(err).Error()}
+	}
+	defer os.RemoveAll(dir)
+	made := filepath.Join(dir, "made")
+	if err := work(made); err != nil {
+		return err
+	}
+	f, err := os.Open(made)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return g.Copy(path, f)
+}

@@ -2,15 +2,18 @@ package recognize
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
@@ -163,4 +166,20 @@ func scalar(s string) string {
 		return fmt.Sprintf("%q", s)
 	}
 	return strings.TrimSuffix(string(out), "\n")
+}
+
+// InitFolder recognizes what a folder holds and writes a configuration for it.
+// now is the day that a machine's evidence is judged at.
+func InitFolder(ctx context.Context, table []run.Stage, dir, profile string, now time.Time) (data []byte, found []Found, title string, err error) {
+	if profile == "secretvm" {
+		data, found, err = InitSecretVM(ctx, table, dir, now.UTC().Truncate(24*time.Hour))
+		return data, found, show.Plural(len(found), "file of a SecretVM", "files of a SecretVM"), err
+	}
+	s, err := Look(ctx, table, []string{dir}, nil)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	defer s.Close()
+	data, err = Init(s, profile)
+	return data, s.Found, s.Title, err
 }

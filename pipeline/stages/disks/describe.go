@@ -2,6 +2,8 @@ package disks
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -123,4 +125,17 @@ func otherRelease(res disk.Result, listed *privatemode.Model) *disk.Other {
 		}
 	}
 	return nil
+}
+
+// Checkpoint is where the checkpoint of a directory's disk lies among the
+// caches. The folder is made.
+func Checkpoint(cache, dir string) (string, error) {
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return "", pipeline.NewInputError("resume", cache, err)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", &pipeline.InputError{Op: "resume", File: dir, Err: err}
+	}
+	return filepath.Join(cache, privatemode.NormalizeName(abs)+".retally-checkpoint"), nil
 }

@@ -212,3 +212,23 @@ func (v *Verified) Text(w io.Writer, _ bool) {
 		show.Line(w, "%s", e.Text)
 	}
 }
+
+// Words reads the parameters of a tree that are words, as veritysetup takes
+// them, and checks all; a fault names its parameter in braces.
+func Words(p *verity.Params, hash, salt, uuid string) (err error) {
+	fail := func(name string) error {
+		return &pipeline.InputError{Op: "verity", Err: fmt.Errorf("{%s}: %w", name, err)}
+	}
+	if p.Hash, err = verity.ParseHash(hash); err != nil {
+		return fail("hash")
+	}
+	if p.Salt, err = verity.ParseSalt(salt); err != nil {
+		return fail("salt")
+	}
+	if uuid != "" {
+		if p.UUID, err = verity.ParseUUID(uuid); err != nil {
+			return fail("uuid")
+		}
+	}
+	return p.Validate()
+}

@@ -1,10 +1,14 @@
 package tdx
 
 import (
+	"fmt"
+	"os"
 	"strings"
 
 	"github.com/retally/retally/internal/fieldflags"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/profiles"
 )
 
@@ -120,4 +124,27 @@ func Files(p *config.Platform) []FileField {
 // mayBeDigest reports whether sha256:HEX may stand in place of a file.
 func mayBeDigest(field string) bool {
 	return field == "compose" || field == "rootfs" || field == "docker_files"
+}
+
+// HoldPipes reads what is no regular file whole, and lets the reader have it
+// under its name: stdin, given as "-", is called stdin.
+func HoldPipes(op string, reader *run.Reader, files []FileField, read func(name string) ([]byte, error)) error {
+	stdin := ""
+	for _, f := range files {
+		name, field := *f.Name, strings.ReplaceAll(f.Field, "_", "-")
+		if name == "-" {
+			if stdin != "" {
+				return &pipeline.InputError{Op: op, Err: fmt.Errorf("{%s} and {%s} both read stdin", stdin, field), Hint: "give a file for one of them"}
+			}
+			stdin, *f.Name = field, "stdin"
+		} else if info, err := os.Stat(name); err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeDevice|os.ModeSocket) == 0 {
+			continue
+		}
+		data, err := read(name)
+		if err != nil {
+			return err
+		}
+		reader.Hold(*f.Name, data)
+	}
+	return nil
 }

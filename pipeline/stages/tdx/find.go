@@ -12,6 +12,8 @@ import (
 	"github.com/retally/retally/internal/search"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/tdxmeasure"
 	"github.com/retally/retally/tdxmeasure/explain"
 )
 
@@ -138,4 +140,26 @@ func (a *Answer) Text(w io.Writer) {
 	if !a.Found {
 		fmt.Fprintln(w, "  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
 	}
+}
+
+// OtherRootfs reads NAME=FILE or NAME=sha256:HEX of root file systems to try.
+func OtherRootfs(ctx context.Context, in *run.In, list []string) ([]tdxmeasure.Input, error) {
+	var out []tdxmeasure.Input
+	for _, text := range list {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" || value == "" {
+			return nil, &pipeline.InputError{Op: "explain", Err: fmt.Errorf("{try-rootfs} %.120q: want NAME=FILE or NAME=sha256:HEX", text)}
+		}
+		known, given, err := givenDigest(value)
+		if !given {
+			var s run.Sums
+			s, err = in.Sums(ctx, value, false)
+			known = s.SHA256
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, tdxmeasure.Input{Name: name, Known: known})
+	}
+	return out, nil
 }

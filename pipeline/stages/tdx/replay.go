@@ -2,7 +2,6 @@ package tdx
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -66,21 +65,22 @@ func ReplayLog(name string, data []byte, expected []RegisterComparison) (*Replay
 // index is that of a log's register among the RTMRs.
 func (c RegisterComparison) index() int { return slices.Index(Registers[1:], c.Register) }
 
-// ErrNoRegister: a text is not REGISTER=HEX of a register that a log has.
-var ErrNoRegister = errors.New("want REGISTER=HEX")
-
 // ParseExpected reads REGISTER=HEX of a log's registers.
-func ParseExpected(text string) (RegisterComparison, error) {
-	name, want, ok := strings.Cut(text, "=")
-	name = strings.ToLower(name)
-	b, err := hex.DecodeString(strings.ToLower(strings.TrimPrefix(want, "0x")))
-	switch {
-	case !ok || !slices.Contains(Registers[1:], name):
-		return RegisterComparison{}, ErrNoRegister
-	case err != nil || len(b) != digest.SHA384.Size():
-		return RegisterComparison{}, errors.New("want 96 hex digits")
+func ParseExpected(op string, list []string) ([]RegisterComparison, error) {
+	var out []RegisterComparison
+	for _, text := range list {
+		name, want, ok := strings.Cut(text, "=")
+		name = strings.ToLower(name)
+		b, err := hex.DecodeString(strings.ToLower(strings.TrimPrefix(want, "0x")))
+		switch {
+		case !ok || !slices.Contains(Registers[1:], name):
+			return nil, &pipeline.InputError{Op: op, Err: fmt.Errorf("{expect} %.120q: want REGISTER=HEX", text), Hint: "for instance {expect} rtmr0=671800f0..., of " + strings.Join(Registers[1:], ", ")}
+		case err != nil || len(b) != digest.SHA384.Size():
+			return nil, &pipeline.InputError{Op: op, Err: fmt.Errorf("{expect} %.120q: want 96 hex digits", text)}
+		}
+		out = append(out, RegisterComparison{Register: name, Want: hex.EncodeToString(b)})
 	}
-	return RegisterComparison{Register: name, Want: hex.EncodeToString(b)}, nil
+	return out, nil
 }
 
 // Out holds the folded registers against the expected ones; an event that
