@@ -147,14 +147,18 @@ func (a *app) generatePolicies(cmd *cobra.Command, g *policyGenerate) error {
 	if err != nil {
 		return trouble(err)
 	}
-	v := policies.NewGenerated(out, set, &g.of, finder.Used())
+	return a.showPolicies(g, policies.NewGenerated(out, set, &g.of, finder.Used()), out.YAML)
+}
+
+// showPolicies writes what --out asks for and prints the result.
+func (a *app) showPolicies(g *policyGenerate, v *policies.Generated, yaml []byte) error {
 	if g.out != "" {
 		if err := g.writePolicies(v); err != nil {
 			return err
 		}
 	}
 	if g.output == "yaml" {
-		_, err := a.stdout.Write(out.YAML)
+		_, err := a.stdout.Write(yaml)
 		return err
 	}
 	return a.result(g.output, v.Rows, func(w io.Writer) {
