@@ -242,14 +242,30 @@ func (d *Deployment) runtimeClass(w *Workload, at *yaml.Node) {
 		return
 	}
 	platform, ok := strings.CutPrefix(rest, "-")
-	if !ok || platform == "" {
-		d.reportAt(at, RuntimeClassOdd, w.ID(), "", "runtime class %q names no platform: Contrast falls back on the default one", clip(w.RuntimeClass))
+	if !ok || !isName(platform) {
+		// Generate would take it and fall back on the default platform; as
+		// deployed it is whatever class somebody gave that name.
+		d.report(Problem{
+			Code: RuntimeClassOdd, Workload: w.ID(), Line: at.Line, Column: at.Column,
+			Msg: fmt.Sprintf("runtime class %q is none of Contrast's: nobody knows what it runs in", clip(w.RuntimeClass)), Hint: "contrast-cc, or contrast-cc-PLATFORM",
+		})
 		return
 	}
 	if i := strings.LastIndexByte(platform, '-'); i > 0 && len(platform)-i-1 == 8 && isHex(platform[i+1:]) && strings.ToLower(platform[i:]) == platform[i:] {
 		platform, w.HandlerHash = platform[:i], platform[i+1:]
 	}
 	w.Platform = platform
+}
+
+// isName reports whether a name can end a runtime class's (RFC 1123 subdomain).
+func isName(s string) bool {
+	edge := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+	for i := range len(s) {
+		if !edge(s[i]) && s[i] != '-' && s[i] != '.' {
+			return false
+		}
+	}
+	return s != "" && edge(s[0]) && edge(s[len(s)-1])
 }
 
 // checkExemptions wants every exemption to name a workload and a reason.

@@ -94,6 +94,8 @@ func TestRuntimeClass(t *testing.T) {
 		{"contrast-cc-metal-qemu-snp-gpu-0a1b2c3d", "metal-qemu-snp-gpu", "0a1b2c3d", true, nil},
 		{"contrast-ccx", "", "", true, []string{"6 runtime-class"}},
 		{"contrast-cc-", "", "", true, []string{"6 runtime-class"}},
+		{"contrast-cc-Metal", "", "", true, []string{"6 runtime-class"}},
+		{"contrast-cc-metal-", "", "", true, []string{"6 runtime-class"}},
 		{"kata-cc-isolation", "", "", false, []string{"6 not-confidential"}},
 		{"contrast-insecure-metal-qemu-tdx", "", "", false, []string{"6 not-confidential"}},
 		{"''", "", "", false, []string{"6 not-confidential"}},

@@ -33,7 +33,7 @@ const (
 	StartOpaque        Code = "start-opaque"         // what a container starts is not understood: Opaque lists it
 	DuplicateObject    Code = "duplicate-object"     // same kind, namespace and name twice
 	NotConfidential    Code = "not-confidential"     // runs outside a contrast-cc runtime class
-	RuntimeClassOdd    Code = "runtime-class"        // starts with contrast-cc but names no platform
+	RuntimeClassOdd    Code = "runtime-class"        // starts with contrast-cc and is no class of Contrast's
 	CoordinatorOdd     Code = "coordinator"          // the role on something that cannot have it
 	ImageMissing       Code = "image-missing"        // a container without image
 	ImageMalformed     Code = "image-malformed"      // not a reference by the grammar
@@ -69,7 +69,7 @@ func (c Code) Level() Level {
 	switch c {
 	case StartOpaque, KindUnknown, CheckNotUnderstood:
 		return Unchecked
-	case NotString, RuntimeClassOdd, CoordinatorOdd, ImageTwoDigests, DiskTwoRootHashes, DiskArgsOdd, ExemptionOdd, Exempt:
+	case NotString, CoordinatorOdd, ImageTwoDigests, DiskTwoRootHashes, DiskArgsOdd, ExemptionOdd, Exempt:
 		return Warning
 	}
 	return Error
