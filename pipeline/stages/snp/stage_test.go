@@ -160,7 +160,7 @@ func TestManifest(t *testing.T) {
 	base := strings.Replace(testrun.Read(t, dir, "manifest.generated.json"), computed, other, 1)
 	published := strings.Replace(testrun.Read(t, dir, "manifest.published.json"), computed, other, 1)
 	for _, name := range []string{"metal-qemu-snp", "Metal-QEMU-SNP"} {
-		config := strings.Replace(config, "metal-qemu-snp", name, 1)
+		config := strings.ReplaceAll(config, "metal-qemu-snp", name)
 		r := testrun.Run(t, testrun.Demo(t, map[string]string{"manifest.generated.json": base}), config)
 		if f := testrun.Finding(t, r, key); r.Outcome != pipeline.OutcomeMatch || f.Verdict != pipeline.Match {
 			t.Errorf("%s: a wrong base: %s, %s", name, r.Outcome, f.Verdict)
@@ -170,8 +170,8 @@ func TestManifest(t *testing.T) {
 			t.Errorf("%s: a wrong published value: %s, %s", name, r.Outcome, f.Verdict)
 		}
 	}
-	for _, change := range [][2]string{{"metal-qemu-snp:", "elsewhere:"}, {"vcpus: [1..2]", "vcpus: 2"}, {"vcpus: [1..2]", "vcpus: [1..2]\n    guest_features: [0x1, 0x21]"}} {
-		r := testrun.Run(t, dir, strings.Replace(config, change[0], change[1], 1))
+	for _, change := range [][2]string{{"metal-qemu-snp", "elsewhere"}, {"vcpus: [1..2]", "vcpus: 2"}, {"vcpus: [1..2]", "vcpus: [1..2]\n    guest_features: [0x1, 0x21]"}} {
+		r := testrun.Run(t, dir, strings.ReplaceAll(config, change[0], change[1]))
 		if f := testrun.Finding(t, r, key); f.Standing.String() != "copied" {
 			t.Errorf("%s: %s", change[1], f.Standing)
 		}
