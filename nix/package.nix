@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-XBTkhImDrEe1d3YBmM1k4b0ynNVcu0roccIB7C2hVOM=";
+  vendorHash = "sha256-LQnUfRSBWg/YAtHXAO4oVY8HFY2nr+9zM7jmXBJGa30=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];
