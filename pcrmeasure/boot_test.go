@@ -8,10 +8,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -29,6 +31,7 @@ import (
 
 	"github.com/u-root/u-root/pkg/cpio"
 
+	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/internal/testenv"
@@ -386,6 +389,7 @@ func (l *bootLab) boot(t *testing.T, c bootCase) {
 	}
 	got.replays(t)
 	got.quoted(t, c.nonce)
+	l.verified(t, &want, got, c.nonce)
 	// PCR 0 follows from builds whose overlay is known.
 	t.Run("PCR 0", func(t *testing.T) {
 		if reason := want.Missing["0"]; reason != "" {
@@ -623,6 +627,111 @@ func (s *machineState) quoted(t *testing.T, nonce []byte) {
 	extra := q[8+name:]
 	if n := int(binary.BigEndian.Uint16(extra)); n != len(nonce) || !bytes.Equal(extra[2:2+n], nonce) {
 		t.Errorf("the quote's nonce is %x, want %x", extra[2:2+n], nonce)
+	}
+}
+
+// verified has the quote of the same boot judged by retally evidence verify, as a
+// user would: tpm2-tools' three files, the bare key, the machine's log, and golden
+// measurements that are the prediction. Nobody certified the key of this TPM: it is
+// trusted because it is given, and without it the quote proves nothing.
+func (l *bootLab) verified(t *testing.T, want *predicted, s *machineState, nonce []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	number := func(text string) []byte {
+		b, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	r, v, _ := strings.Cut(s.signature, ":")
+	x, y, _ := strings.Cut(s.ak, ":")
+	signature := tpmquote.Signature{Scheme: tpmquote.ECDSA, Hash: digest.SHA256, R: number(r), S: number(v)}
+	point := slices.Concat([]byte{4}, new(big.Int).SetBytes(number(x)).FillBytes(make([]byte, 32)), new(big.Int).SetBytes(number(y)).FillBytes(make([]byte, 32)))
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := tpmquote.Values{digest.SHA256: {}}
+	for i, d := range s.pcrs["sha256"][:16] {
+		values[digest.SHA256][i] = d
+	}
+	golden := func(name string, change int) string {
+		m := map[string]string{}
+		for _, i := range append([]int{0}, fromArtifacts...) {
+			n := strconv.Itoa(i)
+			if want.PCRs[n] != "" {
+				m[n] = want.PCRs[n]
+			}
+			if i == change {
+				m[n] = strings.Repeat("5a", 32)
+			}
+		}
+		data, err := json.Marshal(map[string]any{"measurements": m})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for name, data := range map[string][]byte{
+		"quote.msg": []byte(s.quote), "quote.sig": signature.Marshal(), "quote.pcrs": values.PCRFile(), "boot.log": s.log,
+		"ak.pem": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program := filepath.Join(dir, "retally")
+	build := exec.Command("go", "build", "-o", program, "../cmd/retally")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	good, bad := golden("golden.json", -1), golden("other.json", 4)
+	// Golden measurements that are silent about the firmware prove no machine.
+	expected, code := "pass", 0
+	if want.PCRs["0"] == "" {
+		expected, code = "unchecked", 3
+	}
+	other := append([]byte{nonce[0] ^ 1}, nonce[1:]...)
+	for _, c := range []struct {
+		name, golden, key          string
+		nonce                      []byte
+		code                       int
+		authentic, expected, bound string
+	}{
+		{"as predicted", good, "ak.pem", nonce, code, "pass", expected, "pass"},
+		{"another boot", bad, "ak.pem", nonce, 1, "pass", "fail", "pass"},
+		{"another nonce", good, "ak.pem", other, 1, "pass", expected, "fail"},
+		{"no key", good, "", nonce, 3, "unchecked", "unchecked", "unchecked"},
+	} {
+		cmd := exec.Command(program, "evidence", "verify", "quote.msg", "quote.sig", "quote.pcrs", "--golden", c.golden, "--event-log", "boot.log", "--nonce", hex.EncodeToString(c.nonce), "-o", "json")
+		if c.key != "" {
+			cmd.Args = append(cmd.Args, "--ak", c.key)
+		}
+		cmd.Dir = dir
+		out, err := cmd.Output()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		var got struct {
+			Authentic, Expected, Bound struct{ Verdict string }
+		}
+		if err := json.Unmarshal(out, &got); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if code := cmd.ProcessState.ExitCode(); code != c.code || got.Expected.Verdict != c.expected || got.Bound.Verdict != c.bound || got.Authentic.Verdict != c.authentic {
+			t.Errorf("evidence verify, %s: exit %d, want %d; %+v, want %s, %s, %s\n%s", c.name, code, c.code, got, c.authentic, c.expected, c.bound, out)
+		}
 	}
 }
 
