@@ -53,7 +53,6 @@ func TestNamesDoNotMakeLines(t *testing.T) {
 // but exit.go makes an exit code of an outcome. The list has the verbs that do
 // not end in a report yet.
 func TestOnePlaceChoosesExitCodes(t *testing.T) {
-	known := map[string]int{"cmd_evidence_verify.go": 2}
 	files, err := filepath.Glob("*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no sources: %v", err)
@@ -66,8 +65,8 @@ func TestOnePlaceChoosesExitCodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(string(data), "outcomeError{"); n > known[file] {
-			t.Errorf("%s chooses %d exit codes, want %d: end in a.finish", file, n, known[file])
+		if n := strings.Count(string(data), "outcomeError{"); n > 0 {
+			t.Errorf("%s chooses %d exit codes: end in a.finish", file, n)
 		}
 	}
 }
