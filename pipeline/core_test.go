@@ -259,3 +259,42 @@ func TestReferencesWithoutSetMustAllHold(t *testing.T) {
 		t.Errorf("got %+v, want one match and one difference", fs)
 	}
 }
+
+// TestTieBreaks: of sets of which one must hold, the one with the fewest
+// differences is chosen, then the one with the most members that hold, then the
+// newest version, whatever their order.
+func TestTieBreaks(t *testing.T) {
+	ms := []pipeline.Measurement{{Key: "k/a", Value: pipeline.OfText("1"), Basis: pipeline.Recomputed}, {Key: "k/b", Value: pipeline.OfText("2"), Basis: pipeline.Recomputed}}
+	set := func(name, version, a, b string) []pipeline.Reference {
+		refs := []pipeline.Reference{{Set: name, Version: version, Key: "k/a", Relation: pipeline.Equal, Want: pipeline.OfText(a)}}
+		if b != "" {
+			refs = append(refs, pipeline.Reference{Set: name, Version: version, Key: "k/b", Relation: pipeline.Equal, Want: pipeline.OfText(b)})
+		}
+		return refs
+	}
+	for _, tt := range []struct {
+		want string
+		sets [][]pipeline.Reference
+	}{
+		{"fewest", [][]pipeline.Reference{set("fewest", "v1", "1", ""), set("more", "v2", "1", "x"), set("most", "v3", "x", "x")}},
+		{"members", [][]pipeline.Reference{set("members", "v1", "1", "2"), set("one", "v2", "1", "")}},
+		{"newest", [][]pipeline.Reference{set("old", "v0.0.9", "1", "2"), set("newest", "v0.0.25", "1", "2"), set("before", "v0.0.25-rc", "1", "2")}},
+	} {
+		for i := range 2 * len(tt.sets) {
+			var refs []pipeline.Reference
+			order := slices.Concat(tt.sets[i%len(tt.sets):], tt.sets[:i%len(tt.sets)])
+			if i >= len(tt.sets) {
+				slices.Reverse(order)
+			}
+			for _, s := range order {
+				refs = append(refs, s...)
+			}
+			_, results := pipeline.Compare(ms, refs, pipeline.CompareOptions{})
+			for _, r := range results {
+				if r.Chosen != (r.Set == tt.want) {
+					t.Errorf("%s: %s is chosen: %v", tt.want, r.Set, r.Chosen)
+				}
+			}
+		}
+	}
+}

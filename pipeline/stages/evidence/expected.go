@@ -72,7 +72,15 @@ func (x *expectation) prepare() {
 		x.ms = append(x.ms, pipeline.Measurement{Key: x.key(string(reg)), Value: pipeline.OfDigest(x.Result.Registers[reg]), Basis: x.basis()})
 	}
 	x.ms = append(x.ms, pipeline.Measurement{Key: x.key(demands), Value: pipeline.OfText(met), Basis: x.basis()})
+	keys := map[evidence.Register]pipeline.Key{} // one string each, whatever the number of sets
+	for _, m := range x.ms {
+		keys[register(m.Key)] = m.Key
+	}
+	names, twins := map[string]string{}, map[string]int{}
 	for _, f := range x.Request.References() {
+		if names[f.Group] == "" {
+			names[f.Group] = f.Group + " for " + x.Name
+		}
 		g := group{f.Group, f.ReferenceSet.Source == evidence.Sender || f.Claimed != ""}
 		if !slices.Contains(x.groups, g) {
 			x.groups = append(x.groups, g)
@@ -82,20 +90,21 @@ func (x *expectation) prepare() {
 		}
 		// A set of another entry, or another set of the same name, is another set.
 		set := f.Group + ": " + f.String() + " for " + x.Name
-		for n := 2; ; n++ {
+		for base := set; ; {
 			if _, dup := x.sets[set]; !dup {
 				break
 			}
-			set = fmt.Sprintf("%s: %s (%d) for %s", f.Group, f, n, x.Name)
+			twins[base]++
+			set = fmt.Sprintf("%s: %s (%d) for %s", f.Group, f, 1+twins[base], x.Name)
 		}
 		x.sets[set] = f
 		if f.Demands != nil {
-			x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: f.Group + " for " + x.Name, Version: f.Version, Key: x.key(demands), Relation: pipeline.Equal, Want: x.demand(set, f)})
+			x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: names[f.Group], Version: f.Version, Key: keys[demands], Relation: pipeline.Equal, Want: x.demand(set, f)})
 		}
-		for reg := range f.Registers {
-			if !slices.Contains(x.all, reg) {
+		for _, reg := range append(evidence.Registers(), evidence.MRSEAM, evidence.Measurement, evidence.HostData) {
+			if _, has := f.Registers[reg]; has && !slices.Contains(x.all, reg) {
 				// A register of another kind of processor is none of this one's.
-				x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: f.Group + " for " + x.Name, Key: x.key(demands), Relation: pipeline.Equal, Want: pipeline.OfText(string(reg) + " is no register of this evidence")})
+				x.refs[g] = append(x.refs[g], pipeline.Reference{Set: set, Group: names[f.Group], Key: keys[demands], Relation: pipeline.Equal, Want: pipeline.OfText(string(reg) + " is no register of this evidence")})
 				break
 			}
 		}
@@ -105,7 +114,7 @@ func (x *expectation) prepare() {
 				continue
 			}
 			ref := pipeline.Reference{
-				Set: set, Group: f.Group + " for " + x.Name, Version: f.Version, Key: x.key(string(reg)), Relation: pipeline.Equal, Want: pipeline.OfDigest(want),
+				Set: set, Group: names[f.Group], Version: f.Version, Key: keys[reg], Relation: pipeline.Equal, Want: pipeline.OfDigest(want),
 				Where: place(f), Words: fmt.Sprintf("%s of %s", reg, f),
 			}
 			x.refs[g] = append(x.refs[g], ref)

@@ -687,3 +687,25 @@ func TestNewest(t *testing.T) {
 		}
 	}
 }
+
+// TestTwins: sets that nothing tells apart stay sets of their own, and many of
+// them are no work without bound.
+func TestTwins(t *testing.T) {
+	p := ownPlatform(t)
+	b := ownBody(t)
+	half := func(reg evidence.Register, d digest.Digest) evidence.ReferenceSet {
+		return evidence.ReferenceSet{Group: "m.json", Name: "TDX entry", Where: "line 1", Registers: map[evidence.Register]digest.Digest{evidence.MRTD: sum("x"), evidence.RTMR0: sum("x"), reg: d}}
+	}
+	r := evidence.Request{Evidence: read(t, "q", ownQuote(t, p, b)), IntelRoots: roots(p), Sets: []evidence.ReferenceSet{half(evidence.MRTD, b.MRTD), half(evidence.RTMR0, b.RTMR[0])}}
+	if got := verify(t, r); got.Expected.Verdict != verdict.Fail || !strings.Contains(reasons(got.Expected), "no set of values fits as a whole") {
+		t.Errorf("two halves of one name: %s\n%s", got.Expected.Verdict, reasons(got.Expected))
+	}
+	for range 20000 {
+		r.Sets = append(r.Sets, half(evidence.MRTD, sum("y")))
+	}
+	start := time.Now()
+	verify(t, r)
+	if d := time.Since(start); d > 20*time.Second {
+		t.Errorf("20,002 sets of one name take %s", d)
+	}
+}
