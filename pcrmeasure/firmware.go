@@ -64,7 +64,7 @@ func (r *run) pcr0(g *register) error {
 	bank := r.c.Bank
 	g.trace.Made("CRTM version, empty", []byte{0, 0})
 	g.trace.Add("PEI volume, with PlatformPei's data", bank.Sum(memory), trace.Origin{Input: r.Firmware.Name, Size: -1})
-	d, err := r.memo.get("dxe "+bank.String(), func() (digest.Digest, error) { return bank.Sum(v[1].Data), nil })
+	d, err := r.memo.Get("dxe "+bank.String(), func() (digest.Digest, error) { return bank.Sum(v[1].Data), nil })
 	if err != nil {
 		return err
 	}

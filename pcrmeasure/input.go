@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"github.com/retally/retally/internal/authenticode"
 	"github.com/retally/retally/internal/digest"
@@ -108,49 +107,12 @@ func known(in Input, list []digest.Digest, what string, bank digest.Algorithm) (
 	return digest.Digest{}, missing("%s is known by other digests than %s %s: give its bytes", in.Name, bank, what)
 }
 
-// memo remembers digests by what they are of. A digest asked for while it is
-// computed is waited for.
-type memo struct {
-	mu   sync.Mutex
-	done map[string]*memoEntry
-}
-
-type memoEntry struct {
-	mu  sync.Mutex
-	ok  bool
-	sum digest.Digest
-}
-
-func (m *memo) get(key string, compute func() (digest.Digest, error)) (digest.Digest, error) {
-	m.mu.Lock()
-	if m.done == nil {
-		m.done = map[string]*memoEntry{}
-	}
-	e := m.done[key]
-	if e == nil {
-		e = &memoEntry{}
-		m.done[key] = e
-	}
-	m.mu.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ok {
-		return e.sum, nil
-	}
-	sum, err := compute()
-	if err != nil {
-		return digest.Digest{}, err // not remembered: the next call may have another context
-	}
-	e.sum, e.ok = sum, true
-	return sum, nil
-}
-
 // file hashes an input once.
 func (m *Measurer) file(ctx context.Context, what string, in Input, bank digest.Algorithm) (digest.Digest, error) {
 	if in.R == nil {
 		return known(in, in.Known, "of the file", bank)
 	}
-	return m.memo.get("file "+what+" "+bank.String(), func() (digest.Digest, error) {
+	return m.memo.Get("file "+what+" "+bank.String(), func() (digest.Digest, error) {
 		return m.run(ctx, in, 0, in.Size, bank)
 	})
 }
@@ -169,7 +131,7 @@ func (m *Measurer) image(ctx context.Context, what string, in Input, bank digest
 	if in.R == nil {
 		return known(in, in.Authenticode, "of the image (Authenticode)", bank)
 	}
-	return m.memo.get("image "+what+" "+bank.String(), func() (digest.Digest, error) {
+	return m.memo.Get("image "+what+" "+bank.String(), func() (digest.Digest, error) {
 		d, err := authenticode.Digest(ctx, bank, in.R, in.Size, authenticode.Options{})
 		return d, inFile(in.Name, err)
 	})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/retally/retally/internal/bzimage"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/memo"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/internal/place"
 	"github.com/retally/retally/internal/varstore"
@@ -48,7 +49,7 @@ type Prediction struct {
 // they share is hashed once. It is safe for use by several goroutines.
 type Measurer struct {
 	Artifacts
-	memo memo
+	memo memo.Memo[digest.Digest]
 
 	volumesOnce sync.Once
 	volumes     []ovmf.Volume

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/memo"
 	"github.com/retally/retally/internal/ovmf"
 	"github.com/retally/retally/tdxmeasure/acpi"
 )
@@ -65,7 +66,7 @@ type Result struct {
 // what they share is hashed once. It is safe for use by several goroutines.
 type Measurer struct {
 	Artifacts
-	memo memo
+	memo memo.Memo[digest.Digest]
 
 	tdvfOnce sync.Once
 	tdvf     *ovmf.TDVF
@@ -80,43 +81,6 @@ type Measurer struct {
 
 // New makes a Measurer. The inputs must stay readable while it is used.
 func New(a Artifacts) *Measurer { return &Measurer{Artifacts: a} }
-
-// memo remembers digests by what they are of. A digest asked for while it is
-// computed is waited for.
-type memo struct {
-	mu   sync.Mutex
-	done map[string]*memoEntry
-}
-
-type memoEntry struct {
-	mu  sync.Mutex
-	ok  bool
-	sum digest.Digest
-}
-
-func (m *memo) get(key string, compute func() (digest.Digest, error)) (digest.Digest, error) {
-	m.mu.Lock()
-	if m.done == nil {
-		m.done = map[string]*memoEntry{}
-	}
-	e := m.done[key]
-	if e == nil {
-		e = &memoEntry{}
-		m.done[key] = e
-	}
-	m.mu.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ok {
-		return e.sum, nil
-	}
-	sum, err := compute()
-	if err != nil {
-		return digest.Digest{}, err // not remembered: the next call may have another context
-	}
-	e.sum, e.ok = sum, true
-	return sum, nil
-}
 
 func (m *Measurer) descriptor() (*ovmf.TDVF, error) {
 	m.tdvfOnce.Do(func() {

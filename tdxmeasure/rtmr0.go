@@ -224,7 +224,7 @@ func (m *Measurer) cfv(ctx context.Context, c *Config, t *Trace) error {
 	}
 	s := tdvf.Sections[i]
 	from := trace.Origin{Input: m.Firmware.Name, Offset: int64(s.DataOffset), Size: int64(s.RawSize)}
-	d, err := m.memo.get("cfv", func() (digest.Digest, error) {
+	d, err := m.memo.Get("cfv", func() (digest.Digest, error) {
 		h := digest.SHA384.New()
 		err := m.Firmware.copyTo(ctx, h, from.Offset, from.Size)
 		return digest.FromHash(digest.SHA384, h), err

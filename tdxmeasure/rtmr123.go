@@ -65,7 +65,7 @@ func (m *Measurer) kernelDigest(ctx context.Context, c *Config) (digest.Digest, 
 		}
 		key += fmt.Sprint(edits)
 	}
-	d, err := m.memo.get(key, func() (digest.Digest, error) {
+	d, err := m.memo.Get(key, func() (digest.Digest, error) {
 		return authenticode.Digest(ctx, digest.SHA384, bzimage.Overlay(m.Kernel.R, edits), m.Kernel.Size, c.Profile.Authenticode)
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func (m *Measurer) fileDigest(ctx context.Context, what string, in Input, alg di
 	if !in.Present() {
 		return alg.Sum(nil), nil
 	}
-	return m.memo.get(what+alg.String(), func() (digest.Digest, error) { return in.Sum(ctx, alg) })
+	return m.memo.Get(what+alg.String(), func() (digest.Digest, error) { return in.Sum(ctx, alg) })
 }
 
 // RTMR3Scheme says what extends RTMR3.

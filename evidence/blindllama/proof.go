@@ -13,22 +13,19 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/retally/retally/evidence/malformed"
-	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/goldenpcr"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/trace"
 )
 
 // Limits of the files. The published proof file has 10 KiB.
 const (
-	MaxProof     = 1 << 20
-	maxChain     = 16
-	maxEvents    = 1000
-	maxGolden    = 64 << 10
-	measurements = "measurements"
+	MaxProof  = 1 << 20
+	maxChain  = 16
+	maxEvents = 1000
 )
 
 // Version is the form of a proof file.
@@ -187,42 +184,11 @@ func (r *reader) chain(place string, v *jsondoc.Value, form Version) [][]byte {
 }
 
 // Golden are golden measurements: SHA-256 values of PCRs, by index.
-type Golden map[int]digest.Digest
+type Golden = goldenpcr.Golden
 
-// ParseGolden reads golden measurements as BlindLlama's release has them:
-// {"measurements": {"4": "64 hexadecimal digits"}}. An empty list is read: that
-// nothing is compared then is Verify's to say. name is the file in errors.
-func ParseGolden(name string, data []byte) (Golden, error) {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: maxGolden, Depth: 4, Values: 200})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	r := &reader{name: name}
-	list := doc.Get(measurements)
-	if list == nil || list.Kind != jsondoc.Object || len(doc.Members) != 1 {
-		r.fail("/", kind(list), "an object with the one member measurements, an object")
-		return nil, r.err
-	}
-	out := Golden{}
-	for _, m := range list.Members {
-		place := "/" + measurements + "/" + jsondoc.EscapePointer(m.Key)
-		pcr, err := strconv.Atoi(m.Key)
-		if err != nil || pcr < 0 || pcr >= tpmquote.PCRCount || strconv.Itoa(pcr) != m.Key {
-			r.fail(place, "the PCR "+strconv.Quote(m.Key), "0 to 23")
-			continue
-		}
-		d, err := digest.ParseHex(digest.SHA256, r.text(place, m.Value))
-		if err != nil {
-			r.fail(place, err.Error(), "64 hexadecimal digits")
-			continue
-		}
-		out[pcr] = d
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	return out, nil
-}
+// ParseGolden reads golden measurements as BlindLlama's release has them. An empty
+// list is read: that nothing was compared then is the verdict's to say.
+func ParseGolden(name string, data []byte) (Golden, error) { return goldenpcr.Parse(name, data) }
 
 // rootHash reads a root hash in the only spelling that the client accepts.
 func rootHash(text string) (digest.Digest, error) {

@@ -39,8 +39,6 @@ type TPMMachine struct {
 	AddressBits int    `yaml:"address_bits,omitempty" json:"address_bits,omitempty"`
 	// FailedOptions is how many boot options came back before the one that booted.
 	FailedOptions int `yaml:"failed_options,omitempty" json:"failed_options,omitempty"`
-	// InitrdArgument is where OVMF puts initrd=initrd in the command line: suffix,
-	// prefix or as-given.
 
 	// Systemd is the version of systemd-boot and its stub, 252 or 257. InnerKernel
 	// says whether firmware measures the kernel inside a unified kernel image.
