@@ -433,7 +433,7 @@ func (r *stageRun) manifestSets(ctx context.Context, e config.Evidence, q *Quest
 	if e.Manifest == "" && (len(m.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX)) {
 		return nil
 	}
-	sets, open, err := ManifestSets(file, m)
+	sets, err := ManifestSets(file, m)
 	if err != nil {
 		return err
 	}
@@ -450,7 +450,7 @@ func (r *stageRun) manifestSets(ctx context.Context, e config.Evidence, q *Quest
 	for i := range sets {
 		sets[i].Source = source(e, file)
 	}
-	q.Sets, q.Checks = append(q.Sets, sets...), append(q.Checks, open...)
+	q.Sets = append(q.Sets, sets...)
 	from.expected = append(from.expected, pipeline.FromFile(file))
 	return nil
 }

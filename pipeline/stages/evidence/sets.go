@@ -16,10 +16,17 @@ import (
 )
 
 // ManifestSets makes each TDX reference value of a Contrast manifest a
-// set of registers that hold together. What an entry demands beside registers
-// is listed, because it is not compared.
-func ManifestSets(file string, m *manifest.Manifest) (sets []evidence.ReferenceSet, open []verdict.Check, err error) {
-	var notes verdict.List
+// set: registers that hold together, and what the entry demands beside them. A
+// demand that cannot be judged, or is not understood, stays unchecked.
+func ManifestSets(file string, m *manifest.Manifest) ([]evidence.ReferenceSet, error) {
+	var sets []evidence.ReferenceSet
+	var policies []string
+	for _, p := range m.Policies() {
+		if !p.Hash.IsZero() {
+			policies = append(policies, p.Hash.Hex())
+		}
+	}
+	misread := flaws(m)
 	for _, e := range m.TDX() {
 		set := evidence.ReferenceSet{
 			Group: file, Name: cmp.Or(e.Platform, "TDX entry"), Where: fmt.Sprintf("line %d", e.Line), Registers: map[evidence.Register]digest.Digest{},
@@ -44,18 +51,81 @@ func ManifestSets(file string, m *manifest.Manifest) (sets []evidence.ReferenceS
 			errs = append(errs, add(evidence.Registers()[1+i], text, fmt.Sprintf("Rtmrs/%d", i)))
 		}
 		if err := errors.Join(errs...); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
+		open := misread(e.Pointer)
+		set.Demands = func(r *evidence.Result) []verdict.Check { return append(tdxDemands(&e, policies, r), open...) }
 		if len(set.Registers) > 0 {
 			sets = append(sets, set)
 		}
 	}
 	if len(sets) == 0 {
-		return nil, nil, &pipeline.InputError{Op: "read manifest", File: file, Err: errors.New("has no TDX reference value"), Hint: "evidence of other processors is not verified yet"}
+		return nil, &pipeline.InputError{Op: "read manifest", File: file, Err: errors.New("has no TDX reference value"), Hint: "evidence of other processors is not verified yet"}
 	}
-	notes.Note("manifest", "Xfam, MinTCBEvaluationDataNumber, AllowedPIIDs and the policies (MRCONFIGID) of "+file+" are not compared")
-	return sets, notes, nil
+	return sets, nil
 }
+
+// flaws finds what of a reference value was not understood: members of a wrong
+// type, out of range, or unknown may demand something that nobody compares.
+func flaws(m *manifest.Manifest) func(pointer string) verdict.List {
+	problems := m.Validate()
+	return func(pointer string) verdict.List {
+		var open verdict.List
+		for _, p := range problems {
+			under := p.Pointer == "" || p.Pointer == pointer || strings.HasPrefix(p.Pointer, pointer+"/")
+			if p.Severity == manifest.SeverityError && under {
+				open.Open("manifest", fmt.Sprintf("line %d: %s: %s", p.Line, p.Pointer, p.Msg))
+			}
+		}
+		return open
+	}
+}
+
+// tdxDemands judges what a TDX reference value demands beside registers.
+func tdxDemands(e *manifest.TDXEntry, policies []string, r *evidence.Result) []verdict.Check {
+	q := r.Claims.Quote
+	if q == nil {
+		return []verdict.Check{{Name: "quote", Verdict: verdict.Fail, Reason: "the evidence is no TDX quote"}}
+	}
+	var checks verdict.List
+	is := func(name, got, want string) {
+		checks.Judge(name, strings.EqualFold(got, want), name+" is "+got+", as the manifest wants it", fmt.Sprintf("%s is %s, the manifest wants %.80s", name, got, want))
+	}
+	if e.Xfam != "" {
+		is("xfam", q.XFAM, e.Xfam)
+	}
+	if e.TdAttributes != nil {
+		is("td_attributes", q.TDAttributes, *e.TdAttributes)
+	}
+	// The host binds 32 bytes to a register of 48: zeros follow.
+	bound, zeros := strings.CutSuffix(q.MRCONFIGID, strings.Repeat("00", 16))
+	switch {
+	case len(policies) == 0:
+		checks.Open("mr_config_id", "the manifest lists no policy that the host could have bound")
+	default:
+		checks.Judge("mr_config_id", zeros && slices.Contains(policies, bound), "the host bound "+bound+", a policy of the manifest", "the host bound "+q.MRCONFIGID+", which is no policy of the manifest")
+	}
+	for _, d := range []struct {
+		name   string
+		demand bool
+	}{
+		{"MinTCBEvaluationDataNumber", above(e.MinTCBEvaluationDataNumber)},
+		{"MinimumQeSvn", above(e.MinimumQeSvn)},
+		{"MinimumPceSvn", above(e.MinimumPceSvn)},
+		{"MinimumTeeTcbSvn", e.MinimumTeeTcbSvn != nil && strings.Trim(*e.MinimumTeeTcbSvn, "0") != ""},
+		{"AllowedPIIDs", len(e.AllowedPIIDs) > 0},
+		{"MemoryIntegrity", e.MemoryIntegrity != nil && *e.MemoryIntegrity},
+		{"SMTDisabled", e.SMTDisabled != nil && *e.SMTDisabled},
+		{"StaticPlatform", e.StaticPlatform != nil && *e.StaticPlatform},
+	} {
+		if d.demand {
+			checks.Open("manifest", "the manifest demands "+d.name+", which is not compared")
+		}
+	}
+	return checks
+}
+
+func above(n *uint64) bool { return n != nil && *n > 0 }
 
 // measuredAtMost bounds a list of measured machines.
 const measuredAtMost = 10000

@@ -148,6 +148,7 @@ func SNPSets(file string, m *manifest.Manifest) ([]evidence.ReferenceSet, error)
 		}
 		policies = append(policies, [32]byte(p.Hash.Bytes()))
 	}
+	misread := flaws(m)
 	for _, e := range m.SNP() {
 		bad := func(field string, err error) error {
 			return &pipeline.InputError{Op: "read manifest", File: file, Err: fmt.Errorf("line %d: %s/%s: %w", e.Line, e.Pointer, field, err)}
@@ -160,6 +161,7 @@ func SNPSets(file string, m *manifest.Manifest) ([]evidence.ReferenceSet, error)
 		if err != nil {
 			return nil, bad("", err)
 		}
+		open = append(open, misread(e.Pointer)...)
 		sets = append(sets, evidence.ReferenceSet{
 			Group: file, Name: strings.TrimSpace(e.Platform + " " + e.ProductName), Where: fmt.Sprintf("line %d", e.Line),
 			Registers: map[evidence.Register]digest.Digest{evidence.Measurement: launch},
@@ -205,7 +207,9 @@ func snpDemands(e *manifest.SNPEntry, policies [][32]byte) (*snpreport.Expectati
 		}
 	}
 	x.MinimumTCB = &tcb
-	if e.GuestPolicy != nil {
+	if e.GuestPolicy == nil {
+		open.Open("policy", "the manifest has no GuestPolicy")
+	} else {
 		var policy snpreport.Policy
 		for name, on := range e.GuestPolicy {
 			bit := guestPolicy(name)
@@ -223,7 +227,9 @@ func snpDemands(e *manifest.SNPEntry, policies [][32]byte) (*snpreport.Expectati
 		}
 		x.Policy = &policy
 	}
-	if e.PlatformInfo != nil {
+	if e.PlatformInfo == nil {
+		open.Open("platform-info", "the manifest has no PlatformInfo")
+	} else {
 		var info snpreport.PlatformInfo
 		for name, on := range e.PlatformInfo {
 			bit := platformInfo(name)

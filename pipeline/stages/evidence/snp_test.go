@@ -115,7 +115,7 @@ func TestSNPManifest(t *testing.T) {
 		r.Policy = snpreport.PolicySMT | 1<<17
 	})
 	entry := func(platform, product, launch string, snp int, more string) string {
-		return fmt.Sprintf(`{"Platform":%q,"ProductName":%q,"TrustedMeasurement":%q,"MinimumTCB":{"BootloaderVersion":7,"TEEVersion":1,"SNPVersion":%d,"MicrocodeVersion":70},"GuestPolicy":{"SMT":true,"Debug":false}%s}`,
+		return fmt.Sprintf(`{"Platform":%q,"ProductName":%q,"TrustedMeasurement":%q,"MinimumTCB":{"BootloaderVersion":7,"TEEVersion":1,"SNPVersion":%d,"MicrocodeVersion":70},"GuestPolicy":{"SMT":true,"Debug":false},"PlatformInfo":{"SMTEnabled":true}%s}`,
 			platform, product, launch, snp, more)
 	}
 	good := sum("launch").Hex()
@@ -133,6 +133,11 @@ func TestSNPManifest(t *testing.T) {
 		{"another policy", digest.SHA256.Sum([]byte("x")).Hex(), entry("metal", "Genoa", good, 20, ""), "fail", "host-data"},
 		{"another chip", policy.Hex(), entry("metal", "Genoa", good, 20, `,"AllowedChipIDs":["`+strings.Repeat("ab", 64)+`"]`), "fail", "chip"},
 		{"a word that is not known", policy.Hex(), strings.Replace(entry("metal", "Genoa", good, 20, ""), `"SMT":true`, `"SMT":true,"Novel":true`, 1), "unchecked", "Novel, which is not known"},
+		{"a list that is none", policy.Hex(), entry("metal", "Genoa", good, 20, `,"AllowedChipIDs":"`+strings.Repeat("ab", 64)+`"`), "unchecked", "AllowedChipIDs"},
+		{"a switch in quotation marks", policy.Hex(), strings.Replace(entry("metal", "Genoa", good, 20, ""), `"Debug":false`, `"Debug":"false"`, 1), "unchecked", "GuestPolicy/Debug"},
+		{"a number out of range", policy.Hex(), strings.Replace(entry("metal", "Genoa", good, 20, ""), `"Debug":false`, `"Debug":false,"ABIMajor":256`, 1), "unchecked", "GuestPolicy/ABIMajor"},
+		{"a field that nobody knows", policy.Hex(), entry("metal", "Genoa", good, 20, `,"MinimumFirmware":9`), "unchecked", "MinimumFirmware"},
+		{"no guest policy", policy.Hex(), strings.Replace(entry("metal", "Genoa", good, 20, ""), `"GuestPolicy":{"SMT":true,"Debug":false},`, "", 1), "unchecked", "no GuestPolicy"},
 		{"firmware not filled in", policy.Hex(), strings.Replace(entry("metal", "Genoa", good, 20, ""), `"TEEVersion":1`, `"TEEVersion":null`, 1), "unchecked", "fills in no TEEVersion"},
 	} {
 		m, err := manifest.Parse("m.json", []byte(`{"Policies":{"`+tt.policies+`":{"SANs":[]}},"ReferenceValues":{"snp":[`+tt.entries+`]}}`))

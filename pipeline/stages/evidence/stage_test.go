@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/retally/retally/internal/testrun"
+	"github.com/retally/retally/manifest"
 
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/fake"
@@ -172,6 +174,16 @@ func TestEvidenceManifest(t *testing.T) {
 	for i := range body.RTMR {
 		body.RTMR[i] = testrun.Measured(r, pipeline.NewKey("tdx", "metal-qemu-tdx-gpu", fmt.Sprintf("rtmr%d", i))).Value.Digest()
 	}
+	published, err := manifest.Parse("manifest.published.json", []byte(testrun.Read(t, dir, "manifest.published.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(body.MRCONFIGID[:], published.Policies()[0].Hash.Bytes())
+	xfam, err := hex.DecodeString(published.TDX()[0].Xfam)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(body.XFAM[:], xfam)
 	quote := func(b tdxquote.Body) string {
 		raw, err := platform.Quote(b, fake.Options{})
 		if err != nil {
@@ -180,8 +192,20 @@ func TestEvidenceManifest(t *testing.T) {
 		return string(raw)
 	}
 	dir = testrun.Demo(t, map[string]string{"pod.hex": quote(body)})
-	if got := verdicts(t, testrun.Run(t, dir, fmt.Sprintf(config, "")), "pod"); !strings.HasPrefix(got, "ppu") {
-		t.Errorf("the manifest's machine: %s", got)
+	if got := verdicts(t, testrun.Run(t, dir, fmt.Sprintf(config, "")), "pod"); !strings.HasPrefix(got, "puu") {
+		t.Errorf("the manifest's machine, whose entry demands more than a quote's registers show: %s", got)
+	}
+	for name, change := range map[string]func(*tdxquote.Body){
+		"a policy of nobody's": func(b *tdxquote.Body) { b.MRCONFIGID[0] ^= 1 },
+		"more than the hash":   func(b *tdxquote.Body) { b.MRCONFIGID[47] = 1 },
+		"another xfam":         func(b *tdxquote.Body) { b.XFAM[1] ^= 2 },
+	} {
+		b := body
+		change(&b)
+		dir := testrun.Demo(t, map[string]string{"pod.hex": quote(b)})
+		if got := verdicts(t, testrun.Run(t, dir, fmt.Sprintf(config, "")), "pod"); got != "pfu differs" {
+			t.Errorf("%s: %s", name, got)
+		}
 	}
 	body.RTMR[1] = body.MRTD
 	dir = testrun.Demo(t, map[string]string{"pod.hex": quote(body)})

@@ -95,6 +95,8 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 			policies[i] = other
 		}
 	}
+	r.carried(policies)
+	r.platforms()
 	if err := r.explain(ctx, policies); err != nil {
 		return nil, err
 	}
