@@ -157,7 +157,7 @@ func (r *Request) bindSecretVM(l *verdict.List, data [64]byte, gpuNonce []byte, 
 
 // bindPlain: report data is the application's own. A nonce stands at its
 // beginning, followed by zeros; a certificate in one of the known forms.
-func (r *Request) bindPlain(l *verdict.List, data [64]byte, result *Result) {
+func (r *Request) bindPlain(l *verdict.List, data [64]byte, gpuNonce []byte, result *Result) {
 	if claimed := r.Evidence.ReportData; claimed != nil {
 		l.Judge("report-data", bytes.Equal(padded(claimed), data[:]), "the report data beside the quote is the quote's",
 			fmt.Sprintf("the report data beside the quote is %x, the quote's is %x", claimed, data))
@@ -168,6 +168,28 @@ func (r *Request) bindPlain(l *verdict.List, data [64]byte, result *Result) {
 	if r.Nonce != nil {
 		l.Judge("nonce", bytes.Equal(padded(r.Nonce), data[:]), "report data is the nonce asked for",
 			fmt.Sprintf("report data is %x, the nonce asked for is %x", data, r.Nonce))
+	}
+	switch {
+	case r.Evidence.GPU == nil:
+	case gpuNonce == nil:
+		l.Fail("gpu", "the GPU evidence cannot be read, so its nonce is not known")
+	case bytes.Equal(data[32:], gpuNonce):
+		l.Pass("gpu", "the second half of the report data is the nonce that the GPU answered")
+	default:
+		l.Open("gpu", fmt.Sprintf("the GPU answered the nonce %x, which the report data does not name: whether it is a GPU of this machine is not known", gpuNonce))
+	}
+	if holder := r.Evidence.Holder; holder != nil {
+		// The certificate came with the quote: that the two belong together does not
+		// say whose connection ends at it.
+		if Bind(data, holder).Form == "" {
+			l.Fail("certificate", "report data does not name the key of the certificate that the quote stands in: the quote was put into another certificate")
+		} else {
+			l.Pass("certificate", "report data names the key of the certificate that the quote stands in")
+		}
+		if r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
+			l.Open("tls", "whether a connection ended at that certificate is not known: give the connection's ("+r.field("tls_cert", "FILE")+")")
+			return
+		}
 	}
 	if r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
 		l.Open("report-data", fmt.Sprintf("neither a nonce (%s) nor a TLS certificate (%s) was given; report data is %x", r.field("nonce", "HEX"), r.field("tls_cert", "FILE"), data))

@@ -25,6 +25,7 @@ import (
 	"github.com/retally/retally/evidence/capture"
 	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/malformed"
+	"github.com/retally/retally/evidence/nvidia"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/tpmquote"
@@ -58,6 +59,11 @@ type Bundle struct {
 	// tpm and proof are the files as they came, to tell two from one.
 	tpm, proof []byte
 
+	// Holder is the RA-TLS certificate that the quote stood in.
+	Holder *x509.Certificate
+	// Unread names parts that are there and were not read.
+	Unread []string
+
 	// Beside a dstack quote.
 	EventLog   []byte // JSON
 	VMConfig   []byte // JSON
@@ -89,13 +95,17 @@ type Session struct {
 // Read recognizes an evidence file by its content: a TDX quote in binary, hex or
 // base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON, an SEV-SNP
 // report in any container of package snpreport, a TPM's quote in one of package
-// tpmquote or one of tpm2-tools' files, BlindLlama's proof file. name is the file in errors.
+// tpmquote or one of tpm2-tools' files, BlindLlama's proof file, dstack's versioned
+// attestation, an RA-TLS certificate, and a quote in JSON of any other maker, under
+// whatever name. A file with two that differ is an error. name is the file in
+// errors; a *ForeignError names evidence that is not judged here.
 func Read(name string, data []byte) (*Bundle, error) {
 	if len(data) > MaxFile {
 		return nil, &malformed.Error{Input: name, Field: "size", Found: fmt.Sprintf("%d bytes", len(data)), Want: fmt.Sprintf("at most %d", MaxFile)}
 	}
 	b := &Bundle{Name: name}
 	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
+	binary := !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0
 	var err error
 	switch part := tpmquote.Part(""); {
 	case b.readHCL(data):
@@ -103,24 +113,18 @@ func Read(name string, data []byte) (*Bundle, error) {
 		b.SNP, err = snpreport.Open(name, data)
 	case !isTDX(data) && binaryPart(data, &part):
 		err = b.readTPM(part, data)
-	case isTDX(data) || !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
-		b.Quote = data
+	case isTDX(data) || binary:
+		err = b.readBinary(data)
 	case len(text) == 0:
 		return nil, unknown(name, "nothing")
-	case text[0] == '{':
+	case text[0] == '{' || text[0] == '[':
 		err = b.readJSON(text)
 	case text[0] == '<':
 		err = b.readHTML(text)
+	case isPEM(text):
+		err = b.readPEM(text)
 	default:
-		raw, failed := decodeText(string(text))
-		switch {
-		case failed != nil:
-			return nil, unknown(name, failed.Error())
-		case isSNP(raw):
-			b.SNP, err = snpreport.Open(name, raw)
-		default:
-			b.Quote = raw
-		}
+		err = b.readText(text)
 	}
 	if err != nil {
 		return nil, err
@@ -128,8 +132,78 @@ func Read(name string, data []byte) (*Bundle, error) {
 	return b, nil
 }
 
+// readBinary reads what is no text. What nothing knows is taken for a quote, so
+// that a broken one is evidence that fails.
+func (b *Bundle) readBinary(data []byte) error {
+	f, err := bytesFind(b.Name, "", data)
+	switch {
+	case err != nil:
+		return err
+	case f != nil:
+		return b.take(*f)
+	}
+	if data[0] == 0x30 { // an ASN.1 sequence
+		if chain, err := parseCertificates(b.Name, data); err == nil {
+			return b.orUnknown(b.readCertificates(chain))
+		}
+	}
+	b.Quote = data
+	return nil
+}
+
+// orUnknown says of certificates without evidence what would be evidence.
+func (b *Bundle) orUnknown(err error) error {
+	if errors.Is(err, errNoQuote) {
+		return unknown(b.Name, err.Error())
+	}
+	return err
+}
+
+// readPEM reads certificates, or something else in one block.
+func (b *Bundle) readPEM(text []byte) error {
+	if bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")) {
+		chain, err := parseCertificates(b.Name, text)
+		if err != nil {
+			return err
+		}
+		return b.orUnknown(b.readCertificates(chain))
+	}
+	raw, err := pemBody(b.Name, text)
+	if err != nil {
+		return err
+	}
+	f, err := bytesFind(b.Name, "", raw)
+	switch {
+	case err != nil:
+		return err
+	case f == nil:
+		return unknown(b.Name, fmt.Sprintf("a PEM block of %d bytes beginning with %x", len(raw), raw[:min(len(raw), 8)]))
+	}
+	return b.take(*f)
+}
+
+// readText reads hex or base64.
+func (b *Bundle) readText(text []byte) error {
+	if err := token(b.Name, text); err != nil {
+		return err
+	}
+	raw, err := decodeText(string(text))
+	if err != nil {
+		return unknown(b.Name, err.Error())
+	}
+	f, err := bytesFind(b.Name, "", raw)
+	switch {
+	case err != nil:
+		return err
+	case f == nil: // a broken quote is evidence that fails
+		b.Quote = raw
+		return nil
+	}
+	return b.take(*f)
+}
+
 func unknown(name, found string) error {
-	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64), dstack's JSON, a saved cpu.html, NVIDIA GPU evidence, an SEV-SNP report, a TPM quote or BlindLlama's proof file"}
+	return &malformed.Error{Input: name, Found: found, Want: "a TDX quote (binary, hex, base64, in JSON or an RA-TLS certificate), dstack's JSON or attestation, a saved cpu.html, NVIDIA GPU evidence, an SEV-SNP report, a TPM quote or BlindLlama's proof file"}
 }
 
 // binaryPart recognizes a TPM's quote, or a part of one, that is no text. JSON is
@@ -178,12 +252,55 @@ func (b *Bundle) readJSON(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", b.Name, err)
 	}
-	if doc.Get("evidence_list") != nil {
-		b.GPU = text
-		return nil
+	main, gpu, sgx, err := findAll(b.Name, doc)
+	if err != nil {
+		return err
+	}
+	if err := b.readKnown(text, doc); err != nil {
+		return err
+	}
+	if b.Proof != nil || b.TPM != nil || b.TPMErr != nil || b.SNP != nil {
+		b.noteSGX(sgx)
+		return b.agrees(main)
+	}
+	if gpu != nil {
+		b.GPU = gpu.gpu
+		if nvidia.IsFile(doc) {
+			b.GPU = text
+		}
 	}
 	q := doc.Get("quote")
-	if q == nil || q.Kind != jsondoc.String {
+	switch {
+	case main != nil:
+		b.noteSGX(sgx)
+		return b.take(*main)
+	case len(sgx) > 0:
+		return sgxError(b.Name, sgx[0].place, sgx[0].sgx)
+	case gpu != nil:
+		return nil
+	case q != nil && q.Kind != jsondoc.String:
+		return &malformed.Error{Input: b.Name, Place: "/quote", Found: "a value of type " + q.Kind.String(), Want: "hex"}
+	case q != nil:
+		// A broken quote is evidence that fails.
+		raw, err := decodeText(q.Text)
+		if err != nil {
+			return &malformed.Error{Input: b.Name, Place: "/quote", Found: err.Error(), Want: "hex"}
+		}
+		return b.take(find{place: "/quote", quote: raw, holder: doc, key: "quote"})
+	}
+	if err := tokens(b.Name, doc); err != nil {
+		return err
+	}
+	_, failed := snpreport.Open(b.Name, text)
+	return unknown(b.Name, fmt.Sprintf("a JSON document without a quote, /evidence_list or a list of devices, and no TPM quote or SEV-SNP report either (%v)", failed))
+}
+
+// readKnown reads the documents that have a reader of their own.
+func (b *Bundle) readKnown(text []byte, doc *jsondoc.Value) (err error) {
+	if doc.Kind != jsondoc.Object {
+		return nil
+	}
+	if q := doc.Get("quote"); q == nil || q.Kind != jsondoc.String {
 		if blindllama.Recognize(text) {
 			b.proof = text
 			b.Proof, err = blindllama.Parse(b.Name, text)
@@ -192,37 +309,21 @@ func (b *Bundle) readJSON(text []byte) error {
 		if part := tpmquote.Recognize(text); part != "" {
 			return b.readTPM(part, text)
 		}
-	}
-	if q == nil {
-		var failed error
-		if b.SNP, failed = snpreport.Open(b.Name, text); failed != nil {
-			return unknown(b.Name, "a JSON document without /quote and /evidence_list, and no TPM quote or SEV-SNP report either ("+failed.Error()+")")
-		}
-		return nil
-	}
-	member := func(key string) []byte {
-		switch v := doc.Get(key); {
-		case v.IsNull():
-			return nil
-		case v.Kind == jsondoc.String:
-			return []byte(v.Text)
-		default:
-			return jsondoc.Style{}.Compact(v)
-		}
-	}
-	if q.Kind != jsondoc.String {
-		return &malformed.Error{Input: b.Name, Place: "/quote", Found: "a value of type " + q.Kind.String(), Want: "hex"}
-	}
-	if b.Quote, err = decodeText(q.Text); err != nil {
-		return &malformed.Error{Input: b.Name, Place: "/quote", Found: err.Error(), Want: "hex"}
-	}
-	b.EventLog, b.VMConfig = member("event_log"), member("vm_config")
-	if claimed := member("report_data"); claimed != nil {
-		if b.ReportData, err = hex.DecodeString(strings.TrimPrefix(string(claimed), "0x")); err != nil {
-			return &malformed.Error{Input: b.Name, Place: "/report_data", Found: err.Error(), Want: "hex"}
+		if q == nil {
+			if e, failed := snpreport.Open(b.Name, text); failed == nil {
+				b.SNP = e
+			}
 		}
 	}
 	return nil
+}
+
+// noteSGX names SGX quotes beside the evidence: enclaves of the same host, such as
+// dstack's key provider.
+func (b *Bundle) noteSGX(sgx []*find) {
+	for _, f := range sgx {
+		b.Unread = append(b.Unread, f.sgx+" at "+f.place)
+	}
 }
 
 // readHTML takes the one quote, and the one GPU evidence, out of a saved page.
@@ -231,9 +332,12 @@ func (b *Bundle) readJSON(text []byte) error {
 func (b *Bundle) readHTML(page []byte) error {
 	var quote, report, gpu []byte
 	for _, run := range htmlText(page) {
-		if run[0] == '{' {
+		if run[0] == '{' || run[0] == '[' {
 			inner := &Bundle{Name: b.Name}
-			if inner.readJSON([]byte(run)) != nil {
+			if err := inner.readJSON([]byte(run)); err != nil {
+				if isForeign(err) {
+					return err
+				}
 				continue
 			}
 			if inner.GPU != nil {
@@ -241,6 +345,12 @@ func (b *Bundle) readHTML(page []byte) error {
 					return unknown(b.Name, "a page with two different GPU evidences")
 				}
 				gpu = inner.GPU
+			}
+			if inner.Quote != nil && isTDX(inner.Quote) {
+				if quote != nil && !bytes.Equal(quote, inner.Quote) {
+					return unknown(b.Name, "a page with two different quotes")
+				}
+				quote = inner.Quote
 			}
 			continue
 		}
@@ -389,6 +499,13 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 		if out.CapturedAt.IsZero() {
 			out.CapturedAt, out.Target = b.CapturedAt, b.Target
 		}
+		if b.Holder != nil {
+			if out.Holder != nil && !out.Holder.Equal(b.Holder) {
+				return nil, fmt.Errorf("merge evidence: %s and %s hold the quote in different certificates", strings.Join(names[:len(names)-1], ", "), b.Name)
+			}
+			out.Holder = b.Holder
+		}
+		out.Unread = append(out.Unread, b.Unread...)
 		out.Sessions = append(out.Sessions, b.Sessions...)
 		out.Page, out.ShownCompose = out.Page || b.Page, out.ShownCompose || b.ShownCompose
 	}

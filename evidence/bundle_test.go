@@ -79,7 +79,7 @@ func TestRead(t *testing.T) {
 	for name, tt := range map[string]struct{ data, want string }{
 		"empty": {"", "found nothing"}, "blank": {" \n", "found nothing"}, "prose": {"hello world, this is it", "neither hex nor base64"},
 		"page without": {"<html><pre>hello</pre></html>", "found a page without a quote"}, "two quotes": {"<pre>" + text + "</pre><pre>" + other + "</pre>", "two different quotes"},
-		"other JSON": {`{"a":1}`, "without /quote and /evidence_list"}, "broken JSON": {`{"quote":`, "read broken JSON: line 1"}, "quote is a number": {`{"quote":4}`, "/quote: found a value of type number"},
+		"other JSON": {`{"a":1}`, "a JSON document without a quote"}, "broken JSON": {`{"quote":`, "read broken JSON: line 1"}, "quote is a number": {`{"quote":4}`, "/quote: found a value of type number"},
 		"quote is prose": {`{"quote":"~"}`, "/quote: found text that is neither"}, "report data": {`{"quote":"00","report_data":"x"}`, "/report_data: found"},
 		"a report and a quote": {"<pre>" + snpText + "</pre><pre>" + text + "</pre>", "a TDX quote and an SEV-SNP report"}, "cut report": {string(snp[:1183]) + "x" + string(table[:5]), ""}, "two reports": {"<pre>" + snpText + "</pre><pre>" + strings.Replace(snpText, hex.EncodeToString(sum("launch").Bytes()), hex.EncodeToString(sum("x").Bytes()), 1) + "</pre>", "two different reports"},
 		"too large": {strings.Repeat("a", evidence.MaxFile+1), "want at most"},

@@ -94,7 +94,7 @@ func gpuClaims(f *nvidia.File) []GPUClaim {
 	out := make([]GPUClaim, 0, len(f.Devices))
 	for i := range f.Devices {
 		x := &f.Devices[i].Exchange
-		out = append(out, GPUClaim{Arch: f.Arch, Driver: x.Driver(), VBIOS: x.VBIOS(), Nonce: fmt.Sprintf("%x", x.RequestNonce), Measurements: len(x.Blocks)})
+		out = append(out, GPUClaim{Arch: f.Devices[i].Arch, Driver: x.Driver(), VBIOS: x.VBIOS(), Nonce: fmt.Sprintf("%x", x.RequestNonce), Measurements: len(x.Blocks)})
 	}
 	return out
 }

@@ -306,6 +306,7 @@ func (r *Request) judge(result *Result) error {
 		return err
 	}
 	r.sayTestRoots(&authentic, result)
+	r.sayUnread(&authentic)
 	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
 	if result.Authentic.Verdict != verdict.Pass {
 		const why = "the evidence is not authentic, so what follows is what anybody could have written"
@@ -330,11 +331,18 @@ func (r *Request) judge(result *Result) error {
 		case r.Profile == SecretVM:
 			r.bindSecretVM(&bound, *data, gpuNonce, result)
 		default:
-			r.bindPlain(&bound, *data, result)
+			r.bindPlain(&bound, *data, gpuNonce, result)
 		}
 	}
 	result.Bound = verdict.Fold(bound)
 	return nil
+}
+
+// sayUnread names what came with the evidence and was not looked at.
+func (r *Request) sayUnread(l *verdict.List) {
+	for _, what := range r.Evidence.Unread {
+		l.Note("unread", what+" came with the evidence and was not read")
+	}
 }
 
 // sayTestRoots says in whose place another root was trusted.

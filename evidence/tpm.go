@@ -100,6 +100,7 @@ func (r *Request) judgeTPM(result *Result) error {
 		r.showTPM(result, tpm)
 	}
 	r.sayTestRoots(&authentic, result)
+	r.sayUnread(&authentic)
 	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
 	if result.Authentic.Verdict != verdict.Pass {
 		// Required: a TPM's word about its PCRs is the word of whoever holds the key.

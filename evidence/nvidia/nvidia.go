@@ -11,10 +11,12 @@
 package nvidia
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/evidence/certs"
@@ -44,16 +46,23 @@ const (
 	dmtfSpecification = 1
 )
 
-// File is a parsed evidence file: {"nonce", "arch", "evidence_list":
-// [{"certificate", "evidence"}]}, certificate and evidence in base64.
+// File is a parsed evidence file in one of two forms: {"nonce", "arch",
+// "evidence_list": [{"certificate", "evidence"}]}, or a list of devices that each
+// have nonce and arch of their own. Certificate and evidence are base64. All
+// devices answered one nonce.
 type File struct {
 	Nonce   [nonceSize]byte
-	Arch    string
+	Arch    string // of all devices, "HOPPER", or "HOPPER, LS10" where they differ
 	Devices []Device
 }
 
-// Device is the evidence of one GPU.
+// Switch is the architecture of NVSwitches, which attest as GPUs do.
+const Switch = "LS10"
+
+// Device is the evidence of one GPU or switch.
 type Device struct {
+	Arch            string
+	Driver, VBIOS   string // as the file says beside the signed ones; "" where it does not
 	CertificatesPEM []byte
 	Raw             []byte // request and response as they came
 	Exchange        Exchange
@@ -69,6 +78,9 @@ type Exchange struct {
 	ResponseNonce  [nonceSize]byte
 	Opaque         []Field
 	Signature      [signatureSize]byte // r || s by the leaf over everything before
+	// Padding counts zero bytes after the signature: NVML hands out a buffer that
+	// may be longer than the exchange. Nothing covers them.
+	Padding int
 }
 
 // Block is one measurement.
@@ -94,70 +106,127 @@ const (
 	FieldFWID    = 20
 )
 
+// IsFile reports whether a document is meant as evidence of NVIDIA devices,
+// whatever may be wrong with it.
+func IsFile(doc *jsondoc.Value) bool {
+	switch {
+	case doc == nil:
+		return false
+	case doc.Kind == jsondoc.Object:
+		return doc.Get("evidence_list") != nil
+	case doc.Kind == jsondoc.Array && len(doc.Elems) > 0:
+		first := doc.Elems[0]
+		return first.Get("certificate") != nil && first.Get("evidence") != nil
+	}
+	return false
+}
+
 // ParseFile reads an evidence file. name is the file in errors.
 func ParseFile(name string, data []byte) (*File, error) {
 	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxFile, Depth: 16, Values: 10000})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	fail := func(place, found, want string) error {
-		return &malformed.Error{Input: name, Place: place, Found: found, Want: want}
+	r := &fileReader{name: name}
+	list, place, single := doc, "", doc.Kind == jsondoc.Array
+	if !single {
+		list, place = doc.Get("evidence_list"), "/evidence_list"
 	}
-	text := func(v *jsondoc.Value, place string) (string, error) {
-		if v == nil {
-			return "", fail(place, "nothing", "a string")
-		}
-		if v.Kind != jsondoc.String {
-			return "", fail(place, "a value of type "+v.Kind.String(), "a string")
-		}
-		return v.Text, nil
+	if list == nil || list.Kind != jsondoc.Array || len(list.Elems) == 0 || len(list.Elems) > MaxDevices {
+		r.fail(place, "no list", fmt.Sprintf("1 to %d devices", MaxDevices))
+		return nil, r.err
+	}
+	var nonce, arch string
+	if !single {
+		nonce, arch = r.text(doc.Get("nonce"), "/nonce"), r.text(doc.Get("arch"), "/arch")
+		r.nonce(nonce, "/nonce")
 	}
 	f := &File{}
-	nonce, err := text(doc.Get("nonce"), "/nonce")
-	if err != nil {
-		return nil, err
-	}
-	if err := f.readNonce(nonce); err != nil {
-		return nil, fail("/nonce", fmt.Sprintf("%q", nonce), "64 hexadecimal digits")
-	}
-	if f.Arch, err = text(doc.Get("arch"), "/arch"); err != nil {
-		return nil, err
-	}
-	list := doc.Get("evidence_list")
-	if list == nil || list.Kind != jsondoc.Array || len(list.Elems) == 0 || len(list.Elems) > MaxDevices {
-		return nil, fail("/evidence_list", "no list", fmt.Sprintf("1 to %d devices", MaxDevices))
-	}
+	var arches []string
 	for i, e := range list.Elems {
-		var d Device
-		for _, m := range []struct {
-			key string
-			dst *[]byte
-		}{{"certificate", &d.CertificatesPEM}, {"evidence", &d.Raw}} {
-			place := fmt.Sprintf("/evidence_list/%d/%s", i, m.key)
-			s, err := text(e.Get(m.key), place)
-			if err != nil {
-				return nil, err
+		at := fmt.Sprintf("%s/%d", place, i)
+		d := Device{Arch: arch, Driver: r.optional(e, "driver_version", at), VBIOS: r.optional(e, "vbios_version", at)}
+		// Each device's own words, which must not contradict those of the file.
+		if v := e.Get("arch"); v != nil || single {
+			if d.Arch = r.text(v, at+"/arch"); !single && d.Arch != arch {
+				r.fail(at+"/arch", fmt.Sprintf("%q", d.Arch), fmt.Sprintf("%q, as /arch", arch))
 			}
-			if *m.dst, err = base64.StdEncoding.Strict().DecodeString(s); err != nil {
-				return nil, fail(place, err.Error(), "canonical base64")
+		}
+		if v := e.Get("nonce"); v != nil || single {
+			own := r.text(v, at+"/nonce")
+			r.nonce(own, at+"/nonce")
+			switch {
+			case nonce == "":
+				nonce = own
+			case !strings.EqualFold(own, nonce):
+				r.fail(at+"/nonce", fmt.Sprintf("%q", own), fmt.Sprintf("%q, as the devices before: the evidence of one request", nonce))
 			}
+		}
+		d.CertificatesPEM, d.Raw = r.bytes(e, "certificate", at), r.bytes(e, "evidence", at)
+		if r.err != nil {
+			return nil, r.err
 		}
 		x, err := ParseExchange(d.Raw)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: /evidence_list/%d: %w", name, i, err)
+			return nil, fmt.Errorf("read %s: %s: %w", name, at, err)
 		}
 		d.Exchange = *x
 		f.Devices = append(f.Devices, d)
+		if !slices.Contains(arches, d.Arch) {
+			arches = append(arches, d.Arch)
+		}
 	}
-	return f, nil
+	f.Nonce, f.Arch = r.nonce(nonce, "/nonce"), strings.Join(arches, ", ")
+	return f, r.err
 }
 
-func (f *File) readNonce(s string) error {
-	if len(s) != 2*nonceSize {
-		return fmt.Errorf("%d digits", len(s))
+// fileReader takes members; after an error every member is empty.
+type fileReader struct {
+	name string
+	err  error
+}
+
+func (r *fileReader) fail(place, found, want string) {
+	if r.err == nil {
+		r.err = &malformed.Error{Input: r.name, Place: place, Found: found, Want: want}
 	}
-	_, err := hex.Decode(f.Nonce[:], []byte(s))
-	return err
+}
+
+func (r *fileReader) text(v *jsondoc.Value, place string) string {
+	switch {
+	case v == nil:
+		r.fail(place, "nothing", "a string")
+	case v.Kind != jsondoc.String:
+		r.fail(place, "a value of type "+v.Kind.String(), "a string")
+	default:
+		return v.Text
+	}
+	return ""
+}
+
+func (r *fileReader) optional(v *jsondoc.Value, key, place string) string {
+	if v.Get(key).IsNull() {
+		return ""
+	}
+	return r.text(v.Get(key), place+"/"+key)
+}
+
+func (r *fileReader) bytes(v *jsondoc.Value, key, place string) []byte {
+	text := r.text(v.Get(key), place+"/"+key)
+	b, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil {
+		r.fail(place+"/"+key, err.Error(), "canonical base64")
+	}
+	return b
+}
+
+func (r *fileReader) nonce(text, place string) (out [nonceSize]byte) {
+	if b, err := hex.DecodeString(text); err != nil || len(b) != nonceSize {
+		r.fail(place, fmt.Sprintf("%q", text), "64 hexadecimal digits")
+	} else {
+		copy(out[:], b)
+	}
+	return out
 }
 
 // cursor walks an exchange; after an error every take is nil.
@@ -238,8 +307,10 @@ func ParseExchange(raw []byte) (*Exchange, error) {
 	opaque := c.take(c.u16("opaque length"), "opaque data")
 	x.opaque(&cursor{data: raw[:min(len(raw), at+len(opaque))], at: at, err: c.err}, c)
 	copy(x.Signature[:], c.take(signatureSize, "signature"))
-	if c.err == nil && c.at != len(raw) {
-		c.fail(c.at, "end", fmt.Sprintf("%d bytes more", len(raw)-c.at), "the end after the signature")
+	if rest := raw[min(c.at, len(raw)):]; c.err == nil {
+		if x.Padding = len(rest); len(bytes.Trim(rest, "\x00")) > 0 {
+			c.fail(c.at, "end", fmt.Sprintf("%d bytes more", len(rest)), "the end after the signature, or zeros")
+		}
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -288,7 +359,7 @@ func (x *Exchange) opaque(r *cursor, outer *cursor) {
 // Marshal writes the exchange back: ParseExchange and Marshal give the same
 // bytes.
 func (x *Exchange) Marshal() []byte {
-	return append(x.SignedBytes(), x.Signature[:]...)
+	return append(append(x.SignedBytes(), x.Signature[:]...), make([]byte, x.Padding)...)
 }
 
 // SignedBytes is everything before the signature.

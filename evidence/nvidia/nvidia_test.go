@@ -259,7 +259,8 @@ func TestErrors(t *testing.T) {
 		{"block size", set(47, 9), "offset 47: block size: found 9, want 51"},
 		{"same index", set(45+55, 1), "block index: found 1 again"},
 		{"cut", func(b []byte) []byte { return b[:len(b)-1] }, "signature: found 95 bytes left, want 96"},
-		{"more", func(b []byte) []byte { return append(b, 0) }, "end: found 1 bytes more"},
+		{"more", func(b []byte) []byte { return append(b, 1) }, "end: found 1 bytes more"},
+		{"more behind zeros", func(b []byte) []byte { return append(b, 0, 0, 1) }, "end: found 3 bytes more"},
 		{"too large", func([]byte) []byte { return make([]byte, nvidia.MaxExchange+1) }, "want at most 65536"},
 	} {
 		_, err := nvidia.ParseExchange(tt.edit(bytes.Clone(good)))

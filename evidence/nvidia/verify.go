@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/retally/retally/evidence/certs"
@@ -45,13 +46,19 @@ func Verify(f *File, o Options) ([]verdict.Check, error) {
 		l.Judge("gpu-file-nonce", bytes.Equal(f.Nonce[:], o.Nonce), "the file is for the nonce asked for",
 			fmt.Sprintf("the file is for the nonce %x, asked for is %x", f.Nonce, o.Nonce))
 	}
-	seen := map[string]int{}
+	seen := map[string]string{}
+	of := map[string]int{} // how many of a kind there are, and were
 	for i := range f.Devices {
-		name := "gpu"
-		if len(f.Devices) > 1 {
-			name = fmt.Sprintf("gpu%d", i)
-		}
+		of[f.Devices[i].kind()]++
+	}
+	at := map[string]int{}
+	for i := range f.Devices {
 		d := &f.Devices[i]
+		name := d.kind()
+		if of[name] > 1 {
+			at[name]++
+			name = fmt.Sprintf("%s%d", name, at[name]-1)
+		}
 		leaf := d.verify(&l, name, anchors, o.At)
 		l.Judge(name+"-nonce", bytes.Equal(d.Exchange.RequestNonce[:], nonce), "the request carries "+source,
 			fmt.Sprintf("the request carries the nonce %x, %s is %x", d.Exchange.RequestNonce, source, nonce))
@@ -59,12 +66,34 @@ func Verify(f *File, o Options) ([]verdict.Check, error) {
 			continue
 		}
 		if first, again := seen[string(leaf.Raw)]; again {
-			l.Fail(name+"-chain", fmt.Sprintf("is the same device as gpu%d", first))
+			l.Fail(name+"-chain", "is the same device as "+first)
+		} else {
+			seen[string(leaf.Raw)] = name
 		}
-		seen[string(leaf.Raw)] = i
+		d.checkClaims(&l, name)
 	}
 	l.Note("gpu-golden-values", "measurements were not compared: NVIDIA's reference manifests (RIM) and its revocation service (OCSP) need the network")
 	return l, nil
+}
+
+// kind is what checks call a device.
+func (d *Device) kind() string {
+	if d.Arch == Switch {
+		return "switch"
+	}
+	return "gpu"
+}
+
+// checkClaims: what a list says of a device beside the signed exchange is what
+// the device signed.
+func (d *Device) checkClaims(l *verdict.List, name string) {
+	for _, c := range []struct{ what, claimed, signed string }{
+		{"driver version", d.Driver, d.Exchange.Driver()}, {"VBIOS version", d.VBIOS, d.Exchange.VBIOS()},
+	} {
+		if c.claimed != "" && c.signed != "" && !strings.EqualFold(c.claimed, c.signed) {
+			l.Fail(name+"-claims", fmt.Sprintf("the list says %s %.40q, the device signed %q", c.what, c.claimed, c.signed))
+		}
+	}
 }
 
 // verify checks chain and signature of one device and returns its leaf.
@@ -86,7 +115,7 @@ func (d *Device) verify(l *verdict.List, name string, anchors certs.Anchors, at 
 		return leaf
 	}
 	// Over the bytes as they came, which Marshal gives back exactly.
-	sum := sha512.Sum384(d.Raw[:max(0, len(d.Raw)-signatureSize)])
+	sum := sha512.Sum384(d.Raw[:max(0, len(d.Raw)-d.Exchange.Padding-signatureSize)])
 	l.Judge(name+"-signature", certs.VerifyRaw(key, sum[:], d.Exchange.Signature[:]),
 		fmt.Sprintf("request, nonces and %d measurements are signed by the device", len(d.Exchange.Blocks)),
 		"the device's signature over the measurement exchange does not verify")

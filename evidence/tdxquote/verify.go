@@ -107,9 +107,9 @@ func (q *Quote) checkBodySignature(l *verdict.List) {
 // checkQE: the quoting enclave vouches for the attestation key, and it is
 // Intel's.
 func (q *Quote) checkQE(l *verdict.List, o Options, a authority) {
-	l.Judge("qe-vendor", hex.EncodeToString(q.Header.QEVendorID[:]) == "939a7233f79c4ca9940a0db3957f0607",
+	l.Judge("qe-vendor", hex.EncodeToString(q.Header.QEVendorID[:]) == intelQEVendor,
 		"the header names Intel's quoting enclave",
-		"the header names the QE vendor "+hex.EncodeToString(q.Header.QEVendorID[:])+", want Intel's 939a7233f79c4ca9940a0db3957f0607")
+		"the header names the QE vendor "+hex.EncodeToString(q.Header.QEVendorID[:])+", want Intel's "+intelQEVendor)
 	h := sha256.New()
 	h.Write(q.AttestationKey[:])
 	h.Write(q.QEAuthData)
