@@ -1,28 +1,29 @@
 package evidence
 
 import (
+	"errors"
+
 	"github.com/retally/retally/evidence/tdxquote"
-	"github.com/retally/retally/internal/jsondoc"
 )
 
-// TakeCollateral reads collateral into a request. It comes from a stranger, as a
-// quote does: where it is broken, that is a failed check of "authentic". An
-// error says that the file is no collateral at all.
-func (r *Request) TakeCollateral(name string, data []byte) (err error) {
-	if r.Collateral, err = tdxquote.ParseCollateral(name, data); err == nil {
+// TakeCollateral reads collateral in one file into a request, see
+// TakeCollateralFiles.
+func (r *Request) TakeCollateral(name string, data []byte) error {
+	return r.TakeCollateralFiles(tdxquote.CollateralFile{Name: name, Data: data})
+}
+
+// TakeCollateralFiles reads collateral into a request. It comes from a stranger, as
+// a quote does: where a document in it is broken, that is a failed check of
+// "authentic". An error says that the files are no collateral in a form that is
+// known, or not all of it.
+func (r *Request) TakeCollateralFiles(files ...tdxquote.CollateralFile) (err error) {
+	if r.Collateral, err = tdxquote.ReadCollateral(files...); err == nil {
 		return nil
 	}
-	if !isCollateral(data) {
+	if layout := (*tdxquote.LayoutError)(nil); errors.As(err, &layout) {
 		return err
 	}
 	r.AuthenticChecks.Fail("collateral", err.Error())
 	r.collateralBroken = true
 	return nil
-}
-
-// isCollateral reports whether a file is meant to be collateral, whatever may be
-// wrong with it.
-func isCollateral(data []byte) bool {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: tdxquote.MaxCollateral})
-	return err == nil && doc.Kind == jsondoc.Object && (doc.Get("tcb_info") != nil || doc.Get("qe_identity") != nil)
 }

@@ -79,6 +79,9 @@ func bytesFind(name, place string, raw []byte) (*find, error) {
 	case dstackattest.Recognize(raw):
 		return attestationFind(name, place, raw)
 	}
+	if x, err := nvidia.ParseExchange(raw); err == nil && len(x.Blocks) > 0 {
+		return nil, &ForeignError{name, "the measurement exchange of an NVIDIA device" + at(place) + " without its certificates", "give the evidence file of the device, with certificate, evidence and nonce"}
+	}
 	if what := tdxquote.SGX(raw); what != "" {
 		return &find{place: place, sgx: what}, nil
 	}

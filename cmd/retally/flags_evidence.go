@@ -31,7 +31,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		case *string:
 			s.StringVar(to, flag, "", usage)
 		case *[]string:
-			if flag == "measured" {
+			if flag == "measured" || flag == "collateral" {
 				s.StringArrayVar(to, flag, nil, usage)
 			} else {
 				s.StringSliceVar(to, flag, nil, usage)
@@ -66,7 +66,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 	bind(&e.TLSCert, "tls-cert", "TLS certificate of the connection, PEM or DER (default: the one in a capture)")
 	bind(&e.Nonce, "nonce", "nonce that was asked for, in hex")
 
-	bind(&e.Collateral, "collateral", "file with Intel's TCB info, QE identity and revocation lists; without it the TCB level stays unchecked")
+	bind((*[]string)(&e.Collateral), "collateral", "file with Intel's TCB info, QE identity and revocation lists, or a folder, or the replies of Intel's service, given one by one; without it the TCB level stays unchecked")
 	bind(&e.AcceptTCB, "accept-tcb", "TCB statuses to accept beside UpToDate; may be a list")
 	bind(&e.MRSEAM, "mrseam", "MRSEAM in hex of a TDX module to accept; may be a list (default: any that Intel signed)")
 	bind(&e.ServiceTD, "service-td", "MRSERVICETD in hex of a service TD to accept; may be a list (default: none)")
@@ -96,10 +96,10 @@ func flagOf(all []flagField, field, value string) string {
 // read; large ones are only hashed.
 func evidenceFiles(e *config.Evidence) (files []*string, large []*string) {
 	files = []*string{&e.File}
-	for _, list := range [][]string{e.Also, e.Measured} {
+	for _, list := range [][]string{e.Also, e.Measured, e.Collateral} {
 		for i := range list {
 			files = append(files, &list[i])
 		}
 	}
-	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.Collateral, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots, &e.AK, &e.Golden, &e.EventLog), []*string{&e.Rootfs, &e.DockerFiles}
+	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots, &e.AK, &e.Golden, &e.EventLog), []*string{&e.Rootfs, &e.DockerFiles}
 }

@@ -57,8 +57,8 @@ type Attestation struct {
 }
 
 // Recognize reports whether bytes begin as an attestation: version 0 with a
-// number of a platform and what must follow it, version 1 with a map of platform
-// and stack.
+// number of a platform and what must follow it, version 1 with a map in which the
+// platform stands. The first hundred bytes suffice.
 func Recognize(raw []byte) bool {
 	if len(raw) < 64 {
 		return false
@@ -66,7 +66,7 @@ func Recognize(raw []byte) bool {
 	if raw[0] == 0 {
 		r := &scale{data: raw, at: 2}
 		n := r.compact("")
-		if r.err != nil || n > len(raw)-r.at || n < 48 {
+		if r.err != nil || n < 48 {
 			return false
 		}
 		inner := raw[r.at:]
@@ -81,7 +81,7 @@ func Recognize(raw []byte) bool {
 		return false
 	}
 	head := raw[:min(len(raw), 96)]
-	return isMap(raw[0]) && bytes.Contains(head, []byte("\xa8platform")) && bytes.Contains(raw, []byte("\xa5stack"))
+	return isMap(raw[0]) && bytes.Contains(head, []byte("\xa8platform")) && bytes.Contains(head, []byte("\xa4kind"))
 }
 
 // Parse reads an attestation. name is the input in errors.

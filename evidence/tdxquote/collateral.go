@@ -6,34 +6,26 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/pem"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/retally/retally/evidence/certs"
-	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/evidence/verdict"
-	"github.com/retally/retally/internal/jsondoc"
 )
 
 // MaxCollateral bounds a collateral file in bytes; real ones have about 25 KiB.
 const MaxCollateral = 4 << 20
 
 // Collateral is what Intel publishes about a platform family at a time: TCB
-// levels, the quoting enclave's identity and the revocation lists, each signed.
-// The file is a JSON object with the members below, as the verification
-// libraries store it ("Intel SGX and TDX Provisioning Certification Service
-// API", version 4, gives the parts).
+// levels, the quoting enclave's identity and the revocation lists, each signed
+// ("Intel SGX and TDX Provisioning Certification Service API", version 4).
 type Collateral struct {
 	TCBInfo    Signed
 	QEIdentity Signed
 
 	RootCRL      *x509.RevocationList
 	PCKCRL       *x509.RevocationList
-	PCKCRLIssuer []*x509.Certificate // who signed PCKCRL, up to the root
+	PCKCRLIssuer []*x509.Certificate // who signed PCKCRL, up to the root; nil: the CA that issued the quote's PCK
 	PCKChain     []*x509.Certificate // nil if the file has none: the quote's own is used then
 
 	tcbInfo    *tcbInfo
@@ -45,135 +37,6 @@ type Signed struct {
 	Document  string
 	Signature []byte // r || s
 	Issuer    []*x509.Certificate
-}
-
-// ParseCollateral reads a collateral file. name is the file in errors.
-func ParseCollateral(name string, data []byte) (*Collateral, error) {
-	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: MaxCollateral, Depth: 16, Values: 10000})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	if doc.Get("tcbInfo") != nil || doc.Get("enclaveIdentity") != nil {
-		return nil, &malformed.Error{
-			Input: name, Found: "one reply of Intel's certification service", Want: "one object with tcb_info and qe_identity (the documents), " +
-				"tcb_info_signature and qe_identity_signature (hex), tcb_info_issuer_chain, qe_identity_issuer_chain and pck_crl_issuer_chain (PEM, from the replies' headers), root_ca_crl and pck_crl (hex, base64 or PEM)",
-		}
-	}
-	r := &collateralReader{name: name, doc: doc}
-	c := &Collateral{
-		TCBInfo:      r.signed("tcb_info"),
-		QEIdentity:   r.signed("qe_identity"),
-		RootCRL:      r.crl("root_ca_crl"),
-		PCKCRL:       r.crl("pck_crl"),
-		PCKCRLIssuer: r.chain("pck_crl_issuer_chain"),
-	}
-	if r.err == nil && doc.Get("pck_certificate_chain") != nil {
-		c.PCKChain = r.chain("pck_certificate_chain")
-	}
-	if r.err == nil {
-		c.tcbInfo, r.err = parseTCBInfo(name, c.TCBInfo.Document)
-	}
-	if r.err == nil {
-		c.qeIdentity, r.err = parseQEIdentity(name, c.QEIdentity.Document)
-	}
-	if r.err != nil {
-		return nil, r.err
-	}
-	return c, nil
-}
-
-// collateralReader takes members; after an error every member is empty.
-type collateralReader struct {
-	name string
-	doc  *jsondoc.Value
-	err  error
-}
-
-func (r *collateralReader) fail(member, found, want string) {
-	if r.err == nil {
-		r.err = &malformed.Error{Input: r.name, Place: "/" + member, Found: found, Want: want}
-	}
-}
-
-func (r *collateralReader) text(member string) string {
-	v := r.doc.Get(member)
-	switch {
-	case v == nil:
-		r.fail(member, "nothing", "a string")
-	case v.Kind != jsondoc.String:
-		r.fail(member, "a value of type "+v.Kind.String(), "a string")
-	case v.Text == "":
-		r.fail(member, "an empty string", "content")
-	default:
-		return v.Text
-	}
-	return ""
-}
-
-// document reads a signed document as a string, or as the object itself: its
-// signature is over the compact form, in the order of the members.
-func (r *collateralReader) document(member string) string {
-	if v := r.doc.Get(member); v != nil && v.Kind == jsondoc.Object {
-		return string(jsondoc.Style{}.Compact(v))
-	}
-	return r.text(member)
-}
-
-func (r *collateralReader) hex(member string) []byte {
-	text := r.text(member)
-	if r.err != nil {
-		return nil
-	}
-	b, err := hex.DecodeString(text)
-	if err != nil {
-		r.fail(member, err.Error(), "hexadecimal bytes")
-	}
-	return b
-}
-
-func (r *collateralReader) chain(member string) []*x509.Certificate {
-	text := r.text(member)
-	if r.err != nil {
-		return nil
-	}
-	chain, err := certs.ReadPEM(r.name+" /"+member, []byte(text))
-	if err != nil {
-		r.err = err
-	}
-	return chain
-}
-
-// crl reads a revocation list in hexadecimal DER, and in the two other forms in
-// which the services and libraries hand it out: base64 and PEM.
-func (r *collateralReader) crl(member string) *x509.RevocationList {
-	text := r.text(member)
-	if r.err != nil {
-		return nil
-	}
-	var der []byte
-	if block, rest := pem.Decode([]byte(text)); block != nil && block.Type == "X509 CRL" && len(bytes.TrimSpace(rest)) == 0 {
-		der = block.Bytes
-	} else if raw, err := base64.StdEncoding.Strict().DecodeString(strings.Join(strings.Fields(text), "")); err == nil && len(raw) > 0 && raw[0] == 0x30 {
-		der = raw // hexadecimal DER begins with "30", which is 0xdf 0x4d in base64
-	} else {
-		der = r.hex(member)
-	}
-	if r.err != nil {
-		return nil
-	}
-	list, err := x509.ParseRevocationList(der)
-	if err != nil {
-		r.fail(member, err.Error(), "a DER revocation list (RFC 5280 section 5)")
-	}
-	return list
-}
-
-func (r *collateralReader) signed(member string) Signed {
-	s := Signed{Document: r.document(member), Signature: r.hex(member + "_signature"), Issuer: r.chain(member + "_issuer_chain")}
-	if r.err == nil && len(s.Signature) != signatureSize {
-		r.fail(member+"_signature", fmt.Sprintf("%d bytes", len(s.Signature)), "64 bytes")
-	}
-	return s
 }
 
 // check adds the checks that collateral allows.
@@ -253,7 +116,13 @@ func (c *Collateral) checkRevocation(l *verdict.List, r *Result, a authority) {
 		root = r.path[len(r.path)-1]
 	}
 	checkCRL(l, "root-crl", c.RootCRL, root, a.at)
-	switch path, err := a.pckCA(c.PCKCRLIssuer); {
+	issuer := c.PCKCRLIssuer
+	if issuer == nil && r.path != nil {
+		issuer = r.path[1:]
+	}
+	switch path, err := a.pckCA(issuer); {
+	case len(issuer) == 0:
+		l.Fail("pck-crl", "its signer is not known")
 	case err != nil:
 		l.Fail("pck-crl", "its signer: "+err.Error())
 	case r.path != nil && !bytes.Equal(path[0].RawSubjectPublicKeyInfo, r.path[1].RawSubjectPublicKeyInfo):

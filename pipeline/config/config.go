@@ -240,7 +240,8 @@ func (c *Config) Files() []string {
 		}
 	}
 	for _, e := range c.Evidence {
-		out = append(out, e.File, e.GPU, e.Registry, e.Compose, e.DockerFiles, e.Rootfs, e.VMConfig, e.TLSCert, e.Collateral, e.IntelRoot)
+		out = append(out, e.File, e.GPU, e.Registry, e.Compose, e.DockerFiles, e.Rootfs, e.VMConfig, e.TLSCert, e.IntelRoot)
+		out = append(out, e.Collateral...)
 	}
 	if m := c.Manifest; m != nil {
 		out = append(out, m.Base, m.Adjust)

@@ -88,7 +88,9 @@ type Evidence struct {
 	TLSCert  string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
 	Nonce    string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
 
-	Collateral string   `yaml:"collateral,omitempty" json:"collateral,omitempty"`
+	// Collateral is Intel's collateral: one file with all of it, a folder, or the
+	// replies of Intel's service file by file.
+	Collateral Files    `yaml:"collateral,omitempty" json:"collateral,omitempty"`
 	AcceptTCB  []string `yaml:"accept_tcb,omitempty" json:"accept_tcb,omitempty"`
 	MRSEAM     []string `yaml:"mrseam,omitempty" json:"mrseam,omitempty"` // hex, the allow-list
 	// ServiceTD are the MRSERVICETD values (hex) of the service TDs to accept.

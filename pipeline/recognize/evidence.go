@@ -3,18 +3,21 @@ package recognize
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/dstackattest"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/jsondoc"
@@ -43,6 +46,7 @@ const (
 	KindFirmware Kind = "TDX firmware"
 	KindMetadata Kind = "image metadata"
 	KindTLSCert  Kind = "certificate"
+	KindRATLS    Kind = "RA-TLS certificate" // with a quote in it
 )
 
 // composeNames are what SecretVM and Docker call the file.
@@ -67,7 +71,7 @@ var quoteTexts = []string{"0400020081000000", "0500020081000000", "BAACAIEAAAA",
 // folder: whether it is worth reading as evidence. Pages and JSON documents are
 // told from what else lies there by their names.
 func mayBeEvidence(name string, head, tail []byte) bool {
-	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
+	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || dstackattest.Recognize(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
 		return true
 	}
 	text := strings.TrimLeft(string(bytes.TrimPrefix(head, []byte("\ufeff"))), " \t\r\n")
@@ -78,7 +82,7 @@ func mayBeEvidence(name string, head, tail []byte) bool {
 		return slices.Contains([]string{"", ".html", ".htm", ".txt", ".log"}, strings.ToLower(filepath.Ext(name)))
 	}
 	text = strings.TrimPrefix(text, "0x")
-	return isSNPText(text) || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
+	return strings.HasPrefix(text, "-----BEGIN CERTIFICATE") || isSNPText(text) || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(text, q) })
 }
 
 // mayBeTPM looks at how the binary forms of a TPM's quote begin: a signed message,
@@ -190,14 +194,21 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindRegistry
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
-	looks := isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	looks := dstackattest.Recognize(data) || strings.HasPrefix(head, "-----BEGIN ") || isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
 	if !looks {
 		return KindUnknown
 	}
+	return recognizeBundle(file, data, read)
+}
+
+// recognizeBundle reads a file as evidence and says what it holds.
+func recognizeBundle(file string, data []byte, read bundleReader) Kind {
 	b, err := read(file, data)
 	switch {
 	case err != nil:
 		return KindUnknown
+	case b.Holder != nil:
+		return KindRATLS
 	case b.Quote != nil:
 		return KindQuote
 	case b.SNP != nil:
@@ -206,6 +217,8 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindTPM
 	case b.TPMParts != nil:
 		return KindTPMPart
+	case b.Proof != nil:
+		return KindProof
 	case b.GPU != nil:
 		return KindGPU
 	}
@@ -220,7 +233,7 @@ func recognizeNamed(name string, data []byte, named bool) Kind {
 	switch {
 	case slices.Contains(composeNames, base) || named && slices.ContainsFunc(composeNames[2:], func(n string) bool { return strings.HasSuffix(base, "."+n) }):
 		return KindCompose
-	case named && bytes.Contains(data, []byte("-----BEGIN CERTIFICATE-----")):
+	case named && utf8.Valid(data) && bytes.Contains(data, []byte("-----BEGIN CERTIFICATE-----")):
 		return KindTLSCert
 	}
 	return KindUnknown
@@ -241,6 +254,20 @@ func nearlyEvidence(name string, data []byte) error {
 	return nil
 }
 
+// foreignEvidence is the error that names evidence which is not judged here, or
+// that holds more than one machine's; nil for everything else.
+func foreignEvidence(name string, data []byte) error {
+	if len(data) > evidenceAtMost {
+		return nil
+	}
+	if _, err := evidence.Read(name, data); err != nil {
+		if f := (*evidence.ForeignError)(nil); errors.As(err, &f) {
+			return f
+		}
+	}
+	return nil
+}
+
 // recognizeEvidenceJSON knows the JSON documents of this file.
 func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 	if v.Kind == jsondoc.Array {
@@ -256,8 +283,6 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindQuote
 	}
 	switch {
-	case v.Get("evidence_list") != nil:
-		return KindGPU
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
 	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
@@ -316,13 +341,14 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 			*to = byKind[kind][0]
 		}
 	}
-	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+	s.connectionCertificate(byKind)
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindRATLS])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &pipeline.InputError{
 			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}
-	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP], byKind[KindTPM], byKind[KindProof])
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindRATLS], byKind[KindSNP], byKind[KindTPM], byKind[KindProof])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
@@ -364,6 +390,18 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		c.Platforms[entry] = config.Platform{TEE: "tdx", Metadata: name}
 	}
 	return nil
+}
+
+// connectionCertificate: an RA-TLS certificate that is named beside one quote is
+// the connection's, as any certificate that is named. Alone it is evidence itself.
+func (s *Subject) connectionCertificate(byKind map[Kind][]string) {
+	certs := byKind[KindRATLS]
+	if len(certs) != 1 || len(byKind[KindTLSCert]) > 0 || len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP]) != 1 {
+		return
+	}
+	if slices.ContainsFunc(s.Found, func(f Found) bool { return f.Name == certs[0] && f.Named }) {
+		byKind[KindTLSCert], byKind[KindRATLS] = certs, nil
+	}
 }
 
 // EntryName makes the name of an entry from a file's path: without folder and

@@ -55,7 +55,10 @@ func recognize(file string, data []byte, read bundleReader) Kind {
 	trimmed := strings.TrimLeft(string(data[:min(len(data), 512)]), " \t\r\n\ufeff")
 	if strings.HasPrefix(trimmed, "{") || strings.HasPrefix(trimmed, "[") {
 		if v, err := jsondoc.Parse(data, jsondoc.Limits{}); err == nil {
-			return recognizeJSON(v)
+			if kind := recognizeJSON(v); kind != KindUnknown || len(data) > evidenceAtMost {
+				return kind
+			}
+			return recognizeBundle(file, data, read) // under whatever name
 		}
 		// A broken manifest should be reported as such, not passed over.
 		if strings.Contains(string(data), `"Policies"`) && strings.Contains(string(data), `"ReferenceValues"`) {
@@ -331,6 +334,11 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 	kind := recognize(name, data, func(name string, _ []byte) (*evidence.Bundle, error) {
 		return run.Parsed(ctx, s.Reader, name, evidenceAtMost, evidence.Read)
 	})
+	if kind == KindUnknown && named {
+		if err := foreignEvidence(name, data); err != nil {
+			return &pipeline.InputError{Op: "check", File: name, Err: err}
+		}
+	}
 	if kind == KindUnknown {
 		kind = recognizeNamed(name, data, named)
 	}

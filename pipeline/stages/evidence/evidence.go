@@ -79,10 +79,12 @@ type stageRun struct {
 	in   *run.In
 	out  *run.Out
 	read map[string]*evidence.Bundle // by file
+	// folders are the files of collateral folders, by folder: each is read once.
+	folders map[string][]tdxquote.CollateralFile
 }
 
 func execute(ctx context.Context, in *run.In, show func(*Judged)) (*run.Out, error) {
-	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, read: map[string]*evidence.Bundle{}}
+	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, read: map[string]*evidence.Bundle{}, folders: map[string][]tdxquote.CollateralFile{}}
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Evidence)) {
 		j, err := r.judge(ctx, name, in.Config.Evidence[name])
 		if err != nil {
@@ -186,7 +188,7 @@ func idle(e config.Evidence, q *Question) error {
 	var bad []field
 	broken := b.TPMErr != nil // what would vouch for it is not read
 	if b.Quote == nil && behind != hcl.TDX && !broken {
-		bad = append(bad, field{"collateral", e.Collateral}, field{"accept_tcb", strings.Join(e.AcceptTCB, "")}, field{"mrseam", strings.Join(e.MRSEAM, "")}, field{"service_td", strings.Join(e.ServiceTD, "")}, field{"intel_root", e.IntelRoot})
+		bad = append(bad, field{"collateral", strings.Join(e.Collateral, "")}, field{"accept_tcb", strings.Join(e.AcceptTCB, "")}, field{"mrseam", strings.Join(e.MRSEAM, "")}, field{"service_td", strings.Join(e.ServiceTD, "")}, field{"intel_root", e.IntelRoot})
 	}
 	if b.SNP == nil && behind != hcl.SNP && !broken {
 		bad = append(bad, field{"vcek", e.VCEK}, field{"certs", e.Certs}, field{"crl", e.CRL})
@@ -266,15 +268,8 @@ func (r *stageRun) bundle(ctx context.Context, file string) (*evidence.Bundle, e
 }
 
 func (r *stageRun) authenticInputs(ctx context.Context, e config.Evidence, q *Question, from *judgedFrom) error {
-	if e.Collateral != "" {
-		data, err := r.in.ReadFile(ctx, e.Collateral, tdxquote.MaxCollateral)
-		if err != nil {
-			return err
-		}
-		if err := q.TakeCollateral(e.Collateral, data); err != nil {
-			return &pipeline.InputError{Op: "read", File: e.Collateral, Err: err}
-		}
-		from.authentic = append(from.authentic, pipeline.FromFile(e.Collateral))
+	if err := r.collateral(ctx, e, q, from); err != nil {
+		return err
 	}
 	for to, list := range map[*[]digest.Digest][]string{&q.MRSEAM: e.MRSEAM, &q.ServiceTD: e.ServiceTD} {
 		for _, text := range list {

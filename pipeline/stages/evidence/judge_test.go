@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -610,12 +611,21 @@ func TestNotAuthentic(t *testing.T) {
 		"forged":    {forged, "fuu", "quote-signature: "},
 		"cut":       {good[:700], "fuu", "quote: read TDX quote: offset 632: signature data length"},
 		"no quote":  {[]byte{0xff, 0, 1}, "fuu", "quote: read TDX quote: offset 0: version: found 255"},
-		"other TEE": {append([]byte{4, 0, 2, 0, 0, 0, 0, 0}, good[8:]...), "fuu", "found 0 (SGX), want 0x81 (TDX)"},
+		"other TEE": {append([]byte{4, 0, 2, 0, 0x82, 0, 0, 0}, good[8:]...), "fuu", "found 0x82, want 0x81 (TDX)"},
 	} {
 		got := verify(t, evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, name, tt.raw), IntelRoots: roots(p)})
 		if short(got) != tt.want || !strings.Contains(reasons(got.Authentic), tt.text) || !strings.Contains(reasons(got.Bound), "is not authentic") {
 			t.Errorf("%s: %s\n%s\n%s", name, short(got), reasons(got.Authentic), reasons(got.Bound))
 		}
+	}
+}
+
+// TestSGX: a quote of an enclave is named, whatever is in it.
+func TestSGX(t *testing.T) {
+	good := ownQuote(t, ownPlatform(t), ownBody(t))
+	_, err := evidence.Read("q", append([]byte{4, 0, 2, 0, 0, 0, 0, 0}, good[8:]...))
+	if f := (*evidence.ForeignError)(nil); !errors.As(err, &f) || f.What != "an SGX quote (version 4)" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -65,6 +65,7 @@ func verdicts(t *testing.T, r *pipeline.Report, name string) string {
 func TestEvidenceVerdicts(t *testing.T) {
 	dir := testrun.Demo(t, nil)
 	page, compose, row := testrun.Read(t, dir, "vm/cpu.html"), testrun.Read(t, dir, "vm/docker-compose.yaml"), testrun.Read(t, dir, "vm/tdx.csv")
+	collateral := testrun.Read(t, dir, "vm/collateral.json")
 	all := testrun.VM("")
 	for _, tc := range []struct {
 		name    string
@@ -85,7 +86,8 @@ func TestEvidenceVerdicts(t *testing.T) {
 			want: "pup unchecked", cause: "no registry (registry: FILE)",
 		},
 		{name: "no certificate", config: strings.Replace(shown(all, ""), "    tls_cert: vm/tls.pem\n", "", 1), want: "ppu unchecked", cause: "no TLS certificate given (tls_cert: FILE)"},
-		{name: "broken collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": `{"tcb_info": 1}`}, want: "fpp differs", cause: "collateral: "},
+		{name: "broken collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": strings.Replace(collateral, `\"id\":\"TDX\"`, `\"id\":\"SGX\"`, 1)}, want: "fpp differs", cause: "collateral: "},
+		{name: "collateral in another form", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": `{"tcb_info": 1}`}, want: "error"},
 		{name: "no collateral", config: shown(all, ""), changes: map[string]string{"vm/collateral.json": "[]"}, want: "error"},
 		{name: "a nonce", config: shown(all, "    nonce: '00'\n"), want: "ppf differs", cause: "nonce"},
 		{name: "Intel's root", config: strings.Replace(shown(all, ""), "    intel_root: vm/test-root.pem\n", "", 1), want: "fpp differs", cause: "pck-chain"},
