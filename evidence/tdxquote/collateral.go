@@ -72,7 +72,11 @@ func (c *Collateral) check(l *verdict.List, q *Quote, r *Result, a authority, ac
 		text += ", advisories " + strings.Join(tcb.Advisories, ", ")
 	}
 	if len(tcb.Short) > 0 {
-		text += "; short of the newest level: " + strings.Join(tcb.Short, ", ")
+		text += "; short of the newest level"
+		if tcb.Newest != "" {
+			text += ", that of " + tcb.Newest
+		}
+		text += ": " + strings.Join(tcb.Short, ", ")
 	}
 	l.Judge("tcb", accepted, text, text+": not accepted")
 }

@@ -33,8 +33,10 @@ type TCB struct {
 	QE         string   `json:"qe"`
 	Evaluation uint64   `json:"tcb_evaluation_data_number"`
 	// Short names the security versions that the newest levels ask for and that
-	// the platform does not have.
-	Short []string `json:"short,omitempty"`
+	// the platform does not have; Newest is the platform's level that it would reach
+	// with them, by date and status.
+	Short  []string `json:"short,omitempty"`
+	Newest string   `json:"newest,omitempty"`
 }
 
 type tcbLevel struct {
@@ -286,10 +288,17 @@ func (c *Collateral) judge(q *Quote, pck *PCK) (*TCB, error) {
 	}
 	i := slices.IndexFunc(t.levels, func(l tcbLevel) bool { return l.reached(pck, svn, first) })
 	if i < 0 {
-		return nil, fmt.Errorf("no TCB level matches: the platform has the SVNs %v, PCESVN %d, TDX %v", pck.SVN, pck.PCESVN, svn)
+		lowest := ""
+		if n := len(t.levels); n > 0 {
+			lowest = "; of the lowest level, that of " + t.levels[n-1].date + ", it lacks: " + strings.Join(t.levels[n-1].short(pck, svn, first), ", ")
+		}
+		return nil, fmt.Errorf("no TCB level matches: the platform has the SVNs %v, PCESVN %d, TDX %v%s", pck.SVN, pck.PCESVN, svn, lowest)
 	}
 	level := t.levels[i]
 	out := &TCB{Platform: level.status, Date: level.date, Advisories: level.advisories, Status: level.status, Evaluation: t.evaluation, Short: t.levels[0].short(pck, svn, first)}
+	if len(out.Short) > 0 {
+		out.Newest = t.levels[0].date + " (" + t.levels[0].status + ")"
+	}
 	module, err := t.judgeModule(q)
 	if err != nil {
 		return nil, err

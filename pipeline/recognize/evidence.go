@@ -358,6 +358,9 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		}
 		if certs := byKind[KindTLSCert]; len(certs) == 1 {
 			e.TLSCert = certs[0]
+			if s.ratls && slices.Contains(byKind[KindQuote], name) {
+				e.Profile = string(evidence.Dstack) // whose certificates bind by another rule
+			}
 		}
 		if err := s.addEvidence(name, e); err != nil {
 			return err
@@ -401,6 +404,7 @@ func (s *Subject) connectionCertificate(byKind map[Kind][]string) {
 	}
 	if slices.ContainsFunc(s.Found, func(f Found) bool { return f.Name == certs[0] && f.Named }) {
 		byKind[KindTLSCert], byKind[KindRATLS] = certs, nil
+		s.ratls = true
 	}
 }
 

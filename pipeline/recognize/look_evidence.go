@@ -132,6 +132,7 @@ func (s *Subject) lookLog(ctx context.Context, name string, quotes map[string]*t
 	for i, r := range log.RTMR {
 		n := len(log.Trace[i].Events)
 		if n == 0 {
+			s.unlogged(name, i, quotes)
 			continue
 		}
 		s.say(pipeline.LevelNote, "event-log", name, "rtmr%d is %s after %s", i, r.Hex(), show.Plural(n, "event", "events"))
@@ -144,6 +145,23 @@ func (s *Subject) lookLog(ctx context.Context, name string, quotes map[string]*t
 		}
 	}
 	return nil
+}
+
+// unlogged: a register that a log has no event for is not zero in a quote. The
+// firmware writes the log; what a running system extends need not be in it.
+func (s *Subject) unlogged(name string, register int, quotes map[string]*tdxquote.Quote) {
+	for _, file := range slices.Sorted(maps.Keys(quotes)) {
+		got := quotes[file].Body.RTMR[register]
+		if len(bytes.Trim(got.Bytes(), "\x00")) == 0 {
+			s.say(pipeline.LevelNote, "event-log", name, "has no event for rtmr%d, which is zero in %s: nothing was extended into it", register, file)
+			continue
+		}
+		who := "something else than what wrote this log"
+		if register == 3 {
+			who = "the running system, which writes no entry in the firmware's log"
+		}
+		s.say(pipeline.LevelWarning, "event-log-unlogged", name, "has no event for rtmr%d, and rtmr%d in %s is %s: it was extended by %s, and stays unchecked", register, register, file, got.Hex(), who)
+	}
 }
 
 // lookFirmware describes a firmware and the MRTD that it gives: hypervisors add

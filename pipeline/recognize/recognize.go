@@ -132,6 +132,8 @@ func recognizeYAML(docs []*yaml.Node) Kind {
 
 // Subject is what was found at the paths given to check.
 type Subject struct {
+	ratls bool // the certificate of the connection is an RA-TLS certificate
+
 	Root      string // folder that all names start from
 	Config    *config.Config
 	Title     string
