@@ -75,6 +75,8 @@ type Request struct {
 	Rootfs        digest.Digest // SHA-256, where no registry gives it
 	RTMR3         RTMR3Func
 	Replay        ReplayFunc
+	// Require is what a TDX machine must be like beside its registers.
+	Require *tdxquote.Expectations
 
 	// Bound.
 	TLSCert *x509.Certificate
@@ -150,6 +152,11 @@ type Result struct {
 	// Resettable are registers of a TPM that can be set back without a reboot: what
 	// they hold shows nothing about the boot.
 	Resettable map[Register]bool `json:"-"`
+	// Quote is the TDX quote, PCK its platform's certificate and TCB its level, each
+	// nil where there is none.
+	Quote *tdxquote.Quote `json:"-"`
+	PCK   *tdxquote.PCK   `json:"-"`
+	TCB   *tdxquote.TCB   `json:"-"`
 	// SNP is the report, nil for other evidence, and Product whose it is by its
 	// certificate.
 	SNP     *snpreport.Report `json:"-"`
@@ -299,6 +306,9 @@ func (r *Request) judge(result *Result) error {
 		}
 		if q != nil {
 			data = &q.Body.ReportData
+			if r.Require != nil {
+				*expected = append(*expected, r.Require.Check(q, result.PCK, result.TCB)...)
+			}
 		}
 	}
 	gpuNonce, err := r.authenticGPU(&authentic, result)
@@ -373,6 +383,7 @@ func (r *Request) authenticQuote(l *verdict.List, result *Result) (*tdxquote.Quo
 		return nil, err
 	}
 	*l = append(*l, v.Checks...)
+	result.Quote, result.PCK, result.TCB = q, v.PCK, v.TCB
 	result.Claims.Quote, result.Registers, result.Runs = quoteClaims(q, v), registersOf(&q.Body), Registers()
 	return q, nil
 }

@@ -27,7 +27,7 @@ var evidenceSamples = map[string]string{
 	"vm_config": "m/vm.json", "os_image_hash": strings.Repeat("cd", 32), "tls_cert": "m/other.pem", "nonce": "0011", "collateral": "m/outdated.json",
 	"measurement": strings.Repeat("ab", 48), "host_data": strings.Repeat("ab", 32), "vcek": "m/vcek.der", "certs": "m/amd.pem", "crl": "m/crl.der", "roots": "m/amd.pem",
 	"accept_tcb": "OutOfDate", "mrseam": strings.Repeat("00", 48), "service_td": strings.Repeat("ab", 48), "intel_root": "m/root.pem", "nvidia_root": "m/gpu-root.pem",
-	"ak": "t/ak.pem", "golden": "t/golden.json", "event_log": "t/boot.log", "app_root": strings.Repeat("ab", 32),
+	"require": "xfam=" + strings.Repeat("ab", 8), "ak": "t/ak.pem", "golden": "t/golden.json", "event_log": "t/boot.log", "app_root": strings.Repeat("ab", 32),
 }
 
 // withField are what else must be given for a field to change anything.
@@ -131,7 +131,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 				args = append(args, "--"+f.flag, given[key])
 			}
 		}
-		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td", "measurement"}, key) {
+		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td", "measurement", "require"}, key) {
 			fmt.Fprintf(&b, "    %s: ['%s']\n", key, strings.ReplaceAll(given[key], ",", "', '"))
 		} else {
 			fmt.Fprintf(&b, "    %s: '%s'\n", key, given[key])

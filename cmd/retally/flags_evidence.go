@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		case *string:
 			s.StringVar(to, flag, "", usage)
 		case *[]string:
-			if flag == "measured" || flag == "collateral" {
+			if slices.Contains([]string{"measured", "collateral", "require"}, flag) {
 				s.StringArrayVar(to, flag, nil, usage)
 			} else {
 				s.StringSliceVar(to, flag, nil, usage)
@@ -58,6 +59,8 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 	bind(&e.HostData, "host-data", "SEV-SNP: host data in hex, for instance the hash of the runtime policy")
 	bind(&e.VMConfig, "vm-config", "dstack's vm_config, or the reply that holds it (default: the one beside the quote)")
 	bind(&e.OSImageHash, "os-image-hash", "dstack's os_image_hash in hex; without it the vm_config is only the sender's word")
+
+	bind(&e.Require, "require", "what a TDX machine must be like beside its registers, as NAME=VALUE: "+strings.Join(evidencestage.Requirements(), ", ")+"; may be given several times")
 
 	bind(&e.Golden, "golden", "TPM: golden measurements (SHA-256 values of PCRs in JSON, as BlindLlama publishes them)")
 	bind(&e.EventLog, "event-log", "TPM: the firmware's event log (default: the one beside the quote)")

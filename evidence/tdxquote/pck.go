@@ -37,7 +37,25 @@ type PCK struct {
 	CPUSVN  [16]byte // raw, as written when the certificate was made
 	SVN     [16]int  // its components
 	PCESVN  int
-	SGXType int // 0 standard, 1 scalable, 2 scalable with integrity; -1 unknown
+	SGXType int // see SGXStandard; -1 unknown
+	// PIID names the platform instance: all packages of a machine, as registered. It
+	// is nil in certificates of the Processor CA, as is Configuration.
+	PIID          []byte
+	Configuration *Configuration
+}
+
+// The SGX types.
+const (
+	SGXStandard          = 0
+	SGXScalable          = 1 // memory integrity by access control alone
+	SGXScalableIntegrity = 2 // with cryptographic integrity
+)
+
+// Configuration is what Intel certified about a machine's setup; nil: not said.
+type Configuration struct {
+	DynamicPlatform *bool // packages may be added or replaced
+	CachedKeys      *bool // Intel's registration service keeps the platform's root keys
+	SMT             *bool // hyper-threading is on
 }
 
 type sgxEntry struct {
@@ -91,6 +109,10 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 			var n asn1.Enumerated
 			_, err = asn1.Unmarshal(e.Value.FullBytes, &n)
 			p.SGXType = int(n)
+		case e.ID.Equal(sgxOID(6)):
+			p.PIID, err = octets(e.Value, 16)
+		case e.ID.Equal(sgxOID(7)):
+			p.Configuration, err = readConfiguration(e.Value.FullBytes)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("SGX extension: entry %s: %w", e.ID, err)
@@ -100,6 +122,34 @@ func ReadPCK(leaf *x509.Certificate) (*PCK, error) {
 		return nil, errors.New("SGX extension: it lacks TCB, PCEID or FMSPC")
 	}
 	return p, nil
+}
+
+// readConfiguration reads the setup's flags, each of which may be left out.
+func readConfiguration(raw []byte) (*Configuration, error) {
+	entries, err := sgxEntries(raw)
+	if err != nil {
+		return nil, err
+	}
+	c := &Configuration{}
+	for _, e := range entries {
+		var to **bool
+		switch {
+		case e.ID.Equal(sgxOID(7, 1)):
+			to = &c.DynamicPlatform
+		case e.ID.Equal(sgxOID(7, 2)):
+			to = &c.CachedKeys
+		case e.ID.Equal(sgxOID(7, 3)):
+			to = &c.SMT
+		default:
+			continue // of a later specification
+		}
+		var flag bool
+		if rest, err := asn1.Unmarshal(e.Value.FullBytes, &flag); err != nil || len(rest) > 0 || *to != nil {
+			return nil, fmt.Errorf("entry %s is no boolean or there twice", e.ID)
+		}
+		*to = &flag
+	}
+	return c, nil
 }
 
 // readTCB reads the 16 components, PCESVN and CPUSVN; each must be there once.

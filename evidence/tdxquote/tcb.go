@@ -31,7 +31,7 @@ type TCB struct {
 	Platform   string   `json:"platform"` // status of the platform's level alone
 	Module     string   `json:"module,omitempty"`
 	QE         string   `json:"qe"`
-	Evaluation uint64   `json:"tcb_evaluation_data_number"`
+	Evaluation uint64   `json:"tcb_evaluation_data_number"` // the lower one of TCB info and QE identity
 	// Short names the security versions that the newest levels ask for and that
 	// the platform does not have; Newest is the platform's level that it would reach
 	// with them, by date and status.
@@ -75,6 +75,7 @@ type qeIdentity struct {
 	attributes, attributeM []byte
 	mrsigner               []byte
 	product                uint64
+	evaluation             uint64
 	levels                 []tcbLevel
 }
 
@@ -261,6 +262,7 @@ func parseQEIdentity(input, text string) (*qeIdentity, error) {
 		misc: n.get("miscselect").bytes(4), miscM: n.get("miscselectMask").bytes(4),
 		attributes: n.get("attributes").bytes(16), attributeM: n.get("attributesMask").bytes(16),
 		mrsigner: n.get("mrsigner").bytes(32), product: n.get("isvprodid").number(1 << 16),
+		evaluation: n.get("tcbEvaluationDataNumber").number(1 << 32),
 	}
 	for _, level := range n.get("tcbLevels").each() {
 		q.levels = append(q.levels, readLevel(level, false))
@@ -295,7 +297,7 @@ func (c *Collateral) judge(q *Quote, pck *PCK) (*TCB, error) {
 		return nil, fmt.Errorf("no TCB level matches: the platform has the SVNs %v, PCESVN %d, TDX %v%s", pck.SVN, pck.PCESVN, svn, lowest)
 	}
 	level := t.levels[i]
-	out := &TCB{Platform: level.status, Date: level.date, Advisories: level.advisories, Status: level.status, Evaluation: t.evaluation, Short: t.levels[0].short(pck, svn, first)}
+	out := &TCB{Platform: level.status, Date: level.date, Advisories: level.advisories, Status: level.status, Evaluation: min(t.evaluation, c.qeIdentity.evaluation), Short: t.levels[0].short(pck, svn, first)}
 	if len(out.Short) > 0 {
 		out.Newest = t.levels[0].date + " (" + t.levels[0].status + ")"
 	}

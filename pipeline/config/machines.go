@@ -88,6 +88,9 @@ type Evidence struct {
 	TLSCert  string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
 	Nonce    string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
 
+	// Require are demands on a TDX machine beside its registers, each NAME=VALUE.
+	Require []string `yaml:"require,omitempty" json:"require,omitempty"`
+
 	// Collateral is Intel's collateral: one file with all of it, a folder, or the
 	// replies of Intel's service file by file.
 	Collateral Files    `yaml:"collateral,omitempty" json:"collateral,omitempty"`

@@ -95,7 +95,7 @@ func checkWords(e *config.Evidence, at config.At) error {
 // For says which verdict a field of an entry is for, "" for none of its own.
 func For(field string) string {
 	switch field {
-	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "vm_config", "os_image_hash", "golden", "event_log", "app_root":
+	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "require", "vm_config", "os_image_hash", "golden", "event_log", "app_root":
 		return evidence.Expected
 	case "tls_cert", "nonce":
 		return evidence.Bound
@@ -124,6 +124,7 @@ func checkAsked(e *config.Evidence, at config.At) error {
 		{"rtmr3", e.RTMR3},
 		{"measurement", strings.Join(e.Measurement, "")},
 		{"host_data", e.HostData},
+		{"require", strings.Join(e.Require, "")},
 		{"vm_config", e.VMConfig},
 		{"os_image_hash", e.OSImageHash},
 		{"golden", e.Golden},
@@ -158,6 +159,9 @@ func checkDigests(e *config.Evidence, at config.At) error {
 	}
 	if _, err := parseHex(digest.SHA256, e.AppRoot); e.AppRoot != "" && err != nil {
 		return at(err.Error(), "64 hex digits, in quotation marks: the root hash of the application disk", "app_root")
+	}
+	if _, err := parseRequire(e.Require); err != nil {
+		return at(err.Error(), "", "require")
 	}
 	if _, err := imageHash(e.OSImageHash); err != nil {
 		return at(err.Error(), "the image's hash as the vendor publishes it, in quotation marks", "os_image_hash")

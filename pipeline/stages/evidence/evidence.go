@@ -50,7 +50,7 @@ func plan(c *config.Config) []run.PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("host_data", e.HostData), e.Golden, worded("application disk", e.AppRoot), cmp.Or(e.Manifest, c.Against))
+		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("demands", strings.Join(e.Require, ", ")), worded("host_data", e.HostData), e.Golden, worded("application disk", e.AppRoot), cmp.Or(e.Manifest, c.Against))
 		if from != "" {
 			lines = append(lines, run.PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -189,6 +189,9 @@ func idle(e config.Evidence, q *Question) error {
 	broken := b.TPMErr != nil // what would vouch for it is not read
 	if b.Quote == nil && behind != hcl.TDX && !broken {
 		bad = append(bad, field{"collateral", strings.Join(e.Collateral, "")}, field{"accept_tcb", strings.Join(e.AcceptTCB, "")}, field{"mrseam", strings.Join(e.MRSEAM, "")}, field{"service_td", strings.Join(e.ServiceTD, "")}, field{"intel_root", e.IntelRoot})
+	}
+	if b.Quote == nil || tpm || e.Profile == string(evidence.NVIDIA) {
+		bad = append(bad, field{"require", strings.Join(e.Require, "")})
 	}
 	if b.SNP == nil && behind != hcl.SNP && !broken {
 		bad = append(bad, field{"vcek", e.VCEK}, field{"certs", e.Certs}, field{"crl", e.CRL})
@@ -342,6 +345,9 @@ func (r *stageRun) expectedInputs(ctx context.Context, e config.Evidence, q *Que
 		from.expected = append(from.expected, pipeline.FromFile(e.Compose))
 	}
 	if q.AppID, err = config.ParseAppID(e.AppID); err != nil {
+		return err
+	}
+	if q.Require, err = parseRequire(e.Require); err != nil {
 		return err
 	}
 	if q.Rootfs, err = r.fileSum(ctx, e.Platform, "rootfs", e.Rootfs, from); err != nil {

@@ -2,12 +2,14 @@ package evidence
 
 import (
 	"cmp"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
@@ -84,19 +86,45 @@ func flaws(m *manifest.Manifest) func(pointer string) verdict.List {
 // tdxDemands judges what a TDX reference value demands beside registers.
 func tdxDemands(e *manifest.TDXEntry, policies []string, r *evidence.Result) []verdict.Check {
 	q := r.Claims.Quote
-	if q == nil {
+	if r.Quote == nil || q == nil {
 		return []verdict.Check{{Name: "quote", Verdict: verdict.Fail, Reason: "the evidence is no TDX quote"}}
 	}
 	var checks verdict.List
-	is := func(name, got, want string) {
-		checks.Judge(name, strings.EqualFold(got, want), name+" is "+got+", as the manifest wants it", fmt.Sprintf("%s is %s, the manifest wants %.80s", name, got, want))
+	// A value that is no hex of the right size was found when the manifest was read,
+	// and stays unchecked: flaws.
+	bytesOf := func(text string, size int) []byte {
+		b, err := hex.DecodeString(text)
+		if err != nil || len(b) != size {
+			return nil
+		}
+		return b
 	}
-	if e.Xfam != "" {
-		is("xfam", q.XFAM, e.Xfam)
+	x := &tdxquote.Expectations{
+		XFAM: bytesOf(e.Xfam, 8), MinimumQESVN: orZero(e.MinimumQeSvn), MinimumPCESVN: orZero(e.MinimumPceSvn), MinimumEvaluation: orZero(e.MinTCBEvaluationDataNumber),
+		MemoryIntegrity: isTrue(e.MemoryIntegrity), SMTDisabled: isTrue(e.SMTDisabled), StaticPlatform: isTrue(e.StaticPlatform),
 	}
-	if e.TdAttributes != nil {
-		is("td_attributes", q.TDAttributes, *e.TdAttributes)
+	for _, v := range []struct {
+		name string
+		text *string
+		size int
+		to   *[]byte
+	}{{"TdAttributes", e.TdAttributes, 8, &x.TDAttributes}, {"MinimumTeeTcbSvn", e.MinimumTeeTcbSvn, 16, &x.MinimumTEETCBSVN}, {"Xfam", &e.Xfam, 8, &x.XFAM}} {
+		if v.text == nil || *v.text == "" {
+			continue
+		}
+		if *v.to = bytesOf(*v.text, v.size); *v.to == nil {
+			checks.Open("manifest", fmt.Sprintf("%s is %.40q, want %d bytes in hex: it is not compared", v.name, *v.text, v.size))
+		}
 	}
+	for _, text := range e.AllowedPIIDs {
+		id := bytesOf(text, 16)
+		if id == nil {
+			checks.Open("manifest", fmt.Sprintf("AllowedPIIDs has %.40q, want 16 bytes in hex: it is not compared", text))
+			continue
+		}
+		x.PIIDs = append(x.PIIDs, id)
+	}
+	checks = append(checks, x.Check(r.Quote, r.PCK, r.TCB)...)
 	// The host binds 32 bytes to a register of 48: zeros follow.
 	bound, zeros := strings.CutSuffix(q.MRCONFIGID, strings.Repeat("00", 16))
 	switch {
@@ -105,27 +133,17 @@ func tdxDemands(e *manifest.TDXEntry, policies []string, r *evidence.Result) []v
 	default:
 		checks.Judge("mr_config_id", zeros && slices.Contains(policies, bound), "the host bound "+bound+", a policy of the manifest", "the host bound "+q.MRCONFIGID+", which is no policy of the manifest")
 	}
-	for _, d := range []struct {
-		name   string
-		demand bool
-	}{
-		{"MinTCBEvaluationDataNumber", above(e.MinTCBEvaluationDataNumber)},
-		{"MinimumQeSvn", above(e.MinimumQeSvn)},
-		{"MinimumPceSvn", above(e.MinimumPceSvn)},
-		{"MinimumTeeTcbSvn", e.MinimumTeeTcbSvn != nil && strings.Trim(*e.MinimumTeeTcbSvn, "0") != ""},
-		{"AllowedPIIDs", len(e.AllowedPIIDs) > 0},
-		{"MemoryIntegrity", e.MemoryIntegrity != nil && *e.MemoryIntegrity},
-		{"SMTDisabled", e.SMTDisabled != nil && *e.SMTDisabled},
-		{"StaticPlatform", e.StaticPlatform != nil && *e.StaticPlatform},
-	} {
-		if d.demand {
-			checks.Open("manifest", "the manifest demands "+d.name+", which is not compared")
-		}
-	}
 	return checks
 }
 
-func above(n *uint64) bool { return n != nil && *n > 0 }
+func orZero(n *uint64) uint64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
 
 // measuredAtMost bounds a list of measured machines.
 const measuredAtMost = 10000
