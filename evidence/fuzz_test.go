@@ -22,6 +22,15 @@ func FuzzPage(f *testing.F) {
 	f.Add([]byte(`{"quote":"` + text + `","event_log":[],"report_data":"00"}`))
 	f.Add([]byte(text))
 	f.Add(raw)
+	attestation := fake.Attestation{Quote: raw, Events: []fake.DstackEvent{{IMR: 3, Name: "x"}}}
+	f.Add(attestation.V0())
+	f.Add([]byte(`{"attestation":"` + hex.EncodeToString(attestation.V1()) + `"}`))
+	cert, err := fake.RATLS("fuzz", from, until, fake.Extension{ID: quoteOID(), Value: raw}, fake.Extension{ID: logOID(), Value: []byte("ELGZv1")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(fake.PEM(cert))
+	f.Add([]byte(`{"a":{"quote":[4,0,2,0,129,0,0,0]},"b":"{\"q\":\"` + text[:128] + `\"}","c":"eyJhbGciOiJub25lIn0.e30.AA"}`))
 	m, err := fake.NewTPM("fuzz", from, until, fake.TPMOptions{})
 	if err != nil {
 		f.Fatal(err)
