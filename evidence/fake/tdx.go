@@ -104,7 +104,7 @@ func NewPlatform(seed string, from, until time.Time) (*Platform, error) {
 		}
 		*k.key = key
 	}
-	sgx, err := sgxExtension(p.FMSPC)
+	sgx, err := sgxExtension(p.FMSPC, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,24 @@ const (
 	pceSVN       = 13
 )
 
-func sgxExtension(fmspc [6]byte) (pkix.Extension, error) {
+// Instance is what a platform CA certifies about a machine beside its processor.
+type Instance struct {
+	PIID         [16]byte
+	SGXType      int
+	Dynamic, SMT bool
+}
+
+// Certify issues the PCK certificate again, with what is known of the machine.
+func (p *Platform) Certify(in Instance) error {
+	sgx, err := sgxExtension(p.FMSPC, &in)
+	if err != nil {
+		return err
+	}
+	p.PCK, err = Issue(Certificate{Name: "retally test PCK", Serial: 3, From: p.From, Until: p.Until, Extensions: []pkix.Extension{sgx}}, p.pckKey, p.CA, p.caKey)
+	return err
+}
+
+func sgxExtension(fmspc [6]byte, in *Instance) (pkix.Extension, error) {
 	type entry struct {
 		ID    asn1.ObjectIdentifier
 		Value any
@@ -164,10 +181,24 @@ func sgxExtension(fmspc [6]byte) (pkix.Extension, error) {
 		tcb = append(tcb, e)
 	}
 	var all []asn1.RawValue
-	for _, v := range []struct {
+	type part struct {
 		n     int
 		value any
-	}{{1, make([]byte, 16)}, {2, tcb}, {3, []byte{0, 0}}, {4, fmspc[:]}, {5, asn1.Enumerated(1)}} {
+	}
+	parts := []part{{1, make([]byte, 16)}, {2, tcb}, {3, []byte{0, 0}}, {4, fmspc[:]}, {5, asn1.Enumerated(1)}}
+	if in != nil {
+		var flags []asn1.RawValue
+		for i, on := range []bool{in.Dynamic, true, in.SMT} {
+			e, err := marshal(oid(7, i+1), on)
+			if err != nil {
+				return pkix.Extension{}, err
+			}
+			flags = append(flags, e)
+		}
+		parts[4].value = asn1.Enumerated(in.SGXType)
+		parts = append(parts, part{6, in.PIID[:]}, part{7, flags})
+	}
+	for _, v := range parts {
 		e, err := marshal(oid(v.n), v.value)
 		if err != nil {
 			return pkix.Extension{}, err
