@@ -74,6 +74,9 @@ func mayBeEvidence(name string, head, tail []byte) bool {
 	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || dstackattest.Recognize(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
 		return true
 	}
+	if ext := strings.ToLower(filepath.Ext(name)); isDER(head) && slices.Contains([]string{".der", ".crt", ".cer"}, ext) {
+		return true
+	}
 	text := strings.TrimLeft(string(bytes.TrimPrefix(head, []byte("\ufeff"))), " \t\r\n")
 	if isRegistryHead(text) {
 		return true
@@ -173,6 +176,9 @@ func isTDVF(data []byte) bool {
 	return err == nil
 }
 
+// isDER recognizes an ASN.1 sequence of a certificate's size.
+func isDER(b []byte) bool { return len(b) > 4 && b[0] == 0x30 && b[1] == 0x82 }
+
 // bundleReader reads evidence, such as evidence.Read.
 type bundleReader func(name string, data []byte) (*evidence.Bundle, error)
 
@@ -195,6 +201,9 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
 	looks := dstackattest.Recognize(data) || strings.HasPrefix(head, "-----BEGIN ") || isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	if isDER(data) && recognizeBundle(file, data, read) == KindRATLS {
+		return KindRATLS
+	}
 	if !looks {
 		return KindUnknown
 	}

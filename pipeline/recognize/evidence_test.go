@@ -281,6 +281,7 @@ func TestLookedAt(t *testing.T) {
 	files := machineFiles(t)
 	other, _ := logOf(t, "app-id")
 	files["other.json"] = other
+	files["firmware.json"] = []byte(strings.ReplaceAll(string(other), `"imr":3`, `"imr":0`))
 	files["broken.json"] = []byte(strings.Replace(string(files["log.json"]), `"event_payload":"78"`, `"event_payload":"79"`, 1))
 	for _, tt := range []struct {
 		names []string
@@ -290,6 +291,7 @@ func TestLookedAt(t *testing.T) {
 		{[]string{"log.json"}, []string{"note rtmr3 is "}, "a quote of the machine"},
 		{[]string{"log.json", "quote.bin"}, []string{"note rtmr3 is ", "note rtmr3 is the one in quote.bin", "note certificates are judged at"}, ""},
 		{[]string{"other.json", "quote.bin"}, []string{"note rtmr3 is ", "error rtmr3 in quote.bin is ", "note certificates are judged at"}, ""},
+		{[]string{"firmware.json", "quote.bin"}, []string{"note rtmr0 is ", "error rtmr0 in quote.bin is ", "warning has no event for rtmr3, and rtmr3 in quote.bin is ", "note certificates are judged at"}, ""},
 		{[]string{"broken.json"}, []string{"note rtmr3 is ", "error contradicts itself: event 0 (app-id)"}, "a quote of the machine"},
 		{[]string{"ovmf.fd"}, []string{"note TDX firmware of 8 KiB, 2 sections: BFV 4 KiB at 0xffffe000, TD_HOB 8 KiB at 0x809000", "note mrtd is ", "note mrtd is "}, "kernel, initrd, command line, memory size"},
 		{[]string{"ovmf.fd", "quote.bin"}, []string{"note TDX firmware", "note mrtd is ", "note mrtd is ", "warning mrtd in quote.bin is 0000", "note certificates"}, "kernel, initrd, command line"},
