@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-LQnUfRSBWg/YAtHXAO4oVY8HFY2nr+9zM7jmXBJGa30=";
+  vendorHash = "sha256-aCJhGMRnR7TxMp0vR0O0B7tnvQi4xErZqQR0zdxT6IQ=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];

@@ -265,11 +265,11 @@ func nearlyEvidence(name string, data []byte) error {
 
 // foreignEvidence is the error that names evidence which is not judged here, or
 // that holds more than one machine's; nil for everything else.
-func foreignEvidence(name string, data []byte) error {
+func foreignEvidence(name string, data []byte, read bundleReader) error {
 	if len(data) > evidenceAtMost {
 		return nil
 	}
-	if _, err := evidence.Read(name, data); err != nil {
+	if _, err := read(name, data); err != nil {
 		if f := (*evidence.ForeignError)(nil); errors.As(err, &f) {
 			return f
 		}

@@ -333,11 +333,12 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 		return nil
 	}
 	// The run reads the same evidence, and gets what was read here.
-	kind := recognize(name, data, func(name string, _ []byte) (*evidence.Bundle, error) {
+	read := func(name string, _ []byte) (*evidence.Bundle, error) {
 		return run.Parsed(ctx, s.Reader, name, evidenceAtMost, evidence.Read)
-	})
+	}
+	kind := recognize(name, data, read)
 	if kind == KindUnknown && named {
-		if err := foreignEvidence(name, data); err != nil {
+		if err := foreignEvidence(name, data, read); err != nil {
 			return &pipeline.InputError{Op: "check", File: name, Err: err}
 		}
 	}
