@@ -191,6 +191,9 @@ func (b *Bundle) readText(text []byte) error {
 	if err != nil {
 		return unknown(b.Name, err.Error())
 	}
+	if isDocument(raw) { // JSON, once more packed
+		return b.readJSON(raw)
+	}
 	f, err := bytesFind(b.Name, "", raw)
 	switch {
 	case err != nil:

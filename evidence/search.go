@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/retally/retally/evidence/dstackattest"
 	"github.com/retally/retally/evidence/hcl"
@@ -118,25 +119,41 @@ const (
 // members are called: quotes as hexadecimal, base64 or lists of bytes, lists of
 // devices, certificates, and documents written as text.
 type search struct {
-	name  string
-	finds []*find
-	err   error
+	name string
+	// main is a quote or report, gpu the evidence of devices: one each.
+	main, gpu *find
+	sgx       []*find
+	err       error
 }
 
+// maxSGX bounds how many SGX quotes beside other evidence are named.
+const maxSGX = 8
+
+// add takes a find over. Two different ones of a kind, or a quote beside a report,
+// are an error: whoever wrote the file would choose.
 func (s *search) add(f *find, holder *jsondoc.Value, key string) {
 	if f == nil || s.err != nil {
 		return
 	}
 	f.holder, f.key = holder, key
-	for _, o := range s.finds {
-		if o.same(f) && o.sgx == f.sgx {
-			if o.log == nil {
-				o.log, o.config = f.log, f.config
-			}
-			return // the same once more
+	to := &s.main
+	switch {
+	case f.sgx != "":
+		if len(s.sgx) < maxSGX {
+			s.sgx = append(s.sgx, f)
 		}
+		return
+	case f.gpu != nil:
+		to = &s.gpu
 	}
-	s.finds = append(s.finds, f)
+	switch {
+	case *to == nil:
+		*to = f
+	case !(*to).same(f):
+		s.err = ambiguous(s.name, *to, f)
+	case (*to).log == nil: // the same once more
+		(*to).log, (*to).config = f.log, f.config
+	}
 }
 
 func (s *search) walk(v *jsondoc.Value, place string, holder *jsondoc.Value, key string, nested int) {
@@ -210,18 +227,32 @@ func (s *search) text(text, place string, holder *jsondoc.Value, key string, nes
 			}
 		}
 	case trimmed[0] == '{' || trimmed[0] == '[':
-		if nested == maxNested {
-			return
-		}
-		doc, err := jsondoc.Parse([]byte(trimmed), jsondoc.Limits{Bytes: MaxFile, Depth: 32, Values: 1 << 18})
-		if err == nil {
-			s.walk(doc, place, holder, key, nested+1)
-		}
+		s.nested([]byte(trimmed), place, holder, key, nested)
 	default:
-		if raw, err := decodeText(text); err == nil {
+		raw, err := decodeText(text)
+		switch {
+		case err != nil:
+		case isDocument(raw):
+			s.nested(raw, place, holder, key, nested)
+		default:
 			s.bytes(raw, place, holder, key)
 		}
 	}
+}
+
+// nested walks a document that stands as text in another one.
+func (s *search) nested(text []byte, place string, holder *jsondoc.Value, key string, nested int) {
+	if nested == maxNested {
+		return
+	}
+	if doc, err := jsondoc.Parse(text, jsondoc.Limits{Bytes: MaxFile, Depth: 32, Values: 1 << 18}); err == nil {
+		s.walk(doc, place, holder, key, nested+1)
+	}
+}
+
+// isDocument reports whether decoded bytes are JSON again.
+func isDocument(raw []byte) bool {
+	return len(raw) > 1 && (raw[0] == '{' || raw[0] == '[') && utf8.Valid(raw)
 }
 
 // byteList reads a list of byte values, as serializers write a vector of bytes.
@@ -240,29 +271,11 @@ func byteList(v *jsondoc.Value) ([]byte, bool) {
 	return out, true
 }
 
-// findAll collects what a document holds. Two different ones of a kind, or a quote
-// beside a report, are an error: whoever wrote the file would choose.
+// findAll collects what a document holds.
 func findAll(name string, doc *jsondoc.Value) (main, gpu *find, sgx []*find, err error) {
 	s := &search{name: name}
 	s.walk(doc, "", nil, "", 0)
-	if s.err != nil {
-		return nil, nil, nil, s.err
-	}
-	for _, f := range s.finds {
-		switch {
-		case f.sgx != "":
-			sgx = append(sgx, f)
-		case f.gpu != nil && gpu == nil:
-			gpu = f
-		case f.gpu != nil:
-			return nil, nil, nil, ambiguous(name, gpu, f)
-		case main == nil:
-			main = f
-		default:
-			return nil, nil, nil, ambiguous(name, main, f)
-		}
-	}
-	return main, gpu, sgx, nil
+	return s.main, s.gpu, s.sgx, s.err
 }
 
 // take makes a find the bundle's evidence.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/fake"
@@ -49,6 +50,8 @@ func wrapped(raw []byte) map[string]string {
 		"base64 with line breaks": `{"a":[1,{"quote_b64":` + quoted(b64[:76]+"\n"+b64[76:]) + `}]}`,
 		"JSON in JSON":            `{"body":` + quoted(`{"result":`+quoted(`{"q":"`+h+`"}`)+`}`) + `}`,
 		"Trust Authority":         `{"quote":"` + b64 + `","verifier_nonce":{"val":"AAAA","iat":"AAAA","signature":"AAAA"},"runtime_data":"AAAA"}`,
+		"JSON in base64":          base64.RawURLEncoding.EncodeToString([]byte(`{"quote":"` + h + `"}`)),
+		"base64 of JSON in JSON":  `{"evidence":"` + base64.StdEncoding.EncodeToString([]byte(`{"td_quote":"`+b64+`"}`)) + `"}`,
 		"PEM of its own":          block,
 		"base64 in lines":         b64[:64] + "\r\n" + b64[64:] + "\r\n",
 		"the same twice":          `{"a":"` + h + `","b":"` + b64 + `"}`,
@@ -157,6 +160,22 @@ func TestAmbiguous(t *testing.T) {
 		if f := (*evidence.ForeignError)(nil); !errors.As(err, &f) {
 			t.Errorf("%s: got %+v, %v", name, b, err)
 		}
+	}
+}
+
+// TestManyQuotes: a file of very many quotes is refused at the second, not
+// compared quote by quote.
+func TestManyQuotes(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("[")
+	for i := range 100000 {
+		fmt.Fprintf(&b, `"0400020081000000%088x",`, i)
+	}
+	b.WriteString("0]")
+	start := time.Now()
+	_, err := evidence.Read("many", []byte(b.String()))
+	if f := (*evidence.ForeignError)(nil); !errors.As(err, &f) || time.Since(start) > 20*time.Second {
+		t.Errorf("%v after %v", err, time.Since(start))
 	}
 }
 
