@@ -30,6 +30,7 @@ import (
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/yamldoc"
 )
 
 // MaxFile bounds an evidence file in bytes.
@@ -189,7 +190,7 @@ func (b *Bundle) readText(text []byte) error {
 	}
 	raw, err := decodeText(string(text))
 	if err != nil {
-		return unknown(b.Name, err.Error())
+		return b.readYAML(text, unknown(b.Name, err.Error()))
 	}
 	if isDocument(raw) { // JSON, once more packed
 		return b.readJSON(raw)
@@ -250,12 +251,31 @@ func decodeText(s string) ([]byte, error) {
 	return nil, fmt.Errorf("text that is neither hex nor base64, beginning with %.24q", s)
 }
 
+// readYAML reads a document as JSON. otherwise is the error where it is none, or
+// none with evidence.
+func (b *Bundle) readYAML(text []byte, otherwise error) error {
+	if !bytes.Contains(text, []byte(":")) && text[0] != '-' {
+		return otherwise
+	}
+	doc, err := yamldoc.JSON(b.Name, text, yamldoc.Limits{Bytes: MaxFile, Depth: 32, Nodes: 100000, Docs: 1})
+	if err != nil {
+		return otherwise
+	}
+	if err := b.readJSON(jsondoc.Style{}.Compact(doc)); err != nil {
+		if isForeign(err) {
+			return err
+		}
+		return otherwise
+	}
+	return nil
+}
+
 func (b *Bundle) readJSON(text []byte) error {
 	doc, err := jsondoc.Parse(text, jsondoc.Limits{Bytes: MaxFile, Depth: 32, Values: 1 << 20})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", b.Name, err)
 	}
-	main, gpu, sgx, err := findAll(b.Name, doc)
+	main, gpu, sgx, notes, err := findAll(b.Name, doc)
 	if err != nil {
 		return err
 	}
@@ -276,6 +296,7 @@ func (b *Bundle) readJSON(text []byte) error {
 	switch {
 	case main != nil:
 		b.noteSGX(sgx)
+		b.Unread = append(b.Unread, notes...)
 		return b.take(*main)
 	case len(sgx) > 0:
 		return sgxError(b.Name, sgx[0].place, sgx[0].sgx)

@@ -94,7 +94,7 @@ func (b *Bundle) certificateEvidence(c *x509.Certificate) (*find, error) {
 		switch {
 		case f == nil && e.Id.String() == oidQuote:
 			return nil, malformedFile(b.Name, place, fmt.Sprintf("%d bytes beginning with %x", len(value), value[:min(8, len(value))]), "a TDX quote")
-		case f == nil:
+		case f == nil || f.beside != "":
 		case out != nil && !out.same(f):
 			return nil, ambiguous(b.Name, out, f)
 		case out == nil || out.log == nil:

@@ -24,6 +24,8 @@ type find struct {
 	report []byte
 	gpu    []byte
 	sgx    string
+	beside string // or what vouches for nothing without a quote
+	hcl    []byte
 
 	holder      *jsondoc.Value // the object around it, nil if there is none
 	key         string         // its member
@@ -72,7 +74,7 @@ func bytesFind(name, place string, raw []byte) (*find, error) {
 	case bytes.HasPrefix(raw, []byte(hcl.Signature)):
 		h, err := hcl.Parse(raw)
 		if err == nil && h.Type == hcl.TDX {
-			return nil, nil // vouches for nothing without the quote beside it
+			return &find{place: place, hcl: raw, beside: "an HCL report of TDX, with the key of the virtual TPM"}, nil
 		}
 		return &find{place: place, report: raw}, nil
 	case isSNP(raw):
@@ -123,6 +125,7 @@ type search struct {
 	// main is a quote or report, gpu the evidence of devices: one each.
 	main, gpu *find
 	sgx       []*find
+	notes     []string
 	err       error
 }
 
@@ -138,6 +141,11 @@ func (s *search) add(f *find, holder *jsondoc.Value, key string) {
 	f.holder, f.key = holder, key
 	to := &s.main
 	switch {
+	case f.beside != "":
+		if len(s.notes) < maxSGX {
+			s.notes = append(s.notes, f.beside+at(f.place))
+		}
+		return
 	case f.sgx != "":
 		if len(s.sgx) < maxSGX {
 			s.sgx = append(s.sgx, f)
@@ -272,10 +280,10 @@ func byteList(v *jsondoc.Value) ([]byte, bool) {
 }
 
 // findAll collects what a document holds.
-func findAll(name string, doc *jsondoc.Value) (main, gpu *find, sgx []*find, err error) {
+func findAll(name string, doc *jsondoc.Value) (main, gpu *find, sgx []*find, notes []string, err error) {
 	s := &search{name: name}
 	s.walk(doc, "", nil, "", 0)
-	return s.main, s.gpu, s.sgx, s.err
+	return s.main, s.gpu, s.sgx, s.notes, s.err
 }
 
 // take makes a find the bundle's evidence.
@@ -286,6 +294,11 @@ func (b *Bundle) take(f find) (err error) {
 		return nil
 	case f.sgx != "":
 		return sgxError(b.Name, f.place, f.sgx)
+	case f.beside != "":
+		if !b.readHCL(f.hcl) {
+			return unknown(b.Name, f.beside)
+		}
+		return nil
 	case f.report != nil:
 		if b.SNP, err = snpreport.Open(b.Name, f.report); err != nil {
 			return err

@@ -52,6 +52,8 @@ func wrapped(raw []byte) map[string]string {
 		"Trust Authority":         `{"quote":"` + b64 + `","verifier_nonce":{"val":"AAAA","iat":"AAAA","signature":"AAAA"},"runtime_data":"AAAA"}`,
 		"JSON in base64":          base64.RawURLEncoding.EncodeToString([]byte(`{"quote":"` + h + `"}`)),
 		"base64 of JSON in JSON":  `{"evidence":"` + base64.StdEncoding.EncodeToString([]byte(`{"td_quote":"`+b64+`"}`)) + `"}`,
+		"YAML":                    "---\ntdx_quote_base64: \"" + base64.URLEncoding.EncodeToString(raw) + "\"\nak: |-\n  -----BEGIN CERTIFICATE-----\n  AAAA\n  -----END CERTIFICATE-----\nn: 3\n",
+		"YAML list of bytes":      "quote: " + numbers(raw) + "\n",
 		"PEM of its own":          block,
 		"base64 in lines":         b64[:64] + "\r\n" + b64[64:] + "\r\n",
 		"the same twice":          `{"a":"` + h + `","b":"` + b64 + `"}`,

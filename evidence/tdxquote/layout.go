@@ -17,6 +17,7 @@ import (
 	"github.com/retally/retally/evidence/certs"
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/internal/jsondoc"
+	"github.com/retally/retally/internal/yamldoc"
 )
 
 // A CollateralFile is one file of collateral.
@@ -168,6 +169,13 @@ func (p *parts) file(data []byte) {
 		p.der(data)
 	case bytes.Contains(bytes.ToLower(text[:min(len(text), MaxCollateral)]), []byte("-issuer-chain:")):
 		p.headers(text)
+	case bytes.HasPrefix(text, []byte("---\n")) || bytes.HasPrefix(text, []byte("---\r\n")) || bytes.Contains(text, []byte("tcb_info:")):
+		doc, err := yamldoc.JSON(p.name, text, yamldoc.Limits{Bytes: MaxCollateral, Depth: 24, Nodes: 100000, Docs: 1})
+		if err != nil {
+			p.err = fmt.Errorf("read %w", err)
+			return
+		}
+		p.document(jsondoc.Style{}.Compact(doc))
 	default:
 		if der := p.encoded("", string(text)); der != nil {
 			p.der(der)

@@ -155,6 +155,18 @@ func TestLayouts(t *testing.T) {
 			out["pck_crl_issuer_chain"] = url.PathEscape(doc["pck_crl_issuer_chain"])
 			return one(encode(t, out))
 		},
+		"YAML": func(doc map[string]string) []tdxquote.CollateralFile {
+			var b strings.Builder
+			b.WriteString("---\n")
+			for k, v := range doc {
+				if strings.HasSuffix(k, "_chain") {
+					fmt.Fprintf(&b, "%s: |-\n  %s\n", k, strings.ReplaceAll(strings.TrimSpace(v), "\n", "\n  "))
+				} else {
+					fmt.Fprintf(&b, "%s: %s\n", k, encode(t, v))
+				}
+			}
+			return one([]byte(b.String()))
+		},
 		"replies": func(doc map[string]string) []tdxquote.CollateralFile {
 			// The test root is not called as Intel's, so it must be known which list is its.
 			r := replies(t, doc)

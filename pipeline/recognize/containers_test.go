@@ -61,13 +61,13 @@ func containers(t *testing.T) (map[string][]byte, map[string]recognize.Kind) {
 	copy(sgx[12:], vendor)
 	return map[string][]byte{
 		"numbers.json": []byte("[" + strings.Join(numbers, ",") + "]"), "report.json": []byte(`{"signing_address":"0x00","intel_quote":"` + text + `"}`),
-		"attest.json": []byte(`{"attestation":"` + hex.EncodeToString(attestation.V0()) + `"}`), "attest.bin": attestation.V0(), "attest.msgpack": attestation.V1(),
+		"azure.yaml": []byte("---\ntdx_quote: \"" + text + "\"\n"), "attest.json": []byte(`{"attestation":"` + hex.EncodeToString(attestation.V0()) + `"}`), "attest.bin": attestation.V0(), "attest.msgpack": attestation.V1(),
 		"list.json": []byte(`[{"arch":"HOPPER","certificate":"AAAA","evidence":"AAAA","nonce":"00"}]`), "ratls.pem": fake.PEM(cert), "ratls.der": cert.Raw,
 		"quote.bin": raw, "sgx.bin": append(sgx, fake.PEM(plain)...), "two.json": []byte(`{"a":"` + text + `","b":"` + text[:368] + "ff" + text[370:] + `"}`),
 		"token.jwt": []byte("eyJhbGciOiJub25lIn0.eyJpc3MiOiJ4In0.AA"), "plain.pem": fake.PEM(plain), "package.json": []byte(`{"name":"x","version":"1"}`),
 		"both.json": []byte(`{"evidence_list":[{"certificate":"","evidence":""}],"arch":"","nonce":"","intel_quote":"` + text + `"}`),
 	}, map[string]recognize.Kind{
-		"numbers.json": recognize.KindQuote, "report.json": recognize.KindQuote, "attest.json": recognize.KindQuote, "attest.bin": recognize.KindQuote, "attest.msgpack": recognize.KindQuote,
+		"numbers.json": recognize.KindQuote, "report.json": recognize.KindQuote, "azure.yaml": recognize.KindQuote, "attest.json": recognize.KindQuote, "attest.bin": recognize.KindQuote, "attest.msgpack": recognize.KindQuote,
 		"list.json": recognize.KindGPU, "ratls.pem": recognize.KindRATLS, "ratls.der": recognize.KindRATLS, "quote.bin": recognize.KindQuote, "both.json": recognize.KindQuote,
 	}
 }

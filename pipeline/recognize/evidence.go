@@ -263,6 +263,11 @@ func nearlyEvidence(name string, data []byte) error {
 	return nil
 }
 
+// holdsQuote reports whether the beginning of a quote stands somewhere in a text.
+func holdsQuote(data []byte) bool {
+	return len(data) <= evidenceAtMost && slices.ContainsFunc(quoteTexts, func(q string) bool { return bytes.Contains(data, []byte(q)) })
+}
+
 // foreignEvidence is the error that names evidence which is not judged here, or
 // that holds more than one machine's; nil for everything else.
 func foreignEvidence(name string, data []byte, read bundleReader) error {

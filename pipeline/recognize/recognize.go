@@ -72,7 +72,10 @@ func recognize(file string, data []byte, read bundleReader) Kind {
 		}
 		return KindUnknown
 	}
-	return recognizeYAML(docs)
+	if kind := recognizeYAML(docs); kind != KindUnknown || !holdsQuote(data) {
+		return kind
+	}
+	return recognizeBundle(file, data, read)
 }
 
 func recognizeJSON(v *jsondoc.Value) Kind {
