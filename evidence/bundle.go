@@ -97,8 +97,8 @@ type Session struct {
 // base64, dstack's JSON, a saved cpu.html or gpu.html, NVIDIA's JSON, an SEV-SNP
 // report in any container of package snpreport, a TPM's quote in one of package
 // tpmquote or one of tpm2-tools' files, BlindLlama's proof file, dstack's versioned
-// attestation, an RA-TLS certificate, and a quote in JSON of any other maker, under
-// whatever name. A file with two that differ is an error. name is the file in
+// attestation, an RA-TLS certificate, and a quote in JSON or YAML of any other maker,
+// under whatever name. A file with two that differ is an error. name is the file in
 // errors; a *ForeignError names evidence that is not judged here.
 func Read(name string, data []byte) (*Bundle, error) {
 	if len(data) > MaxFile {
@@ -495,6 +495,12 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 			case *part.to == nil:
 				*part.to = part.from
 			case !bytes.Equal(*part.to, part.from):
+				if part.to == &out.GPU {
+					if both := nvidia.Join(out.GPU, part.from); both != nil {
+						out.GPU = both
+						continue
+					}
+				}
 				return nil, fmt.Errorf("merge evidence: %s and %s hold different %s", strings.Join(names, ", "), b.Name, part.what)
 			}
 		}

@@ -85,6 +85,50 @@ func TestContradiction(t *testing.T) {
 	}
 }
 
+// TestJoin: GPUs and switches of one request belong together, in either order;
+// nothing else does.
+func TestJoin(t *testing.T) {
+	one, two := gpu(t, "one"), gpu(t, "two")
+	file := func(edit func(*listed), l ...listed) []byte {
+		for i := range l {
+			edit(&l[i])
+		}
+		out, err := json.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	as := func(*listed) {}
+	aSwitch := func(l *listed) { l.Arch, l.Driver, l.VBIOS = "LS10", "", "" }
+	gpus, switches := file(as, device(t, one, "HOPPER")), file(aSwitch, device(t, two, "LS10"))
+	both := nvidia.Join(gpus, switches)
+	if both == nil || !bytes.Equal(both, nvidia.Join(switches, gpus)) {
+		t.Fatalf("got %s", both)
+	}
+	o := nvidia.Options{At: now, Roots: []digest.Digest{one.Pin(), two.Pin()}}
+	if got, why := judge(both, o); got != "accept" {
+		t.Errorf("%s %s", got, why)
+	}
+	later := nonce
+	later[0]++
+	raw, err := two.Exchange(later, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := file(func(l *listed) { aSwitch(l); l.Evidence, l.Nonce = raw, hex.EncodeToString(later[:]) }, device(t, two, "LS10"))
+	for name, b := range map[string][]byte{"GPUs": file(as, device(t, two, "HOPPER")), "another request": other, "no evidence": []byte("[]"), "both kinds": both} {
+		if got := nvidia.Join(gpus, b); got != nil {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	// A switch is a switch by its list's word alone: what it signs is its own.
+	broken := bytes.Replace(both, []byte("LS10"), []byte("HOPPER"), 1)
+	if got, why := judge(broken, o); got != "accept" {
+		t.Errorf("named a GPU: %s %s", got, why)
+	}
+}
+
 // TestPadding: zeros behind the signature change no verdict and give the bytes back.
 func TestPadding(t *testing.T) {
 	raw, err := gpu(t, "one").Exchange(nonce, nil)

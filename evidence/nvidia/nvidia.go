@@ -180,6 +180,40 @@ func ParseFile(name string, data []byte) (*File, error) {
 	return f, r.err
 }
 
+// Join puts two evidence files of one machine together: the GPUs' and the switches',
+// which NVIDIA's tools write apart. It gives nil where they are not that: two files
+// of one kind, or of two requests, do not belong together.
+func Join(a, b []byte) []byte {
+	x, err := ParseFile("a", a)
+	if err != nil {
+		return nil
+	}
+	y, err := ParseFile("b", b)
+	if err != nil || x.Nonce != y.Nonce || len(x.Devices)+len(y.Devices) > MaxDevices {
+		return nil
+	}
+	switches := func(f *File) int {
+		return len(slices.DeleteFunc(slices.Clone(f.Devices), func(d Device) bool { return d.Arch != Switch }))
+	}
+	if n, m := switches(x), switches(y); !(n == 0 && m == len(y.Devices) || m == 0 && n == len(x.Devices)) {
+		return nil
+	}
+	if switches(x) > 0 { // the same whatever the order of the files
+		x, y = y, x
+	}
+	list := jsondoc.NewArray()
+	for _, d := range slices.Concat(x.Devices, y.Devices) {
+		o := jsondoc.NewObject()
+		for _, m := range [][2]string{{"arch", d.Arch}, {"certificate", base64.StdEncoding.EncodeToString(d.CertificatesPEM)}, {"evidence", base64.StdEncoding.EncodeToString(d.Raw)}, {"nonce", hex.EncodeToString(x.Nonce[:])}, {"driver_version", d.Driver}, {"vbios_version", d.VBIOS}} {
+			if m[1] != "" {
+				o.Set(m[0], jsondoc.NewString(m[1]))
+			}
+		}
+		list.Elems = append(list.Elems, o)
+	}
+	return jsondoc.Style{}.Compact(list)
+}
+
 // fileReader takes members; after an error every member is empty.
 type fileReader struct {
 	name string
