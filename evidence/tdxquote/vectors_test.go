@@ -334,10 +334,10 @@ func TestReports(t *testing.T) {
 		o                  tdxquote.Options
 		want, text         string
 	}{
-		{"b38-tcb-out-of-date-what-is-short", "coll.json", tdxquote.Options{At: at}, "fail", "short of the newest level: "},
+		{"b38-tcb-out-of-date-what-is-short", "coll.json", tdxquote.Options{At: at}, "fail", "short of the newest level, that of 2025-08-13T00:00:00Z (UpToDate): "},
 		{"b40a-collateral-crl-base64", "coll.json", tdxquote.Options{At: at}, "pass", "revocation: neither"},
 		{"b40c-collateral-objects", "coll.json", tdxquote.Options{At: at}, "pass", "tcb-info: signed"},
-		{"b41-collateral-pcs-files", "tcb.json", tdxquote.Options{At: at}, "unreadable", "want one object with tcb_info and qe_identity"},
+		{"b41-collateral-pcs-files", "tcb.json", tdxquote.Options{At: at}, "unreadable", "found only tcb_info; missing are tcb_info_issuer_chain, qe_identity"},
 		{"b43-td-migratable", "coll.json", tdxquote.Options{At: now, Roots: root("b43-td-migratable")}, "unchecked", "td-migratable: the TD can be moved"},
 		{"b45-td-sept-ve", "", tdxquote.Options{At: time.Date(2026, 2, 19, 10, 58, 51, 0, time.UTC)}, "pass", "td-sept-ve: SEPT_VE_DISABLE is not set"},
 		{"b46-pre-production-root", "", tdxquote.Options{At: now}, "fail", "pre-production (sandbox) root"},
