@@ -43,8 +43,9 @@ func (a *app) evidenceVerifyCommand() *cobra.Command {
              that you name
   bound      does it belong to this TLS key, this GPU, this nonce
 
-FILE is a TDX quote (binary, hex or base64), a saved cpu.html or gpu.html, GPU
-evidence or dstack's quote in JSON, an SEV-SNP report, a TPM's quote or
+FILE is a TDX quote (binary, hex, base64, in JSON or YAML of any maker, in an
+RA-TLS certificate), dstack's attestation, a saved cpu.html or gpu.html,
+evidence of GPUs or switches in JSON, an SEV-SNP report, a TPM's quote or
 BlindLlama's proof file; DIR is a folder of "retally evidence capture". Several
 are taken together: a quote and the evidence of its GPUs, the three files of
 tpm2_quote, the HCL report that vouches for a TPM's key.

@@ -270,7 +270,7 @@ func holdsQuote(data []byte) bool {
 
 // foreignEvidence is the error that names evidence which is not judged here, or
 // that holds more than one machine's; nil for everything else.
-func foreignEvidence(name string, data []byte, read bundleReader) error {
+func foreignEvidence(name string, data []byte, read bundleReader) *evidence.ForeignError {
 	if len(data) > evidenceAtMost {
 		return nil
 	}

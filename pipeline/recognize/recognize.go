@@ -341,8 +341,8 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 	}
 	kind := recognize(name, data, read)
 	if kind == KindUnknown && named {
-		if err := foreignEvidence(name, data, read); err != nil {
-			return &pipeline.InputError{Op: "check", File: name, Err: err}
+		if f := foreignEvidence(name, data, read); f != nil {
+			return &pipeline.InputError{Op: "check", File: name, Err: fmt.Errorf("holds %s; %s", f.What, f.Why)}
 		}
 	}
 	if kind == KindUnknown {

@@ -2,10 +2,12 @@ package evidence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/retally/retally/evidence/tdxquote"
 	"github.com/retally/retally/internal/digest"
@@ -37,7 +39,9 @@ func (r *stageRun) collateral(ctx context.Context, e config.Evidence, q *Questio
 		from.authentic = append(from.authentic, pipeline.FromFile(name))
 	}
 	if err := q.TakeCollateralFiles(files...); err != nil {
-		return &pipeline.InputError{Op: "read collateral", File: e.Collateral[0], Err: err, Hint: "wanted is " + tdxquote.CollateralLayout}
+		// The room names the file, or all of them.
+		text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "read "), e.Collateral[0]+": ")
+		return &pipeline.InputError{Op: "read collateral", File: e.Collateral[0], Err: errors.New(text), Hint: "wanted is " + tdxquote.CollateralLayout}
 	}
 	return nil
 }
