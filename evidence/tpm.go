@@ -79,7 +79,10 @@ func (r *Request) judgeTPM(result *Result) error {
 		if err != nil {
 			return err
 		}
-		authentic, *expected, bound, tpm = res.Authentic, append(*expected, res.Expected...), res.Bound, res.TPM
+		authentic, *expected, bound, tpm = res.Authentic, append(*expected, r.withPrediction(res.Expected)...), res.Bound, res.TPM
+		if tpm != nil {
+			r.comparePredicted(expected, tpm.Values)
+		}
 	case r.Evidence.TPMErr != nil:
 		authentic.Fail("quote", r.Evidence.TPMErr.Error())
 		expected.Open("quote", "cannot be read")
@@ -89,7 +92,8 @@ func (r *Request) judgeTPM(result *Result) error {
 		if err != nil {
 			return err
 		}
-		authentic, *expected, bound, tpm = res.Authentic, append(*expected, res.Expected...), res.Bound, res
+		authentic, *expected, bound, tpm = res.Authentic, append(*expected, r.withPrediction(res.Expected)...), res.Bound, res
+		r.comparePredicted(expected, res.Values)
 		r.uncompared(expected, res.Values)
 		r.compareParavisor(expected, result)
 		if r.TLSCert != nil {
@@ -145,6 +149,9 @@ func (r *Request) verifyProof(result *Result) (*blindllama.Result, error) {
 	o := blindllama.Options{At: r.At, Roots: r.TPMRoots, Golden: r.Golden, Nonce: r.Nonce, TLSChain: r.TLSChain}
 	if !r.AppRoot.IsZero() {
 		o.RootHash = &r.AppRoot
+	}
+	if r.Predicted != nil {
+		o.Elsewhere = r.Predicted.Values[digest.SHA256]
 	}
 	if len(r.TLSChain) == 0 && r.TLSCert != nil {
 		o.TLSChain = append(o.TLSChain, r.TLSCert)
@@ -217,35 +224,6 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 		(*verdict.List)(&res.Authentic).Fail("ak-sender", mismatch.Error())
 	}
 	return res, nil
-}
-
-// uncompared names PCRs that decide what runs and that no golden value speaks
-// for: 0, 2 and 4 have the code of firmware and boot, the others what a boot
-// loader and the system measure, as far as they measured anything.
-func (r *Request) uncompared(l *verdict.List, signed tpmquote.Values) {
-	if len(r.Golden) == 0 || len(signed) == 0 {
-		return // nothing was compared at all, which is said
-	}
-	var open, rest []string
-	for i := range 16 {
-		if _, ok := r.Golden[i]; ok {
-			continue
-		}
-		d, ok := signed[digest.SHA256][i]
-		switch {
-		case ok && i > 4 && tpmquote.Unmeasured(i, d):
-		case slices.Contains([]int{0, 2, 4, 8, 9, 11, 12, 13, 14, 15}, i):
-			open = append(open, strconv.Itoa(i))
-		case ok:
-			rest = append(rest, strconv.Itoa(i))
-		}
-	}
-	if open != nil {
-		l.Open("golden", "no golden value for PCR "+strings.Join(open, ", ")+" (SHA-256), which decide what runs: 0, 2 and 4 firmware and boot, 8 to 15 what a boot loader or the system measured, unless a quote shows that it is nothing")
-	}
-	if rest != nil {
-		l.Note("golden-rest", "no golden value for PCR "+strings.Join(rest, ", ")+", which have settings, the state of Secure Boot or files as they are opened")
-	}
 }
 
 // compareParavisor: the TPM is software that the hardware measured. Another one,

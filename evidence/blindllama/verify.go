@@ -50,6 +50,9 @@ type Options struct {
 
 	Golden   Golden         // nil: none given
 	RootHash *digest.Digest // of the application disk; nil: not known
+	// Elsewhere are SHA-256 values of PCRs that the caller holds the signed ones
+	// against by itself: golden measurements may lack them.
+	Elsewhere map[int]digest.Digest
 
 	Nonce []byte // the caller asked with; nil: none
 	// TLSChain are the certificates of the connection, leaf first; nil: none.
@@ -201,7 +204,9 @@ func (p *Proof) verifyQuote(r *Result, chain []*x509.Certificate, last *x509.Cer
 	}
 	var left []string
 	for _, pcr := range goldenPCRs() {
-		if _, ok := o.Golden[pcr]; !ok && len(o.Golden) > 0 {
+		_, golden := o.Golden[pcr]
+		_, elsewhere := o.Elsewhere[pcr]
+		if !golden && !elsewhere && len(o.Golden)+len(o.Elsewhere) > 0 {
 			left = append(left, strconv.Itoa(pcr))
 		}
 	}

@@ -36,7 +36,7 @@ func Stage() run.Stage { return Showing(nil) }
 // shows more of it than a report does. show may be nil.
 func Showing(show func(*Judged)) run.Stage {
 	return run.Stage{
-		Name: "evidence", Version: 4, After: []string{"tdx"}, Fill: fill, Check: check, Plan: plan,
+		Name: "evidence", Version: 4, After: []string{"tdx", "tpm"}, Fill: fill, Check: check, Plan: plan,
 		Run: func(ctx context.Context, in *run.In) (*run.Out, error) { return execute(ctx, in, show) },
 	}
 }
@@ -108,7 +108,7 @@ func (r *stageRun) judge(ctx context.Context, name string, e config.Evidence) (*
 	j.run, j.from = r, from
 	j.Add(r.out)
 	if j.Expected.Verdict == verdict.Fail && slices.Contains(j.Asked(), evidence.Expected) {
-		return j, j.whyRegisters(ctx)
+		return j, errors.Join(j.whyRegisters(ctx), j.whyPCRs(ctx))
 	}
 	return j, nil
 }
@@ -143,7 +143,7 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.AK, err = r.attestationKey(ctx, e, from); err != nil {
 		return nil, nil, err
 	}
-	if err := idle(e, q); err != nil {
+	if err := errors.Join(idle(e, q), r.otherPlatform(e, q.Evidence)); err != nil {
 		return nil, nil, err
 	}
 	from.bound = slices.Clone(from.authentic)
