@@ -146,7 +146,7 @@ func (r *Request) verifyProof(result *Result) (*blindllama.Result, error) {
 	if p.Version == blindllama.V2 {
 		claim.CA = digest.SHA256.Sum([]byte(p.CA)).Hex()
 	}
-	o := blindllama.Options{At: r.At, Roots: r.TPMRoots, Golden: r.Golden, Nonce: r.Nonce, TLSChain: r.TLSChain}
+	o := blindllama.Options{At: r.At, Roots: r.TPMRoots, Golden: r.Golden, GoldenWeak: r.goldenWeak(), Nonce: r.Nonce, TLSChain: r.TLSChain}
 	if !r.AppRoot.IsZero() {
 		o.RootHash = &r.AppRoot
 	}
@@ -176,6 +176,14 @@ func (r *Request) verifyProof(result *Result) (*blindllama.Result, error) {
 	return res, nil
 }
 
+// goldenWeak says why agreement with golden values shows nothing.
+func (r *Request) goldenWeak() string {
+	if r.GoldenSource == Sender {
+		return "the golden measurements came with the evidence and are its sender's word"
+	}
+	return ""
+}
+
 func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.Result, error) {
 	e := *r.Evidence.TPM
 	result.Claims.TPM = &TPMClaim{Form: string(e.Form)}
@@ -189,6 +197,13 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 	var mismatch error
 	switch ak := r.AK; {
 	case ak == nil:
+	case ak.Chain == nil && r.AKSource == Sender:
+		// A key that lay beside the quote is the sender's word, as one inside of it.
+		if e.AK == nil {
+			e.AK = ak
+		} else if !tpmquote.SameKey(e.AK.Key, ak.Key) {
+			mismatch = errors.New("the key in the evidence is another than the one that lies beside it")
+		}
 	case ak.Chain == nil:
 		o.AK = ak
 	default:
@@ -207,7 +222,7 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 		for pcr, d := range r.Golden {
 			values[pcr] = []digest.Digest{d}
 		}
-		o.Expect.Values = map[digest.Algorithm]map[int][]digest.Digest{digest.SHA256: values}
+		o.Expect.Values, o.Expect.Weak = map[digest.Algorithm]map[int][]digest.Digest{digest.SHA256: values}, r.goldenWeak()
 	}
 	if r.PCRReplay != nil {
 		o.Replay = func(log []byte, banks []digest.Algorithm) (*tpmquote.Replay, error) {

@@ -143,6 +143,7 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.AK, err = r.attestationKey(ctx, e, from); err != nil {
 		return nil, nil, err
 	}
+	q.AKSource = source(e, e.AK)
 	if err := errors.Join(idle(e, q), r.otherPlatform(e, q.Evidence)); err != nil {
 		return nil, nil, err
 	}
@@ -201,7 +202,7 @@ func idle(e config.Evidence, q *Question) error {
 	case broken:
 	case b.TPM == nil:
 		bad = append(bad, field{"ak", e.AK}, field{"event_log", e.EventLog})
-	case b.TPM.HCL != nil && !bareKey(q):
+	case b.TPM.HCL != nil && !bareKey(q) && q.AKSource != evidence.Sender:
 		bad = append(bad, field{"ak", e.AK}) // whose key it is, the hardware report says
 	}
 	if b.Proof == nil {

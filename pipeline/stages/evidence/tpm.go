@@ -37,7 +37,9 @@ func rootsOfTPM(b *evidence.Bundle) bool {
 
 // bareKey reports whether a key was given that is trusted as it is: nobody else
 // vouches for it then.
-func bareKey(q *Question) bool { return q.AK != nil && q.AK.Chain == nil }
+func bareKey(q *Question) bool {
+	return q.AK != nil && q.AK.Chain == nil && q.AKSource != evidence.Sender
+}
 
 // otherPlatform says that a platform is named whose registers are of another kind:
 // nothing would come of it.
@@ -132,6 +134,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 		if q.Golden, err = blindllama.ParseGolden(e.Golden, data); err != nil {
 			return err
 		}
+		q.GoldenSource = source(e, e.Golden)
 		from.expected = append(from.expected, pipeline.FromFile(e.Golden))
 	}
 	if e.AppRoot != "" {
@@ -266,7 +269,7 @@ func (j *Judged) whyPCRs(ctx context.Context) error {
 func (j *Judged) goldenReferences() []pipeline.Reference {
 	var out []pipeline.Reference
 	for _, i := range slices.Sorted(maps.Keys(j.Request.Golden)) {
-		if tpmquote.Resettable(i) {
+		if tpmquote.Resettable(i) || j.Request.GoldenSource == evidence.Sender {
 			continue
 		}
 		reg := evidence.PCR(digest.SHA256, i)
