@@ -120,6 +120,7 @@ func TestJoined(t *testing.T) {
 		{"all", nil, "", golden, []tpmquote.Selection{all}, pipeline.OutcomeMatch, "PCR 4 (sha256) is"},
 		{"two banks", nil, "", golden, []tpmquote.Selection{all, fake.Select(digest.SHA384)}, pipeline.OutcomeMatch, "PCR 4 (sha384) is"},
 		{"nobody speaks of the firmware", nil, "", "", []tpmquote.Selection{all}, pipeline.OutcomeUnchecked, "neither predicted nor among golden values: PCR 0, which decide"},
+		{"what is not predicted is named", nil, "", "", []tpmquote.Selection{all}, pipeline.OutcomeUnchecked, "is not predicted for PCR 0 (firmware): "},
 		{"SHA-1 alone", nil, "", "", []tpmquote.Selection{fake.Select(digest.SHA1)}, pipeline.OutcomeUnchecked, "by SHA-1 alone"},
 		{"without the image", nil, "", golden, []tpmquote.Selection{but(digest.SHA256, 4, 11)}, pipeline.OutcomeUnchecked, "but no quote covers it"},
 		{"no image at all in a strong bank", nil, "", golden, []tpmquote.Selection{fake.Select(digest.SHA1), fake.Select(digest.SHA256, 0, 2, 12)}, pipeline.OutcomeUnchecked, "by SHA-1 alone"},

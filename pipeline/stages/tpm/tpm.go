@@ -150,12 +150,14 @@ func (r *stageRun) references(ctx context.Context, m *Machine) (map[pipeline.Key
 
 // prediction adds what was predicted, and says what was not.
 func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references map[pipeline.Key][]reference) {
+	var left []string
 	for i := range pcrmeasure.Count {
 		key := m.key(p.Bank, i)
 		got := p.PCRs[i]
 		if got == nil {
 			reason := p.Missing[i]
 			r.out.Notes[key] = reason
+			left = append(left, words(i)+": "+reason)
 			// What nobody relies on and no input would bring is no lack. What a quote
 			// shows beside the prediction, the evidence that names the machine says.
 			if len(references[key]) > 0 || len(references) == 0 && !r.joined(m.name) && i != 1 && i != 8 && i != 10 {
@@ -174,6 +176,11 @@ func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references m
 			ms.Inputs = append(ms.Inputs, pipeline.FromFile(f))
 		}
 		r.out.Measurements = append(r.out.Measurements, ms)
+	}
+	if left != nil && r.joined(m.name) {
+		r.out.Problems = append(r.out.Problems, pipeline.Problem{
+			Level: pipeline.LevelNote, Code: "tpm-not-predicted", Msg: fmt.Sprintf("%s, bank %s, is not predicted for %s", m.name, p.Bank, strings.Join(left, "; ")),
+		})
 	}
 	for _, f := range p.Findings {
 		problem := pipeline.Problem{Level: pipeline.LevelNote, Code: f.Code, Msg: fmt.Sprintf("%s, bank %s: %s", m.name, p.Bank, f.Text)}
