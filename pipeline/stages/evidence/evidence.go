@@ -36,7 +36,7 @@ func Stage() run.Stage { return Showing(nil) }
 // shows more of it than a report does. show may be nil.
 func Showing(show func(*Judged)) run.Stage {
 	return run.Stage{
-		Name: "evidence", Version: 4, After: []string{"tdx", "tpm"}, Fill: fill, Check: check, Plan: plan,
+		Name: "evidence", Version: 5, After: []string{"tdx", "tpm"}, Fill: fill, Check: check, Plan: plan,
 		Run: func(ctx context.Context, in *run.In) (*run.Out, error) { return execute(ctx, in, show) },
 	}
 }

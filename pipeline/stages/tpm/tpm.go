@@ -35,7 +35,7 @@ func StageSeeing(see func(platform string, p *pcrmeasure.Prediction)) run.Stage 
 		}
 		return r.out, nil
 	}
-	return run.Stage{Name: "tpm", Version: 1, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "tpm", Version: 2, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
