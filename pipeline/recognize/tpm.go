@@ -3,6 +3,7 @@ package recognize
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
 	"encoding/pem"
@@ -142,7 +143,7 @@ func recognizeKey(name string, data []byte, named bool) Kind {
 		if err != nil || ak.Chain == nil && !akName.MatchString(base) {
 			return KindUnknown
 		}
-		if ak.Chain != nil && !slices.ContainsFunc(ak.Chain[0].UnknownExtKeyUsage, isAKUsage) {
+		if ak.Chain != nil && !isAKCertificate(ak.Chain[0]) {
 			return KindUnknown
 		}
 		return KindAK
@@ -158,10 +159,16 @@ func recognizeKey(name string, data []byte, named bool) Kind {
 	return KindUnknown
 }
 
-// isAKUsage: TCG's extended key usages for keys that sign quotes, and for
-// endorsement, which Google gives those keys.
-func isAKUsage(id asn1.ObjectIdentifier) bool {
-	return id.Equal(asn1.ObjectIdentifier{2, 23, 133, 8, 3}) || id.Equal(asn1.ObjectIdentifier{2, 23, 133, 8, 1})
+// isAKCertificate: by the extended key usage of keys that sign quotes, or of
+// endorsement keys, which Google gives to keys that sign, or none, as its older ones
+// have.
+func isAKCertificate(c *x509.Certificate) bool {
+	has := func(last int) bool {
+		return slices.ContainsFunc(c.UnknownExtKeyUsage, asn1.ObjectIdentifier{2, 23, 133, 8, last}.Equal)
+	}
+	none := len(c.UnknownExtKeyUsage)+len(c.ExtKeyUsage) == 0
+	signs := c.KeyUsage&x509.KeyUsageDigitalSignature != 0
+	return has(3) || signs && (has(1) || none && slices.Contains(c.Issuer.Organization, "Google LLC"))
 }
 
 // configureTPM gives the one quote of a TPM that was found what lies beside it.

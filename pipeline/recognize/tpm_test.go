@@ -12,6 +12,7 @@ import (
 
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/pipeline/recognize"
+	"github.com/retally/retally/pipeline/stages"
 )
 
 // sha1Record is a record of a log without a head.
@@ -88,5 +89,28 @@ func TestFieldLogs(t *testing.T) {
 	})
 	if err != nil || n < 17 {
 		t.Errorf("%d logs, %v", n, err)
+	}
+}
+
+// TestGoogleKeys: certificates of keys that sign are known as such with and without
+// an extended key usage; those of keys that only decrypt are none.
+func TestGoogleKeys(t *testing.T) {
+	dir := testenv.Vectors(t, "published/field/tpm/go-tpm-tools/gce-ak-certs")
+	for name, want := range map[string]bool{
+		"pca_tpm_ecc_sign_cert.pem": true, "pca_tpm_rsa_sign_cert.pem": true, "uca_tpm_ecc_sign_cert.pem": true, "uca_tpm_rsa_sign_cert.pem": true,
+		"pca_tpm_ecc_enc_cert.pem": false, "pca_tpm_rsa_enc_cert.pem": false, "uca_tpm_ecc_enc_cert.pem": false, "uca_tpm_rsa_enc_cert.pem": false,
+	} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		folder := t.TempDir()
+		if err := os.WriteFile(filepath.Join(folder, "x.pem"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := recognize.Look(t.Context(), stages.Table(), []string{folder}, nil)
+		if (err == nil) != want || want && s.Found[0].Kind != recognize.KindAK {
+			t.Errorf("%s in a folder: %v, want a key: %v", name, err, want)
+		}
 	}
 }
