@@ -91,6 +91,12 @@ type Request struct {
 	// with certificates must lead to a root. TPMRoots are instead of the ones built in.
 	Golden  blindllama.Golden
 	AppRoot digest.Digest
+	// GoldenSource and AKSource say whose word these are: a bare key of the
+	// sender's is trusted by nobody.
+	GoldenSource, AKSource Source
+	// Predicted are registers that the caller computed from what the machine boots;
+	// they and golden values must both hold. nil: none.
+	Predicted *Prediction
 	// Paravisors are what the hardware may have measured of the software that a
 	// virtual TPM is: launch digests of SEV-SNP, MRTD values of TDX.
 	Paravisors []digest.Digest

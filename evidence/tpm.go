@@ -79,7 +79,10 @@ func (r *Request) judgeTPM(result *Result) error {
 		if err != nil {
 			return err
 		}
-		authentic, *expected, bound, tpm = res.Authentic, append(*expected, res.Expected...), res.Bound, res.TPM
+		authentic, *expected, bound, tpm = res.Authentic, append(*expected, r.withPrediction(res.Expected)...), res.Bound, res.TPM
+		if tpm != nil {
+			r.comparePredicted(expected, tpm.Values)
+		}
 	case r.Evidence.TPMErr != nil:
 		authentic.Fail("quote", r.Evidence.TPMErr.Error())
 		expected.Open("quote", "cannot be read")
@@ -89,7 +92,8 @@ func (r *Request) judgeTPM(result *Result) error {
 		if err != nil {
 			return err
 		}
-		authentic, *expected, bound, tpm = res.Authentic, append(*expected, res.Expected...), res.Bound, res
+		authentic, *expected, bound, tpm = res.Authentic, append(*expected, r.withPrediction(res.Expected)...), res.Bound, res
+		r.comparePredicted(expected, res.Values)
 		r.uncompared(expected, res.Values)
 		r.compareParavisor(expected, result)
 		if r.TLSCert != nil {
@@ -143,9 +147,12 @@ func (r *Request) verifyProof(result *Result) (*blindllama.Result, error) {
 	if p.Version == blindllama.V2 {
 		claim.CA = digest.SHA256.Sum([]byte(p.CA)).Hex()
 	}
-	o := blindllama.Options{At: r.At, Roots: r.TPMRoots, Golden: r.Golden, Nonce: r.Nonce, TLSChain: r.TLSChain}
+	o := blindllama.Options{At: r.At, Roots: r.TPMRoots, Golden: r.Golden, GoldenWeak: r.goldenWeak(), Nonce: r.Nonce, TLSChain: r.TLSChain}
 	if !r.AppRoot.IsZero() {
 		o.RootHash = &r.AppRoot
+	}
+	if r.Predicted != nil {
+		o.Elsewhere = r.Predicted.Values[digest.SHA256]
 	}
 	if len(r.TLSChain) == 0 && r.TLSCert != nil {
 		o.TLSChain = append(o.TLSChain, r.TLSCert)
@@ -170,6 +177,14 @@ func (r *Request) verifyProof(result *Result) (*blindllama.Result, error) {
 	return res, nil
 }
 
+// goldenWeak says why agreement with golden values shows nothing.
+func (r *Request) goldenWeak() string {
+	if r.GoldenSource == Sender {
+		return "the golden measurements came with the evidence and are its sender's word"
+	}
+	return ""
+}
+
 func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.Result, error) {
 	e := *r.Evidence.TPM
 	result.Claims.TPM = &TPMClaim{Form: string(e.Form)}
@@ -183,6 +198,13 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 	var mismatch error
 	switch ak := r.AK; {
 	case ak == nil:
+	case ak.Chain == nil && r.AKSource == Sender:
+		// A key that lay beside the quote is the sender's word, as one inside of it.
+		if e.AK == nil {
+			e.AK = ak
+		} else if !tpmquote.SameKey(e.AK.Key, ak.Key) {
+			mismatch = errors.New("the key in the evidence is another than the one that lies beside it")
+		}
 	case ak.Chain == nil:
 		o.AK = ak
 	default:
@@ -201,7 +223,7 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 		for pcr, d := range r.Golden {
 			values[pcr] = []digest.Digest{d}
 		}
-		o.Expect.Values = map[digest.Algorithm]map[int][]digest.Digest{digest.SHA256: values}
+		o.Expect.Values, o.Expect.Weak = map[digest.Algorithm]map[int][]digest.Digest{digest.SHA256: values}, r.goldenWeak()
 	}
 	if r.PCRReplay != nil {
 		o.Replay = func(log []byte, banks []digest.Algorithm) (*tpmquote.Replay, error) {
@@ -218,35 +240,6 @@ func (r *Request) verifyTPM(result *Result, expected *verdict.List) (*tpmquote.R
 		(*verdict.List)(&res.Authentic).Fail("ak-sender", mismatch.Error())
 	}
 	return res, nil
-}
-
-// uncompared names PCRs that decide what runs and that no golden value speaks
-// for: 0, 2 and 4 have the code of firmware and boot, the others what a boot
-// loader and the system measure, as far as they measured anything.
-func (r *Request) uncompared(l *verdict.List, signed tpmquote.Values) {
-	if len(r.Golden) == 0 || len(signed) == 0 {
-		return // nothing was compared at all, which is said
-	}
-	var open, rest []string
-	for i := range 16 {
-		if _, ok := r.Golden[i]; ok {
-			continue
-		}
-		d, ok := signed[digest.SHA256][i]
-		switch {
-		case ok && i > 4 && tpmquote.Unmeasured(i, d):
-		case slices.Contains([]int{0, 2, 4, 8, 9, 11, 12, 13, 14, 15}, i):
-			open = append(open, strconv.Itoa(i))
-		case ok:
-			rest = append(rest, strconv.Itoa(i))
-		}
-	}
-	if open != nil {
-		l.Open("golden", "no golden value for PCR "+strings.Join(open, ", ")+" (SHA-256), which decide what runs: 0, 2 and 4 firmware and boot, 8 to 15 what a boot loader or the system measured, unless a quote shows that it is nothing")
-	}
-	if rest != nil {
-		l.Note("golden-rest", "no golden value for PCR "+strings.Join(rest, ", ")+", which have settings, the state of Secure Boot or files as they are opened")
-	}
 }
 
 // compareParavisor: the TPM is software that the hardware measured. Another one,

@@ -20,6 +20,7 @@ import (
 	"github.com/retally/retally/pipeline/run"
 	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 	"github.com/retally/retally/pipeline/stages/tdx"
+	"github.com/retally/retally/pipeline/stages/tpm"
 )
 
 // evidenceFlags are a piece of evidence as the command line describes it.
@@ -90,7 +91,7 @@ func (a *app) verifyEvidence(cmd *cobra.Command, f *evidenceFlags) error {
 		Field: func(value string, path ...string) string { return flagOf(f.fields, path[len(path)-1], value) },
 	}
 	var judged *evidencestage.Judged
-	table := []run.Stage{tdx.Stage(), evidencestage.Showing(func(j *evidencestage.Judged) { judged = j })}
+	table := []run.Stage{tdx.Stage(), tpm.Stage(), evidencestage.Showing(func(j *evidencestage.Judged) { judged = j })}
 	stop := a.showProgress(o.Progress)
 	res, err := run.Run(cmd.Context(), table, &config.Config{Evidence: map[string]config.Evidence{name: f.conf}}, o)
 	stop()

@@ -48,8 +48,13 @@ type Options struct {
 	// version 2, anything for version 1, of which no policy is known.
 	Selection []tpmquote.Selection
 
-	Golden   Golden         // nil: none given
-	RootHash *digest.Digest // of the application disk; nil: not known
+	Golden Golden // nil: none given
+	// GoldenWeak says why agreement with Golden shows nothing, "" where it does.
+	GoldenWeak string
+	RootHash   *digest.Digest // of the application disk; nil: not known
+	// Elsewhere are SHA-256 values of PCRs that the caller holds the signed ones
+	// against by itself: golden measurements may lack them.
+	Elsewhere map[int]digest.Digest
 
 	Nonce []byte // the caller asked with; nil: none
 	// TLSChain are the certificates of the connection, leaf first; nil: none.
@@ -161,7 +166,7 @@ func (p *Proof) verifyQuote(r *Result, chain []*x509.Certificate, last *x509.Cer
 	if selection == nil && p.Version == V2 {
 		selection = Policy()
 	}
-	expect := tpmquote.Expectations{Selection: selection}
+	expect := tpmquote.Expectations{Selection: selection, Weak: o.GoldenWeak}
 	if len(o.Golden) > 0 {
 		values := map[int][]digest.Digest{}
 		for pcr, d := range o.Golden {
@@ -201,7 +206,9 @@ func (p *Proof) verifyQuote(r *Result, chain []*x509.Certificate, last *x509.Cer
 	}
 	var left []string
 	for _, pcr := range goldenPCRs() {
-		if _, ok := o.Golden[pcr]; !ok && len(o.Golden) > 0 {
+		_, golden := o.Golden[pcr]
+		_, elsewhere := o.Elsewhere[pcr]
+		if !golden && !elsewhere && len(o.Golden)+len(o.Elsewhere) > 0 {
 			left = append(left, strconv.Itoa(pcr))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -272,6 +273,29 @@ func (d *document) fail(place, found, want string) {
 	}
 }
 
+// twin refuses a member that some readers take for a known one: Go's do not tell
+// upper from lower case, and the last one wins there.
+func (d *document) twin(place, key string, known ...string) {
+	for _, k := range known {
+		if strings.EqualFold(k, key) {
+			d.fail(place, "a member that differs from "+k+" in its letters' case alone", k)
+		}
+	}
+}
+
+// only refuses members of an object that are not known.
+func (d *document) only(place string, v *jsondoc.Value, known ...string) {
+	if v.Kind != jsondoc.Object {
+		d.fail(place, kind(v), "an object")
+		return
+	}
+	for _, m := range v.Members {
+		if !slices.Contains(known, m.Key) {
+			d.fail(place+"/"+jsondoc.EscapePointer(m.Key), "an unknown member", strings.Join(known, ", "))
+		}
+	}
+}
+
 func kind(v *jsondoc.Value) string {
 	if v == nil {
 		return "nothing"
@@ -362,7 +386,10 @@ func openJSON(d *document, doc *jsondoc.Value) (*Evidence, error) {
 			if d.err == nil {
 				e.AK, d.err = ParseAK(d.name+": "+at, raw)
 			}
+		case "tpm_quote", "quote", "message", "signature", "pcrs":
+			d.fail(at, "a second quote, or part of one", "one quote: two readers need not take the same")
 		default:
+			d.twin(at, m.Key, "version", "hcl_report", "report", "td_quote", "vcek", "ak_public", "tpm_quote", "quote", "message", "signature", "pcrs")
 			e.Unjudged = append(e.Unjudged, at)
 		}
 	}
@@ -434,6 +461,7 @@ func openGoAttestation(d *document, doc *jsondoc.Value) (*Evidence, error) {
 	banks := map[uint64]digest.Algorithm{3: digest.SHA1, 5: digest.SHA256, 6: digest.SHA384, 7: digest.SHA512}
 	for i, p := range pcrs.Elems {
 		at := fmt.Sprintf("/PCRs/%d", i)
+		d.only(at, p, "Index", "Digest", "DigestAlg")
 		index, ok := number(p.Get("Index"))
 		alg, known := number(p.Get("DigestAlg"))
 		bank, hash := banks[alg]
@@ -454,6 +482,7 @@ func openGoAttestation(d *document, doc *jsondoc.Value) (*Evidence, error) {
 	}
 	for i, v := range quotes.Elems {
 		at := fmt.Sprintf("/Quotes/%d", i)
+		d.only(at, v, "Version", "Quote", "Signature")
 		if n, ok := number(v.Get("Version")); !ok || n != 2 {
 			d.fail(at+"/Version", kind(v.Get("Version")), "2 (TPM 2.0)")
 		}
@@ -484,6 +513,7 @@ func openGoAttestation(d *document, doc *jsondoc.Value) (*Evidence, error) {
 				e.EventLog = d.bytes(at, m.Value)
 			}
 		default:
+			d.twin(at, m.Key, "Quotes", "PCRs", "TPMVersion", "Public", "EventLog")
 			e.Unjudged = append(e.Unjudged, at)
 		}
 	}

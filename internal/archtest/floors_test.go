@@ -30,7 +30,7 @@ var floors = []struct {
 	{"pipeline/run", []string{"pipeline", "pipeline/config"}},
 	// recognize knows by itself what the stages' rooms read; as their kinds move
 	// into the table, its rooms go.
-	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "privatemode", "tdxmeasure"}},
+	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "tdxmeasure"}},
 	// published is what several stages read out of a deployment or a manifest.
 	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest"}},
 	{"pipeline/stages/deployment", stage("deployment")},
@@ -44,7 +44,7 @@ var floors = []struct {
 	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen"}},
 	{"pipeline/stages/manifest", stage("manifest", "privatemode")},
 	// Sideways, to say why a register differs.
-	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
+	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "manifest", "privatemode",
 		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",

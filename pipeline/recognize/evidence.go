@@ -71,7 +71,7 @@ var quoteTexts = []string{"0400020081000000", "0500020081000000", "BAACAIEAAAA",
 // folder: whether it is worth reading as evidence. Pages and JSON documents are
 // told from what else lies there by their names.
 func mayBeEvidence(name string, head, tail []byte) bool {
-	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || dstackattest.Recognize(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
+	if isQuoteHeader(head) || isSNPHead(head) || mayBeTPM(head) || isCCEL(head) || mayBeTPMLog(name, head) || mayBeKey(head) || dstackattest.Recognize(head) || len(tail) >= 48 && string(tail[len(tail)-48:len(tail)-32]) == footerGUID {
 		return true
 	}
 	if ext := strings.ToLower(filepath.Ext(name)); isDER(head) && slices.Contains([]string{".der", ".crt", ".cer"}, ext) {
@@ -187,10 +187,11 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 	switch {
 	case len(data) > evidenceAtMost:
 		return KindUnknown
-	case isCCEL(data):
-		return KindEventLog
 	case isTDVF(data):
 		return KindFirmware
+	}
+	if kind := recognizeLog(file, data); kind != KindUnknown {
+		return kind
 	}
 	text := bytes.TrimSpace(bytes.TrimPrefix(data, []byte("\ufeff")))
 	if isReleasesHead(string(text[:min(len(text), headSize)])) {
@@ -239,6 +240,9 @@ func recognizeBundle(file string, data []byte, read bundleReader) Kind {
 // names is meant as the one of the connection.
 func recognizeNamed(name string, data []byte, named bool) Kind {
 	base := filepath.Base(filepath.FromSlash(name))
+	if kind := recognizeKey(name, data, named); kind != KindUnknown {
+		return kind
+	}
 	switch {
 	case slices.Contains(composeNames, base) || named && slices.ContainsFunc(composeNames[2:], func(n string) bool { return strings.HasSuffix(base, "."+n) }):
 		return KindCompose
@@ -297,6 +301,8 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindQuote
 	}
 	switch {
+	case isGolden(v):
+		return KindGolden
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
 	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
@@ -390,6 +396,9 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		if err := s.addEvidence(parts[0], config.Evidence{File: parts[0], Also: parts[1:]}); err != nil {
 			return err
 		}
+	}
+	if err := s.configureTPM(byKind); err != nil {
+		return err
 	}
 	for _, name := range gpus {
 		if err := s.addEvidence(name, config.Evidence{File: name, Profile: string(evidence.NVIDIA)}); err != nil {

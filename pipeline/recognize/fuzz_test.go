@@ -1,6 +1,7 @@
 package recognize_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/retally/retally/fixtures"
@@ -20,9 +21,12 @@ func FuzzRecognize(f *testing.F) {
 	for _, data := range machineFiles(f) {
 		f.Add(data)
 	}
+	f.Add(bytes.Join([][]byte{sha1Record(0, 8, []byte("v")), sha1Record(0, 4, make([]byte, 4))}, nil))
+	f.Add([]byte(`{"measurements":{"0":"00"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) < 1<<16 {
 			recognize.Content("f", data)
+			recognize.Content("ak_binary_bios_measurements", data)
 		}
 	})
 }

@@ -72,6 +72,8 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 		switch f.Kind {
 		case KindEventLog:
 			err = s.lookLog(ctx, f.Name, quotes)
+		case KindTPMLog:
+			err = s.lookTPMLog(ctx, f.Name)
 		case KindFirmware:
 			err = s.lookFirmware(ctx, f.Name, quotes)
 		}
@@ -91,14 +93,21 @@ func (s *Subject) markSenders() {
 		return // the user's own
 	}
 	var out []string
+	named := func(file string) bool {
+		return slices.ContainsFunc(s.Found, func(f Found) bool { return f.Name == file && f.Named })
+	}
 	for _, file := range []string{s.Config.Registry, s.Config.Compose, s.Config.Against} {
-		named := slices.ContainsFunc(s.Found, func(f Found) bool { return f.Name == file && f.Named })
-		if file != "" && !named {
+		if file != "" && !named(file) {
 			out = append(out, file)
 		}
 	}
 	for name, e := range s.Config.Evidence {
-		e.Senders = out
+		e.Senders = slices.Clone(out)
+		for _, file := range []string{e.Golden, e.EventLog, e.AK} {
+			if file != "" && !named(file) {
+				e.Senders = append(e.Senders, file)
+			}
+		}
 		s.Config.Evidence[name] = e
 	}
 }
@@ -222,6 +231,7 @@ func (s *Subject) lackEvidence() {
 			}
 		}
 	}
+	s.lackTPM()
 	if len(c.Evidence) > 0 {
 		return
 	}

@@ -36,7 +36,7 @@ func Stage() run.Stage { return Showing(nil) }
 // shows more of it than a report does. show may be nil.
 func Showing(show func(*Judged)) run.Stage {
 	return run.Stage{
-		Name: "evidence", Version: 4, After: []string{"tdx"}, Fill: fill, Check: check, Plan: plan,
+		Name: "evidence", Version: 5, After: []string{"tdx", "tpm"}, Fill: fill, Check: check, Plan: plan,
 		Run: func(ctx context.Context, in *run.In) (*run.Out, error) { return execute(ctx, in, show) },
 	}
 }
@@ -110,7 +110,7 @@ func (r *stageRun) judge(ctx context.Context, name string, e config.Evidence) (*
 	j.run, j.from = r, from
 	j.Add(r.out)
 	if j.Expected.Verdict == verdict.Fail && slices.Contains(j.Asked(), evidence.Expected) {
-		return j, j.whyRegisters(ctx)
+		return j, errors.Join(j.whyRegisters(ctx), j.whyPCRs(ctx))
 	}
 	return j, nil
 }
@@ -145,7 +145,8 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 	if q.AK, err = r.attestationKey(ctx, e, from); err != nil {
 		return nil, nil, err
 	}
-	if err := idle(e, q); err != nil {
+	q.AKSource = source(e, e.AK)
+	if err := errors.Join(idle(e, q), r.otherPlatform(e, q.Evidence)); err != nil {
 		return nil, nil, err
 	}
 	from.bound = slices.Clone(from.authentic)
@@ -206,7 +207,7 @@ func idle(e config.Evidence, q *Question) error {
 	case broken:
 	case b.TPM == nil:
 		bad = append(bad, field{"ak", e.AK}, field{"event_log", e.EventLog})
-	case b.TPM.HCL != nil && !bareKey(q):
+	case b.TPM.HCL != nil && !bareKey(q) && q.AKSource != evidence.Sender:
 		bad = append(bad, field{"ak", e.AK}) // whose key it is, the hardware report says
 	}
 	if b.Proof == nil {

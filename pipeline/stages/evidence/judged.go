@@ -90,6 +90,7 @@ func (j *Judged) Add(out *run.Out) {
 	if slices.Contains(j.Asked(), evidence.Expected) {
 		out.References = append(out.References, j.references...)
 		out.References = append(out.References, j.goldenReferences()...)
+		out.References = append(out.References, j.predictedReferences()...)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,10 +15,12 @@ import (
 	"github.com/retally/retally/evidence/certs"
 	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/tpmquote"
+	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pcrmeasure"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/stages/tpm"
 )
 
 // field is a field of an entry with what it holds.
@@ -34,14 +37,31 @@ func rootsOfTPM(b *evidence.Bundle) bool {
 
 // bareKey reports whether a key was given that is trusted as it is: nobody else
 // vouches for it then.
-func bareKey(q *Question) bool { return q.AK != nil && q.AK.Chain == nil }
+func bareKey(q *Question) bool {
+	return q.AK != nil && q.AK.Chain == nil && q.AKSource != evidence.Sender
+}
+
+// otherPlatform says that a platform is named whose registers are of another kind:
+// nothing would come of it.
+func (r *stageRun) otherPlatform(e config.Evidence, b *evidence.Bundle) error {
+	p, ok := r.in.Config.Platforms[e.Platform]
+	if !ok || (p.TEE == "tpm") == tpmKind(b) {
+		return nil
+	}
+	what, want := "no TPM's", "a platform of tee tdx or snp"
+	if tpmKind(b) {
+		what, want = "a TPM's", "a platform of tee tpm"
+	}
+	return &pipeline.InputError{
+		Op: "judge", File: e.File, Err: fmt.Errorf("the evidence is %s, and platform %s is of tee %s", what, e.Platform, p.TEE), Hint: "name " + want + ", or leave it out",
+	}
+}
 
 // tpmIdle are the fields that say what a machine with other registers must be.
 // The registry and the compose file of the whole configuration are for the others
 // in it.
 func tpmIdle(e config.Evidence, behind hcl.Type) []field {
 	out := []field{
-		{"platform", e.Platform},
 		{"rootfs", e.Rootfs},
 		{"docker_files", e.DockerFiles},
 		{"app_id", e.AppID},
@@ -114,6 +134,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 		if q.Golden, err = blindllama.ParseGolden(e.Golden, data); err != nil {
 			return err
 		}
+		q.GoldenSource = source(e, e.Golden)
 		from.expected = append(from.expected, pipeline.FromFile(e.Golden))
 	}
 	if e.AppRoot != "" {
@@ -123,6 +144,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 		}
 		q.AppRoot = d
 	}
+	r.predicted(e, q, from)
 	for _, text := range append(slices.Clone(e.Measurement), e.MRTD) {
 		if text == "" {
 			continue
@@ -149,6 +171,97 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 	return nil
 }
 
+// predicted takes what stage tpm computed of a platform: its registers, and the
+// root hash of the application's disk where its data were there.
+func (r *stageRun) predicted(e config.Evidence, q *Question, from *judgedFrom) {
+	if e.Platform == "" {
+		return
+	}
+	p := &evidence.Prediction{Name: "platform " + e.Platform, Values: tpmquote.Values{}, Assumed: tpmquote.Values{}}
+	for _, bank := range []digest.Algorithm{digest.SHA1, digest.SHA256, digest.SHA384, digest.SHA512} {
+		for i := range tpmquote.PCRCount {
+			m, ok := r.in.Get(tpm.Key(e.Platform, bank, i))
+			if !ok {
+				continue
+			}
+			to := p.Assumed
+			if m.Basis == pipeline.Recomputed {
+				to = p.Values
+				from.expected = append(from.expected, pipeline.FromKey(m.Key))
+			}
+			if to[bank] == nil {
+				to[bank] = map[int]digest.Digest{}
+			}
+			to[bank][i] = m.Value.Digest()
+		}
+	}
+	q.Predicted = p
+	root, ok := r.in.Get(pipeline.NewKey("tpm", e.Platform, "app-root"))
+	if ok && root.Basis == pipeline.Recomputed && q.AppRoot.IsZero() && q.Evidence.Proof != nil {
+		q.AppRoot = root.Value.Digest()
+		from.expected = append(from.expected, pipeline.FromKey(root.Key))
+	}
+}
+
+// predictedReferences are the registers that were computed for the platform, each
+// held against the one that a quote signs.
+func (j *Judged) predictedReferences() []pipeline.Reference {
+	p := j.Request.Predicted
+	if p == nil {
+		return nil
+	}
+	var out []pipeline.Reference
+	set := p.Name + " for " + j.Name
+	for _, bank := range p.Values.Banks() {
+		for _, i := range slices.Sorted(maps.Keys(p.Values[bank])) {
+			reg := evidence.PCR(bank, i)
+			if _, ok := j.Result.Registers[reg]; !ok || tpmquote.Resettable(i) {
+				continue // expected says what no quote covers
+			}
+			out = append(out, pipeline.Reference{
+				Set: set, Group: set, Key: j.key(string(reg)), Relation: pipeline.Equal, Want: pipeline.OfDigest(p.Values[bank][i]),
+				Words: fmt.Sprintf("%s of %s", reg, p.Name),
+			})
+		}
+	}
+	return out
+}
+
+// whyPCRs looks for the deviation of the platform that turns what was predicted
+// into what the quote says.
+func (j *Judged) whyPCRs(ctx context.Context) error {
+	p := j.Request.Predicted
+	if p == nil || j.Result.Authentic.Verdict != verdict.Pass {
+		return nil
+	}
+	var machine *tpm.Machine
+	for _, bank := range p.Values.Banks() {
+		for _, i := range slices.Sorted(maps.Keys(p.Values[bank])) {
+			reg := evidence.PCR(bank, i)
+			want, got := p.Values[bank][i], j.Result.Registers[reg]
+			if got.IsZero() || got == want {
+				continue
+			}
+			if machine == nil {
+				var err error
+				if machine, err = tpm.Open(ctx, j.run.in, j.Conf.Platform); err != nil {
+					return err
+				}
+			}
+			c, err := machine.Cause(ctx, i, tpm.Key(j.Conf.Platform, bank, i), want, got, pipeline.Where{File: j.Conf.File})
+			if err != nil {
+				return errors.Join(err, machine.Close())
+			}
+			key := j.key(string(reg))
+			j.run.out.Causes[key] = append(j.run.out.Causes[key], c)
+		}
+	}
+	if machine == nil {
+		return nil
+	}
+	return machine.Close()
+}
+
 // goldenReferences are the golden values that the user gave, for the report: each
 // is held against the register of its name. Whether all of them make the machine
 // what it should be, expected says. Registers that can be reset are no reference:
@@ -156,7 +269,7 @@ func (r *stageRun) tpmExpected(ctx context.Context, e config.Evidence, q *Questi
 func (j *Judged) goldenReferences() []pipeline.Reference {
 	var out []pipeline.Reference
 	for _, i := range slices.Sorted(maps.Keys(j.Request.Golden)) {
-		if tpmquote.Resettable(i) {
+		if tpmquote.Resettable(i) || j.Request.GoldenSource == evidence.Sender {
 			continue
 		}
 		reg := evidence.PCR(digest.SHA256, i)

@@ -279,7 +279,7 @@ func givenDigest(text string) (d digest.Digest, ok bool, err error) {
 // fill writes out what platforms take from elsewhere.
 func fill(c *config.Config) {
 	for name, p := range c.Platforms {
-		if p.TEE == "snp" {
+		if p.TEE == "snp" || p.TEE == "tpm" { // other stages'
 			continue
 		}
 		if p.ACPI == "" && p.ACPISource == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -122,7 +123,18 @@ func (m *Machine) read(ctx context.Context, in *run.In) error {
 	return nil
 }
 
+// keptAtMost is the size of a file in bytes up to which it is read once and kept.
+// Larger ones are read again where a measurement goes through them in another order.
+const keptAtMost = 4 << 20
+
 func (m *Machine) input(ctx context.Context, in *run.In, name string) (pcrmeasure.Input, error) {
+	if info, err := os.Stat(in.Path(name)); err == nil && info.Mode().IsRegular() && info.Size() <= keptAtMost {
+		data, err := in.ReadFile(ctx, name, keptAtMost)
+		if err != nil {
+			return pcrmeasure.Input{}, err
+		}
+		return pcrmeasure.Bytes(name, data), nil
+	}
 	f, err := in.Reopen(ctx, name)
 	if err != nil {
 		return pcrmeasure.Input{}, err

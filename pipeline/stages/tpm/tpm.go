@@ -35,7 +35,7 @@ func StageSeeing(see func(platform string, p *pcrmeasure.Prediction)) run.Stage 
 		}
 		return r.out, nil
 	}
-	return run.Stage{Name: "tpm", Version: 1, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "tpm", Version: 2, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -150,14 +150,17 @@ func (r *stageRun) references(ctx context.Context, m *Machine) (map[pipeline.Key
 
 // prediction adds what was predicted, and says what was not.
 func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references map[pipeline.Key][]reference) {
+	var left []string
 	for i := range pcrmeasure.Count {
 		key := m.key(p.Bank, i)
 		got := p.PCRs[i]
 		if got == nil {
 			reason := p.Missing[i]
 			r.out.Notes[key] = reason
-			// What nobody relies on and no input would bring is no lack.
-			if len(references[key]) > 0 || len(references) == 0 && i != 1 && i != 8 && i != 10 {
+			left = append(left, words(i)+": "+reason)
+			// What nobody relies on and no input would bring is no lack. What a quote
+			// shows beside the prediction, the evidence that names the machine says.
+			if len(references[key]) > 0 || len(references) == 0 && !r.joined(m.name) && i != 1 && i != 8 && i != 10 {
 				r.in.Lack("what "+words(i)+" is made of", string(key), reason)
 			}
 			continue
@@ -174,6 +177,11 @@ func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references m
 		}
 		r.out.Measurements = append(r.out.Measurements, ms)
 	}
+	if left != nil && r.joined(m.name) {
+		r.out.Problems = append(r.out.Problems, pipeline.Problem{
+			Level: pipeline.LevelNote, Code: "tpm-not-predicted", Msg: fmt.Sprintf("%s, bank %s, is not predicted for %s", m.name, p.Bank, strings.Join(left, "; ")),
+		})
+	}
 	for _, f := range p.Findings {
 		problem := pipeline.Problem{Level: pipeline.LevelNote, Code: f.Code, Msg: fmt.Sprintf("%s, bank %s: %s", m.name, p.Bank, f.Text)}
 		switch f.Code {
@@ -188,27 +196,49 @@ func (r *stageRun) prediction(m *Machine, p *pcrmeasure.Prediction, references m
 	}
 }
 
+// joined reports whether evidence is held against the prediction of a machine.
+func (r *stageRun) joined(name string) bool {
+	for _, e := range r.in.Config.Evidence {
+		if e.Platform == name && (len(e.Only) == 0 || slices.Contains(e.Only, "expected")) {
+			return true
+		}
+	}
+	return false
+}
+
 // searchedInRun bounds the search for a deviation within a run. `retally
 // explain KEY --search` looks further.
 const searchedInRun = 200
 
-// why looks for the known deviation that makes a PCR the wanted one. One that
-// is found is proved: with it, the PCR is exactly that value.
+// why says why a PCR is not the one that is expected.
 func (r *stageRun) why(ctx context.Context, m *Machine, index int, key pipeline.Key, got digest.Digest, ref reference) error {
-	answer, err := explain.Find(ctx, index, explain.Input{Artifacts: m.artifacts, Machine: m.machine, Options: search.Options{MaxDeviations: 2, MaxTried: searchedInRun}}, ref.want)
+	c, err := m.Cause(ctx, index, key, got, ref.want, ref.where)
 	if err != nil {
 		return err
 	}
+	r.out.Causes[key] = append(r.out.Causes[key], c)
+	return nil
+}
+
+// Cause looks for the known deviation that makes a PCR the wanted one. One that
+// is found is proved: with it, the PCR is exactly that value.
+func (m *Machine) Cause(ctx context.Context, index int, key pipeline.Key, got, want digest.Digest, where pipeline.Where) (pipeline.Cause, error) {
 	c := pipeline.Cause{
-		Path: []string{string(key)}, Expected: got.String(), Actual: ref.want.String(), Where: ref.where, Standing: pipeline.Suspected,
-		Note: answer.Sentence(), Hint: "tpm-deviation",
+		Path: []string{string(key)}, Expected: got.String(), Actual: want.String(), Where: where, Standing: pipeline.Suspected, Hint: "tpm-deviation",
 	}
-	if answer.Found {
+	if m.untold != "" || index == appRegister {
+		c.Note = "how this register comes about, the artifacts of " + m.name + " do not tell"
+		return c, nil
+	}
+	answer, err := explain.Find(ctx, index, explain.Input{Artifacts: m.artifacts, Machine: m.machine, Options: search.Options{MaxDeviations: 2, MaxTried: searchedInRun}}, want)
+	if err != nil {
+		return c, err
+	}
+	if c.Note = answer.Sentence(); answer.Found {
 		c.Standing = pipeline.Proved
 		for _, d := range answer.Deviations {
 			c.Path = append(c.Path, d.ID)
 		}
 	}
-	r.out.Causes[key] = append(r.out.Causes[key], c)
-	return nil
+	return c, nil
 }
