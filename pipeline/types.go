@@ -97,6 +97,10 @@ type Reference struct {
 	Where    Where    `json:"where"`
 	Words    string   `json:"words,omitempty"` // what the value is, for people
 	Note     string   `json:"note,omitempty"`  // shown with the finding unless it matches
+	// Incomparable says why another value of ours proves nothing: the published
+	// one was made in a way that is not reproduced here. It leaves the value
+	// unchecked where the two differ, and never makes them equal.
+	Incomparable string `json:"incomparable,omitempty"`
 }
 
 // Verdict is the outcome of comparing one key.

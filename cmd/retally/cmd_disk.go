@@ -46,7 +46,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 			if (len(args) == 0) == (f.files == "") {
 				return &userError{op: "disk", msg: "want a directory, or --files LIST", hint: "usage: " + cmd.UseLine()}
 			}
-			f.recipe.Dir = f.files
+			f.recipe.Dir, f.recipe.MKFSDefault = f.files, !cmd.Flags().Changed("mkfs")
 			if len(args) == 1 {
 				f.recipe.Dir = args[0]
 			}
@@ -68,7 +68,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.exclude, "exclude", nil, "glob of what the recipe leaves out, as in models.yaml; may be given several times")
-	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1")
+	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1 (default: what --models says, else 1.9)")
 	fl.BoolVar(&f.recipe.RootOnly, "root-only", false, "only root hashes: no hash of the whole file, so all cores are used")
 	fl.BoolVar(&f.allFiles, "all-files", false, "whole-file hashes of both releases")
 	fl.StringVar(&f.write, "write", "", "also write the disk file here, sparse, and whole or not at all")
@@ -130,14 +130,14 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		return err
 	}
 	for _, w := range v.Result.Warnings {
-		a.talk("retally: warning: %s", w.Message)
+		a.talk("retally: warning: %s", w.Text())
 	}
 	name := filepath.Base(f.recipe.Dir)
 	if v.Listed != nil {
 		name = v.Listed.Key
 	}
 	out := run.NewOut()
-	disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)
+	v.Why = out.Causes[disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)]
 	disks.Compare(out, name, f.recipe.Dir, v.Result)
 	return a.judged(&f.comparison, targets, "the disk of "+f.recipe.Dir, out, view{json: v.JSON(), text: v.Text, computes: len(out.References) == 0})
 }

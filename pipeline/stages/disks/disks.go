@@ -26,7 +26,7 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 3, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "disks", Version: 4, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -240,10 +240,11 @@ func check(c *config.Config, at config.At) error {
 	return nil
 }
 
+// fill writes the usual release down; the models file may name another.
 func fill(c *config.Config) {
 	for name, d := range c.Disks {
 		if d.MKFS == "" {
-			d.MKFS = string(erofs.Profile19)
+			d.MKFS, d.MKFSDefault = string(erofs.Profile19), true
 			c.Disks[name] = d
 		}
 	}
