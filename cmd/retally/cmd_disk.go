@@ -130,7 +130,7 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		return err
 	}
 	for _, w := range v.Result.Warnings {
-		a.talk("retally: warning: %s", w.Text())
+		a.talk("retally: warning: %s", disks.Remedy(w))
 	}
 	name := filepath.Base(f.recipe.Dir)
 	if v.Listed != nil {

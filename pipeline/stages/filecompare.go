@@ -278,8 +278,8 @@ func releaseSide(ctx context.Context, s *recognize.Subject) (facts releaseFacts,
 		}
 	}
 	models := map[digest.Digest]privatemode.Model{}
-	if f := s.Config.Models; f != "" {
-		list, err := run.Parsed(ctx, s.Reader, f, config.YAMLLimit, privatemode.ParseModels)
+	if s.Config.PublishedDisks() {
+		list, err := published.Models(ctx, s.Reader, s.Config)
 		if err != nil {
 			return facts, err
 		}

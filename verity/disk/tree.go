@@ -60,13 +60,13 @@ var messages = map[string]string{
 	WarnDateEpoch:   "SOURCE_DATE_EPOCH is set: mkfs.erofs would write it as the image's time and get another root hash; this result is without it",
 	WarnNestedGit:   "entries named .git below the root are kept, as in the published recipe",
 	WarnExcludeNone: "exclude patterns match nothing",
-	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it (--normalize)",
-	WarnLFSExcluded: "files match an exclude pattern below the root, or begin with a dot: the recipe neither fetches nor removes them, so of Git LFS files its disk has the pointers (--git takes these from the commit)",
+	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it",
+	WarnLFSExcluded: "files match an exclude pattern below the root, or begin with a dot: the recipe neither fetches nor removes them, so of Git LFS files its disk has the pointers",
 }
 
 // changes are what is said in place of a message of what was changed.
 var changes = map[string]string{
-	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it (--normalize)",
+	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it",
 	WarnLFSExcluded: "files match an exclude pattern below the root, or begin with a dot: taken as their Git LFS pointers, as the recipe leaves them",
 }
 
@@ -228,7 +228,7 @@ func (s *surveyor) survey(p string, n *erofs.Node) error {
 		}
 	case erofs.ModeDir:
 		if what := hubFolders[p]; what != "" {
-			s.warn.note(WarnHubFolder, fmt.Sprintf("%s %s (--exclude %s)", p, what, strings.Split(p, "/")[0]), p)
+			s.warn.note(WarnHubFolder, fmt.Sprintf("%s %s", p, what), strings.Split(p, "/")[0])
 		}
 		if p == "." && isHubCache(n) {
 			s.warn.add(WarnHubCache, p)

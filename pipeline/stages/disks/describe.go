@@ -84,7 +84,7 @@ func Describe(out *run.Out, name, dir string, res disk.Result, file string, list
 		out.Measure(of("file"), file256, dir, note)
 	}
 	for _, w := range slices.Concat(res.Warnings, res.Changes) {
-		out.Problem(pipeline.LevelNote, "disk-"+w.Code, pipeline.Where{File: dir}, w.Text(), "")
+		out.Problem(pipeline.LevelNote, "disk-"+w.Code, pipeline.Where{File: dir}, Remedy(w), "")
 	}
 	if listed == nil {
 		return key
@@ -123,6 +123,18 @@ func notReproduced(res disk.Result, listed *privatemode.Model) string {
 	return fmt.Sprintf("published with mkfs.erofs %s, which is not reproduced here (1.9 and 1.8.6 to 1.9.4 are)", show.Clip(listed.ErofsVersion, 40))
 }
 
+// Remedy is what a warning about a directory says, with what helps. The first
+// path of a hub's folder is what to leave out.
+func Remedy(w disk.Warning) string {
+	switch {
+	case w.Code == disk.WarnHubFolder && len(w.Paths) > 0:
+		return fmt.Sprintf("%s (--exclude %s)", w.Text(), w.Paths[0])
+	case w.Code == disk.WarnLFSExcluded && strings.HasSuffix(w.Message, "the pointers"):
+		return w.Text() + " (--git takes them from the commit)"
+	}
+	return w.Text()
+}
+
 // whyDisk says why a measured disk is not the published one. The other
 // releases of mkfs.erofs were computed in the same pass, so that cause is
 // proved; the rest is what is known to change a root hash silently.
@@ -138,7 +150,7 @@ func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where 
 		return
 	}
 	for _, w := range res.Warnings {
-		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: w.Text()})
+		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: Remedy(w)})
 	}
 	note := "the directory has other sizes or names than the published model: the image alone is of another length"
 	if uint64(res.HashOffset) == listed.HashOffset {

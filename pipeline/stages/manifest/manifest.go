@@ -22,7 +22,7 @@ import (
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
 func Stage() run.Stage {
-	return run.Stage{Name: "manifest", Version: 4, After: []string{"tdx", "snp", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "manifest", Version: 5, After: []string{"tdx", "snp", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
