@@ -147,3 +147,22 @@ func TestOwnerKeysAgainstDigests(t *testing.T) {
 		}
 	}
 }
+
+// What a newer version wrote keeps a check, and a whole run that holds the same
+// bytes against themselves, from being complete.
+func TestUnjudgedStaysUnchecked(t *testing.T) {
+	text := strings.Replace(withTDX("[]", `,"RTMR0Alternatives":["`+strings.Repeat("aa", 48)+`"]`), `"Policies":{}`, `"Policies":{"`+strings.Repeat("ab", 32)+`":{"SANs":["a"],"Role":"coordinator"}}`, 1)
+	m, err := manifest.Parse("m.json", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := NewValidity(m).Out()
+	findings, _ := pipeline.Compare(out.Measurements, out.References, pipeline.CompareOptions{Complete: manifestKeys})
+	found := false
+	for _, f := range findings {
+		found = found || f.Key == "manifest/unjudged/1" && f.Verdict == pipeline.Unchecked && strings.Contains(f.Note, "RTMR0Alternatives")
+	}
+	if !found {
+		t.Errorf("got %+v", findings)
+	}
+}

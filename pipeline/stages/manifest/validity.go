@@ -45,6 +45,24 @@ func (v *Validity) Owner(file string, key manifest.OwnerKey) {
 	v.owners = append(v.owners, o)
 }
 
+// unjudged makes a value that stays unchecked of each thing in a published
+// manifest that a newer version may have written: equal bytes on both sides do
+// not say what it permits.
+func unjudged(out *run.Out, m *manifest.Manifest, problems []manifest.Problem) {
+	n := 0
+	for _, p := range problems {
+		if p.Severity != manifest.SeverityUnjudged {
+			continue
+		}
+		n++
+		key := pipeline.NewKey("manifest", "unjudged", fmt.Sprint(n))
+		note := p.Pointer + ": " + p.Msg
+		out.References = append(out.References, pipeline.Reference{
+			Key: key, Relation: pipeline.Equal, Want: pipeline.OfText("judged"), Where: pipeline.Where{File: m.File(), Pointer: p.Pointer, Line: p.Line}, Words: p.Pointer, Note: note,
+		})
+	}
+}
+
 // unjudged lists what a newer version may have written.
 func (v *Validity) unjudged() []manifest.Problem {
 	var out []manifest.Problem
@@ -85,11 +103,7 @@ func (v *Validity) Out() *run.Out {
 		rules = rules && p.Severity != manifest.SeverityError
 	}
 	hold(pipeline.NewKey("manifest", "valid"), rules, pipeline.Where{File: file}, "every rule of Contrast holds")
-	for i, p := range v.unjudged() {
-		key := pipeline.NewKey("manifest", "unjudged", fmt.Sprint(i+1))
-		out.Refer(key, pipeline.OfText("judged"), pipeline.Where{File: file, Pointer: p.Pointer, Line: p.Line}, p.Pointer)
-		out.Notes[key] = p.Pointer + ": " + p.Msg
-	}
+	unjudged(out, v.m, v.problems)
 	for i, o := range v.owners {
 		hold(pipeline.NewKey("manifest", "owner", fmt.Sprint(i+1)), o.Role != "", pipeline.Where{File: o.File, Pointer: o.Pointer}, "the key of "+o.File+" is among the owners")
 	}
