@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/disks"
 	"github.com/retally/retally/privatemode"
@@ -80,7 +81,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	fl.BoolVar(&f.resume, "resume", false, "go on from the checkpoint of a run that was ended")
 	fl.StringVar(&f.checkpoint, "checkpoint", "", "file for checkpoints (default with --resume: among the caches)")
 	fl.StringVar(&f.files, "files", "", "plan the disk of a list of files (JSON, or a hub's listing) without their content")
-	fl.StringVar(&f.models, "models", "", "models.yaml to compare with")
+	fl.StringVar(&f.models, "models", "", "models.yaml, or a storage class of an older release, to compare with")
 	fl.StringVar(&f.name, "name", "", "the entry of --models, by its exact name (default: the only one there is)")
 	f.flags(cmd)
 	return cmd
@@ -94,7 +95,11 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		if err != nil {
 			return err
 		}
-		list, err := privatemode.ParseModels(f.models, data)
+		parse := privatemode.ParseModels
+		if recognize.Content(f.models, data) == recognize.KindStorage {
+			parse = privatemode.ParseStorageClasses
+		}
+		list, err := parse(f.models, data)
 		if err != nil {
 			return err
 		}
