@@ -47,7 +47,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 			if (len(args) == 0) == (f.files == "") {
 				return &userError{op: "disk", msg: "want a directory, or --files LIST", hint: "usage: " + cmd.UseLine()}
 			}
-			f.recipe.Dir, f.recipe.MKFSDefault = f.files, !cmd.Flags().Changed("mkfs")
+			f.recipe.Dir = f.files
 			if len(args) == 1 {
 				f.recipe.Dir = args[0]
 			}
@@ -69,7 +69,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.exclude, "exclude", nil, "glob of what the recipe leaves out, as in models.yaml; may be given several times")
-	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1 (default: what --models says, else 1.9)")
+	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1 (1.9 gives way to a release that --models names)")
 	fl.BoolVar(&f.recipe.RootOnly, "root-only", false, "only root hashes: no hash of the whole file, so all cores are used")
 	fl.BoolVar(&f.allFiles, "all-files", false, "whole-file hashes of both releases")
 	fl.StringVar(&f.write, "write", "", "also write the disk file here, sparse, and whole or not at all")

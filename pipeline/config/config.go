@@ -83,11 +83,9 @@ type Image struct {
 // Disk names a model directory and the recipe of its disk.
 type Disk struct {
 	Dir string `yaml:"dir" json:"dir"`
-	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" or "1.9.1+"; by
-	// default the one that the models file names, else "1.9".
+	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" (the default,
+	// which gives way to a release that the models file names) or "1.9.1+".
 	MKFS string `yaml:"mkfs,omitempty" json:"mkfs,omitempty"`
-	// MKFSDefault says that nobody gave MKFS.
-	MKFSDefault bool `yaml:"-" json:"mkfs_default,omitempty"`
 	// Exclude lists what the recipe leaves out; where it is not given, what the
 	// models file says of this model. An empty list leaves nothing out.
 	Exclude *[]string `yaml:"exclude,omitempty" json:"exclude,omitempty"`

@@ -27,7 +27,8 @@ func Resolve(c config.Disk, listed *privatemode.Model) (disk.Options, error) {
 			return disk.Options{}, err
 		}
 	}
-	if listed != nil && (c.MKFS == "" || c.MKFSDefault) {
+	if listed != nil && profile == erofs.Profile19 {
+		// The default gives way to what the entry names.
 		if p, ok := erofs.ProfileOf(listed.ErofsVersion); ok {
 			profile = p
 		}

@@ -254,7 +254,7 @@ func check(c *config.Config, at config.At) error {
 func fill(c *config.Config) {
 	for name, d := range c.Disks {
 		if d.MKFS == "" {
-			d.MKFS, d.MKFSDefault = string(erofs.Profile19), true
+			d.MKFS = string(erofs.Profile19)
 			c.Disks[name] = d
 		}
 	}
