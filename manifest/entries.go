@@ -37,7 +37,7 @@ type TDXEntry struct {
 	MinTCBEvaluationDataNumber *uint64
 	MrTd                       string   // hex as written, 48 bytes
 	MrSeam                     string   // hex as written, 48 bytes; "" is "not filled in"
-	Rtmrs                      []string // hex as written, four of 48 bytes
+	Rtmrs                      []string // hex as written, four of 48 bytes; "" for one that is no text
 	Xfam                       string   // hex as written, 8 bytes, least significant first
 	AllowedPIIDs               []string // hex as written, 16 bytes each; empty: any platform
 	MemoryIntegrity            *bool
@@ -125,7 +125,7 @@ func (m *Manifest) TDX() []TDXEntry {
 			MinTCBEvaluationDataNumber: number(v.Get("MinTCBEvaluationDataNumber")),
 			MrTd:                       text(v.Get("MrTd")),
 			MrSeam:                     text(v.Get("MrSeam")),
-			Rtmrs:                      texts(rtmrs),
+			Rtmrs:                      registers(rtmrs),
 			Xfam:                       text(v.Get("Xfam")),
 			AllowedPIIDs:               texts(v.Get("AllowedPIIDs")),
 			MemoryIntegrity:            boolOrNil(v.Get("MemoryIntegrity")),
@@ -172,6 +172,19 @@ func texts(v *jsondoc.Value) []string {
 		if e.Kind == jsondoc.String {
 			out = append(out, e.Text)
 		}
+	}
+	return out
+}
+
+// registers are the elements by their place: one of another form must not move
+// the others.
+func registers(v *jsondoc.Value) []string {
+	if v == nil || v.Kind != jsondoc.Array {
+		return nil
+	}
+	out := make([]string, len(v.Elems))
+	for i, e := range v.Elems {
+		out[i] = text(e)
 	}
 	return out
 }

@@ -206,6 +206,9 @@ func (f *fieldLister) tree(v *jsondoc.Value, path, base, pointer string) {
 // is, so that nothing escapes a comparison.
 func (f *fieldLister) leaf(v *jsondoc.Value, path, joined, pointer string, offset int) {
 	row := spec(path)
+	if strings.HasPrefix(path, "tdx/") && (row == nil || row.kind == kRegs) && areRegisters(v) {
+		row = alternatives
+	}
 	if row == nil && v.Kind == jsondoc.Object && len(v.Members) > 0 {
 		for _, member := range v.Members {
 			f.leaf(member.Value, path+"/"+member.Key, joined+"/"+escapePart(member.Key), pointer+"/"+jsondoc.EscapePointer(member.Key), member.Value.Offset)
@@ -298,6 +301,17 @@ func setOf(v *jsondoc.Value, row *fieldSpec) ([]string, bool) {
 	}
 	sort.Strings(out)
 	return out, true
+}
+
+// AsField gives a field the path and meaning of another known field of the top
+// level: what one version calls otherwise than another.
+func AsField(path string, like Field) Field {
+	f := like
+	f.Path, f.spec = path, spec(path)
+	if f.spec != nil {
+		f.Meaning = f.spec.meaning
+	}
+	return f
 }
 
 // Uint64 returns the value of a field that is a number.

@@ -18,6 +18,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sort"
@@ -170,6 +171,11 @@ func (m *Manifest) Style() (jsondoc.Style, bool) {
 			{},
 		} {
 			style.Indent = indent
+			// Contrast of 2024 wrote what json.MarshalIndent gives and nothing
+			// behind it (contrast PR 615).
+			if style.EscapeHTML && indent == "  " && !bytes.HasSuffix(m.raw, []byte("\n")) && m.Shape().Oldest <= V16 {
+				style.NoFinalLF = true
+			}
 			if string(style.Format(m.tree)) == string(m.raw) {
 				return style, true
 			}

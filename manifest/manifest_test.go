@@ -67,9 +67,13 @@ func TestShape(t *testing.T) {
 	const policy = `"Policies":{"aa":{"SANs":[]}},`
 	for _, tc := range []struct{ in, want string }{
 		{`{"Policies":{"aa":["x"]},"ReferenceValues":{"SNP":{},"TrustedMeasurement":""}}`, "Contrast 0.7: policies are lists of SANs, one SNP object"},
-		{`{` + policy + `"ReferenceValues":{"tdx":[{"Rtrms":[]}]}}`, "Contrast 1.6: policies are objects, lists of reference values, Rtrms"},
+		{`{` + policy + `"ReferenceValues":{"tdx":[{"Rtrms":[]}]}}`, "Contrast 1.6 to 1.13: policies are objects, lists of reference values, Rtrms"},
+		{`{` + policy + `"ReferenceValues":{"tdx":[{"MrTd":"","Rtrms":[],"MinimumQeSvn":1}]}}`, "Contrast 1.6 to 1.11: policies are objects, lists of reference values, Rtrms, MinimumQeSvn"},
+		{`{` + policy + `"ReferenceValues":{"tdx":[{"MrTd":"","Rtrms":[],"TdAttributes":""}]}}`, "Contrast 1.12 to 1.13: Rtrms, no SVNs of TDX"},
+		{`{` + policy + `"ReferenceValues":{"tdx":[{"MrTd":"","Rtmrs":[],"TdAttributes":""}]}}`, "Contrast 1.14 to 1.19: Rtmrs, TdAttributes"},
+		{`{` + policy + `"ReferenceValues":{"tdx":[{"MrTd":"","Rtmrs":[],"MinimumPceSvn":1}]}}`, "no known version: contradicting signs"},
 		{`{` + policy + `"ReferenceValues":{"snp":[{"GuestPolicy":{}}]}}`, "Contrast 1.8 or later: GuestPolicy"},
-		{`{` + policy + `"ReferenceValues":{"snp":[{"GuestPolicy":{}}]},"WorkloadOwnerKeyDigests":null}`, "Contrast 1.8 to 1.16: GuestPolicy, WorkloadOwnerKeyDigests"},
+		{`{` + policy + `"ReferenceValues":{"snp":[{"GuestPolicy":{}}]},"WorkloadOwnerKeyDigests":null}`, "Contrast 1.8 to 1.19: GuestPolicy, WorkloadOwnerKeyDigests"},
 		{`{` + policy + `"ReferenceValues":{"snp":[{"Platform":"x"}]}}`, "Contrast 1.16 or later: Platform"},
 		{`{` + policy + `"ReferenceValues":{"snp":[{"Platform":"x","CPUs":1}]}}`, "Contrast 1.16 to 1.20: Platform, CPUs"},
 		{`{` + policy + `"ReferenceValues":{"tdx":[{}]},"WorkloadOwnerPubKeys":[]}`, "Contrast 1.20 or later: WorkloadOwnerPubKeys"},
@@ -127,6 +131,16 @@ func TestStyle(t *testing.T) {
 		data := want.Format(tree)
 		if got, ok := parse(t, data).Style(); !ok || got != want {
 			t.Errorf("got %+v, %v, want %+v", got, ok, want)
+		}
+	}
+	// Contrast of 2024 wrote no line end; what came later did.
+	for doc, want := range map[string]bool{
+		"{\n  \"Policies\": {\n    \"aa\": [\n      \"x\"\n    ]\n  },\n  \"ReferenceValues\": {\n    \"SNP\": {}\n  }\n}": true,
+		"{\n  \"Policies\": {},\n  \"ReferenceValues\": {},\n  \"WorkloadOwnerPubKeys\": null\n}":                          false,
+	} {
+		got, ok := parse(t, []byte(doc)).Style()
+		if ok != want || ok && string(got.Format(parse(t, []byte(doc)).Tree())) != doc {
+			t.Errorf("%s: got %+v, %v, want %v", doc, got, ok, want)
 		}
 	}
 	for _, odd := range []string{`{"Policies":{}, "ReferenceValues":{}}`, `{"Policies":{},"ReferenceValues":{}}`} {

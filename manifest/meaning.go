@@ -159,6 +159,12 @@ var fieldTable = []fieldSpec{
 	{path: "tdx/TdAttributes", kind: kHex, size: 8, meaning: Meaning{Origin: FromRelease, Words: "TD attributes, the debug bit among them"}},
 }
 
+// alternatives stands for a list of values of a register, under whatever name a
+// newer version keeps them: each is accepted, so more accept more.
+var alternatives = &fieldSpec{kind: kHexList, size: 48, meaning: Meaning{
+	Order: FewerTighter, Origin: OriginUnknown, Default: "[]", Words: "values of a register, each of which is accepted",
+}}
+
 func measurement(words string) Meaning { return Meaning{Origin: FromRelease, Words: words} }
 
 func minimum(words, absent string) Meaning {

@@ -16,15 +16,23 @@ type Version uint8
 const (
 	V07   Version = iota + 1 // 0.7: policies are lists of SANs, one SNP object
 	V16                      // 1.0 to about 1.7 (1.6 certain): policy objects, lists of reference values; Role since about 1.7
-	V18                      // about 1.8 to 1.15: GuestPolicy, PlatformInfo
+	V18                      // about 1.8 to 1.11: GuestPolicy, PlatformInfo
+	V112                     // 1.12 to 1.13: no SVNs of TDX (PR 1661 of 2025-07-31)
+	V114                     // 1.14 to 1.15: Rtrms spelt Rtmrs (PR 1821 of 2025-10-07)
 	V116                     // about 1.16 to 1.19: AllowedChipIDs, later Platform, MinimumMitigationVector, CPUs
 	V120                     // 1.20: WorkloadOwnerPubKeys, CPUs
 	Newer                    // after 1.20: CPUs gone, APEIP
 )
 
-var versionNames = [...]string{"", "Contrast 0.7", "Contrast 1.6", "Contrast 1.8", "Contrast 1.16", "Contrast 1.20", "Contrast after 1.20"}
+var versionNames = [...]string{"", "Contrast 0.7", "Contrast 1.6", "Contrast 1.8", "Contrast 1.12 to 1.13", "Contrast 1.14 to 1.15", "Contrast 1.16", "Contrast 1.20", "Contrast after 1.20"}
 
-// String names the family by its first known version.
+// The bounds of the families, for ranges of several.
+var (
+	firstReleases = [...]string{"", "0.7", "1.6", "1.8", "1.12", "1.14", "1.16", "1.20", ""}
+	lastReleases  = [...]string{"", "0.7", "1.7", "1.11", "1.13", "1.15", "1.19", "1.20", ""}
+)
+
+// String names the family by its first known version, or its only ones.
 func (v Version) String() string {
 	if v == 0 {
 		return "unknown"
@@ -66,11 +74,11 @@ func (s Shape) String() string {
 	case s.Oldest == s.Newest:
 		head = s.Oldest.String()
 	case s.Newest == Newer:
-		head = s.Oldest.String() + " or later"
+		head = "Contrast " + nameOf(firstReleases[:], int(s.Oldest)) + " or later"
 	case s.Oldest == V07:
-		head = s.Newest.String() + " or earlier"
+		head = "Contrast " + nameOf(lastReleases[:], int(s.Newest)) + " or earlier"
 	default:
-		head = s.Oldest.String() + " to " + strings.TrimPrefix(s.Newest.String(), "Contrast ")
+		head = "Contrast " + nameOf(firstReleases[:], int(s.Oldest)) + " to " + nameOf(lastReleases[:], int(s.Newest))
 	}
 	if len(why) == 0 {
 		return head
@@ -92,11 +100,12 @@ var signTable = []struct {
 	{"snp/MinimumMitigationVector", V116, Newer},
 	{"snp/CPUs", V116, V120},
 	{"snp/APEIP", Newer, Newer},
-	{"tdx/Rtrms", V16, V16},
-	{"tdx/MinimumQeSvn", V16, V16},
-	{"tdx/MinimumPceSvn", V16, V16},
-	{"tdx/MinimumTeeTcbSvn", V16, V16},
-	{"tdx/TdAttributes", V16, V16},
+	{"tdx/Rtrms", V16, V112},
+	{"tdx/Rtmrs", V114, Newer},
+	{"tdx/MinimumQeSvn", V16, V18},
+	{"tdx/MinimumPceSvn", V16, V18},
+	{"tdx/MinimumTeeTcbSvn", V16, V18},
+	{"tdx/TdAttributes", V16, V116}, // gone at the latest in 1.20; the release was not found
 	{"tdx/Platform", V116, Newer},
 	{"tdx/MinTCBEvaluationDataNumber", V116, Newer},
 	{"tdx/AllowedPIIDs", V116, Newer},
@@ -143,6 +152,9 @@ func (m *Manifest) Shape() Shape {
 			m.addSigns(add, e.value, kind, e.pointer)
 			if kind == "snp" && e.value.Get("GuestPolicy") == nil && e.value.Get("Platform") == nil {
 				add(e.pointer, "no GuestPolicy", V07, V16)
+			}
+			if kind == "tdx" && e.value.Get("MrTd") != nil && e.value.Get("MinimumQeSvn") == nil && e.value.Get("MinimumPceSvn") == nil && e.value.Get("MinimumTeeTcbSvn") == nil {
+				add(e.pointer, "no SVNs of TDX", V112, Newer)
 			}
 		}
 	}

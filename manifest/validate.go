@@ -18,6 +18,9 @@ type Severity uint8
 const (
 	SeverityError Severity = iota + 1
 	SeverityWarning
+	// SeverityUnjudged is what a version newer than this program may have
+	// written: whether it is right, and what it permits, is not known.
+	SeverityUnjudged
 )
 
 func (s Severity) String() string {
@@ -26,6 +29,8 @@ func (s Severity) String() string {
 		return "error"
 	case SeverityWarning:
 		return "warning"
+	case SeverityUnjudged:
+		return "not judged"
 	}
 	return "invalid"
 }
@@ -116,6 +121,9 @@ func (v *validator) addAt(offset int, pointer, code string, severity Severity, m
 	v.problems = append(v.problems, Problem{pointer, line, column, code, msg, hint, severity})
 }
 
+// unknown judges a member that the field table does not have. One that looks
+// like a known field, or that belongs to another place, is a slip; another one
+// may be of a newer version, unless the file says that it is older.
 func (v *validator) unknown(member jsondoc.Member, pointer, parent string) {
 	known := slices.DeleteFunc(keysUnder(parent), func(k string) bool { return notInFile(parent, k) })
 	for _, k := range known {
@@ -125,11 +133,23 @@ func (v *validator) unknown(member jsondoc.Member, pointer, parent string) {
 			return
 		}
 	}
-	hint := "no known Contrast version has it"
-	if near := yamldoc.Nearest(member.Key, known); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
+	near := yamldoc.Nearest(member.Key, known)
+	newest := v.shape.Known() && v.shape.Newest == Newer
+	switch {
+	case newest && parent == "tdx" && areRegisters(member.Value):
+		v.addAt(member.Offset, pointer, "newer-field", SeverityUnjudged, fmt.Sprintf("unknown field %s with values of a register: newer than this retally knows, and not judged", quote(member.Key)), "Contrast since September 2026 keeps several values of RTMR0")
+	case near != "":
+		v.addAt(member.Offset, pointer, "unknown-field", SeverityError, "unknown field "+quote(member.Key), fmt.Sprintf("did you mean %q?", near))
+	case newest && !knownElsewhere(member.Key):
+		v.addAt(member.Offset, pointer, "newer-field", SeverityUnjudged, "unknown field "+quote(member.Key)+": newer than this retally knows, and not judged", "no known Contrast version has it")
+	default:
+		v.addAt(member.Offset, pointer, "unknown-field", SeverityError, "unknown field "+quote(member.Key), "no known Contrast version has it")
 	}
-	v.addAt(member.Offset, pointer, "unknown-field", SeverityError, "unknown field "+quote(member.Key), hint)
+}
+
+// knownElsewhere reports whether another object has a field of this name.
+func knownElsewhere(key string) bool {
+	return slices.ContainsFunc(fieldTable, func(f fieldSpec) bool { return f.path[strings.LastIndexByte(f.path, '/')+1:] == key })
 }
 
 func (v *validator) policies(policies *jsondoc.Value) {
@@ -410,7 +430,7 @@ func (v *validator) tdx(e *jsondoc.Value, pointer string) {
 	switch {
 	case rtmrs.IsNull():
 		v.missing(e, pointer+"/Rtmrs", SeverityError, "runtime measurement registers")
-	case rtmrs.Kind == jsondoc.Array && len(rtmrs.Elems) != 4:
+	case rtmrs.Kind == jsondoc.Array && len(rtmrs.Elems) != 4 && !slices.ContainsFunc(rtmrs.Elems, v.alternatives):
 		v.add(rtmrs, pointer+"/"+name, "rtmr-count", SeverityError, fmt.Sprintf("want 4 registers, found %d", len(rtmrs.Elems)), "")
 	}
 	// XFAM bits 0 and 1 (x87 and SSE) are fixed to 1 (Intel TDX Module base

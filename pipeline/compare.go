@@ -216,7 +216,14 @@ func judge(ref Reference, m *Measurement, o CompareOptions) Finding {
 		}
 		return f
 	}
+	if ref.Incomparable != "" {
+		f.Verdict, f.Class, f.Note = Unchecked, ClassUnexplained, ref.Incomparable
+		return f
+	}
 	f.Verdict, f.Class, f.Note = Differs, direction(ref, m.Value), ref.Note
+	if ref.Class != "" && f.Class == ClassUnexplained {
+		f.Class = ref.Class
+	}
 	if f.Class != ClassVolatile && ref.Want.Kind() == ListKind && m.Value.Kind() == ListKind {
 		f.Why = listCauses(ref, m.Value)
 	}

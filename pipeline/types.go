@@ -97,6 +97,12 @@ type Reference struct {
 	Where    Where    `json:"where"`
 	Words    string   `json:"words,omitempty"` // what the value is, for people
 	Note     string   `json:"note,omitempty"`  // shown with the finding unless it matches
+	// Class is what a difference means where no order of values says it.
+	Class Class `json:"class,omitempty"`
+	// Incomparable says why another value of ours proves nothing: the published
+	// one was made in a way that is not reproduced here. It leaves the value
+	// unchecked where the two differ, and never makes them equal.
+	Incomparable string `json:"incomparable,omitempty"`
 }
 
 // Verdict is the outcome of comparing one key.

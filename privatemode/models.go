@@ -22,7 +22,9 @@ type Models struct {
 }
 
 // Model is one published model disk: EROFS of a git commit's files, with a
-// dm-verity tree behind it. All values stand as strings in the file.
+// dm-verity tree behind it. All values stand as strings in the file. Of a
+// storage class (ParseStorageClasses) HashOffset, ErofsVersion,
+// VeritysetupVersion and FileHash are not known, and zero.
 type Model struct {
 	Key                              string   // the ConfigMap's key, as verity/normalize-model-name.sh makes it
 	Source                           string   // model_source, the git repository
@@ -32,8 +34,9 @@ type Model struct {
 	HashOffset                       uint64 // bytes of EROFS, where the hash tree starts
 	ErofsVersion, VeritysetupVersion string
 	FileHash                         digest.Digest // file_hash_sha256, of EROFS and tree together
-	Line                             int           // of the key
-	RootLine                         int           // of root_hash
+	File                             string
+	Line                             int // of the key
+	RootLine                         int // of root_hash
 }
 
 // NormalizeName makes the key of a model from its source, as
@@ -209,7 +212,7 @@ func (r *modelReader) entry(key, value *yaml.Node) {
 		}
 		text[m.Key] = m.Value.Text
 	}
-	e := Model{Key: key.Value, Line: key.Line}
+	e := Model{Key: key.Value, File: r.file, Line: key.Line}
 	for _, f := range modelFields {
 		v := doc.Get(f)
 		if v == nil {

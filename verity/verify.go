@@ -72,6 +72,9 @@ type Verdict struct {
 	// neither.
 	Covered   int64
 	Uncovered int64
+	// Gap is how many of the uncovered bytes lie between the data blocks and
+	// the superblock or tree on the same device.
+	Gap int64
 }
 
 // OK reports whether everything fits.
@@ -329,6 +332,7 @@ func VerifyFiles(ctx context.Context, dataPath, hashPath, root string, p Params,
 	if same {
 		// Superblock and tree in the same device, behind the data.
 		v.Uncovered -= max(min(v.Layout.End, dataSize)-max(p.HashOffset, v.Covered), 0)
+		v.Gap = min(max(min(p.HashOffset, dataSize)-v.Covered, 0), v.Uncovered)
 	}
 	return v, nil
 }

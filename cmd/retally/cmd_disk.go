@@ -10,6 +10,7 @@ import (
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/disks"
 	"github.com/retally/retally/privatemode"
@@ -68,7 +69,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.exclude, "exclude", nil, "glob of what the recipe leaves out, as in models.yaml; may be given several times")
-	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1")
+	fl.StringVar(&f.recipe.MKFS, "mkfs", "1.9", "release of mkfs.erofs whose root hash comes first: 1.9 or 1.9.1 (1.9 gives way to a release that --models names)")
 	fl.BoolVar(&f.recipe.RootOnly, "root-only", false, "only root hashes: no hash of the whole file, so all cores are used")
 	fl.BoolVar(&f.allFiles, "all-files", false, "whole-file hashes of both releases")
 	fl.StringVar(&f.write, "write", "", "also write the disk file here, sparse, and whole or not at all")
@@ -80,7 +81,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	fl.BoolVar(&f.resume, "resume", false, "go on from the checkpoint of a run that was ended")
 	fl.StringVar(&f.checkpoint, "checkpoint", "", "file for checkpoints (default with --resume: among the caches)")
 	fl.StringVar(&f.files, "files", "", "plan the disk of a list of files (JSON, or a hub's listing) without their content")
-	fl.StringVar(&f.models, "models", "", "models.yaml to compare with")
+	fl.StringVar(&f.models, "models", "", "models.yaml, or a storage class of an older release, to compare with")
 	fl.StringVar(&f.name, "name", "", "the entry of --models, by its exact name (default: the only one there is)")
 	f.flags(cmd)
 	return cmd
@@ -94,7 +95,11 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		if err != nil {
 			return err
 		}
-		list, err := privatemode.ParseModels(f.models, data)
+		parse := privatemode.ParseModels
+		if recognize.Content(f.models, data) == recognize.KindStorage {
+			parse = privatemode.ParseStorageClasses
+		}
+		list, err := parse(f.models, data)
 		if err != nil {
 			return err
 		}
@@ -130,14 +135,14 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		return err
 	}
 	for _, w := range v.Result.Warnings {
-		a.talk("retally: warning: %s", w.Message)
+		a.talk("retally: warning: %s", disks.Remedy(w))
 	}
 	name := filepath.Base(f.recipe.Dir)
 	if v.Listed != nil {
 		name = v.Listed.Key
 	}
 	out := run.NewOut()
-	disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)
+	v.Why = out.Causes[disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)]
 	disks.Compare(out, name, f.recipe.Dir, v.Result)
 	return a.judged(&f.comparison, targets, "the disk of "+f.recipe.Dir, out, view{json: v.JSON(), text: v.Text, computes: len(out.References) == 0})
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/hex"
+	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -119,12 +122,25 @@ func (a *app) verityVerifyCommand() *cobra.Command {
 		limit int
 	)
 	cmd := &cobra.Command{
-		Use:   "verify DATA HASH ROOT",
+		Use:   "verify DATA HASH [ROOT]",
 		Short: "Check DATA against the tree in HASH and a root hash; no file is changed",
-		Args:  cobra.ExactArgs(3),
+		Args:  cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			targets, err := flags.targets(args[0], args[1])
+			if (len(args) == 3) == (f.rootHashFile != "") {
+				return &userError{op: "verity verify", msg: "want a root hash, or --root-hash-file FILE", hint: "usage: " + cmd.UseLine()}
+			}
+			inputs := args[:2:2]
+			if f.rootHashFile != "" {
+				inputs = append(inputs, f.rootHashFile)
+			}
+			targets, err := flags.targets(inputs...)
 			if err != nil {
+				return err
+			}
+			var root string
+			if len(args) == 3 {
+				root = args[2]
+			} else if root, err = a.readRootHash(f.rootHashFile); err != nil {
 				return err
 			}
 			p, err := f.params()
@@ -133,20 +149,35 @@ func (a *app) verityVerifyCommand() *cobra.Command {
 			}
 			var verdict verity.Verdict
 			err = a.counted("verity verify", func(count *verity.Progress) error {
-				verdict, err = verity.VerifyFiles(cmd.Context(), args[0], args[1], args[2], p, verity.VerifyOptions{Options: verity.Options{Progress: count}, Limit: limit})
+				verdict, err = verity.VerifyFiles(cmd.Context(), args[0], args[1], root, p, verity.VerifyOptions{Options: verity.Options{Progress: count}, Limit: limit})
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			v, out := disks.Verify(args[0], args[2], verdict, f.dataBlocks != 0 && f.noSuperblock)
+			v, out := disks.Verify(args[0], root, verdict, f.dataBlocks != 0 && f.noSuperblock)
 			return a.judged(&flags, targets, args[0]+" against the tree in "+args[1], out, view{json: v, text: v.Text})
 		},
 	}
 	f.flags(cmd)
+	cmd.Flags().StringVar(&f.rootHashFile, "root-hash-file", "", "read the root hash from this file in place of ROOT, - for stdin")
 	cmd.Flags().IntVar(&limit, "limit", 10, "how many mismatches of the first bad level are shown")
 	flags.flags(cmd)
 	return cmd
+}
+
+// readRootHash reads what "format --root-hash-file" writes: the hex digits of a
+// root hash, and at most a line end.
+func (a *app) readRootHash(file string) (string, error) {
+	data, err := a.readInput("read root hash", file, 4096)
+	if err != nil {
+		return "", err
+	}
+	root := strings.TrimRight(string(data), "\r\n")
+	if _, err := hex.DecodeString(root); err != nil || root == "" {
+		return "", &userError{op: "read root hash", path: file, msg: fmt.Sprintf("is %q, want the hex digits of one root hash and nothing else", show.Clip(root, 80))}
+	}
+	return root, nil
 }
 
 func (a *app) verityDumpCommand() *cobra.Command {

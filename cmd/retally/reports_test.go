@@ -22,6 +22,9 @@ type reportCase struct {
 	calls  []reportCall // one for each run of the program, in order
 	// needs names programs beside sh that the case's own script calls.
 	needs []string
+	// env names variables of the environment that it asks for, such as MIRROR, a
+	// clone of the vendor's public repository.
+	env []string
 	// open: the program does not do it yet. An open case that holds fails too, so
 	// that it gets closed.
 	open bool
@@ -73,6 +76,11 @@ func TestReports(t *testing.T) {
 			t.Parallel()
 			for _, tool := range c.needs {
 				testenv.Oracle(t, tool)
+			}
+			for _, name := range c.env {
+				if os.Getenv(name) == "" {
+					t.Skipf("SKIP-VISIBLE %s: the case's script needs it", name)
+				}
 			}
 			slots <- struct{}{}
 			defer func() { <-slots }()

@@ -32,7 +32,7 @@ var floors = []struct {
 	// into the table, its rooms go.
 	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "tdxmeasure"}},
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode"}},
 	{"pipeline/stages/deployment", stage("deployment")},
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
@@ -46,7 +46,7 @@ var floors = []struct {
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
-		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "manifest", "privatemode",
+		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
 		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
 	}},
 	{"report", []string{"pipeline", "trace"}},
@@ -276,7 +276,7 @@ func TestRoomsKnowNoFlags(t *testing.T) {
 // parsers are the functions that read whole documents. A stage calls none: it
 // hands them to run.Parsed, which calls each once for a document.
 var parsers = []string{
-	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels",
+	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels", "privatemode.ParseStorageClasses",
 	"pcrmeasure.ParseGolden", "snpmeasure.ParseReleases", "tdxmeasure.ParseMetadata",
 }
 

@@ -20,6 +20,8 @@ type Style struct {
 	// LongControls writes \b and \f as \u0008 and \u000c, as Go did before
 	// 1.22 and yq does (v4.45.1, run).
 	LongControls bool
+	// NoFinalLF leaves out the line feed at the end.
+	NoFinalLF bool
 }
 
 // The writers that manifests go through.
@@ -29,9 +31,13 @@ var (
 	JQ = Style{Indent: "  ", EscapeDEL: true}                         // jq .
 )
 
-// Format prints the tree with a final line feed.
+// Format prints the tree with a final line feed, unless the style has none.
 func (s Style) Format(v *Value) []byte {
-	return append(s.append(nil, v, 0), '\n')
+	out := s.append(nil, v, 0)
+	if s.NoFinalLF {
+		return out
+	}
+	return append(out, '\n')
 }
 
 // Compact prints the tree on one line without a line feed.

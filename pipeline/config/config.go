@@ -34,6 +34,9 @@ type Config struct {
 	Exempt []Exemption `yaml:"exempt" json:"exempt,omitempty"`
 	// Models is Privatemode's models.yaml, the published root hashes.
 	Models string `yaml:"models" json:"models,omitempty"`
+	// StorageClasses are the files of storage classes in which Privatemode
+	// published root hashes before it had a models.yaml (v1.21 to v1.37).
+	StorageClasses []string `yaml:"storage_classes,omitempty" json:"storage_classes,omitempty"`
 	// Images says where the bytes of images are, by the name that the
 	// deployment's reference ends in.
 	Images map[string]Image `yaml:"images" json:"images,omitempty"`
@@ -81,7 +84,7 @@ type Image struct {
 type Disk struct {
 	Dir string `yaml:"dir" json:"dir"`
 	// MKFS is the release of mkfs.erofs whose bytes count: "1.9" (the default,
-	// that of the published disks) or "1.9.1+".
+	// which gives way to a release that the models file names) or "1.9.1+".
 	MKFS string `yaml:"mkfs,omitempty" json:"mkfs,omitempty"`
 	// Exclude lists what the recipe leaves out; where it is not given, what the
 	// models file says of this model. An empty list leaves nothing out.
@@ -163,8 +166,11 @@ func Decode(file string, data []byte) (c *Config, at At, err error) {
 
 // Empty reports whether there is nothing to recount.
 func (c *Config) Empty() bool {
-	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && c.Models == "" && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0
+	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && !c.PublishedDisks() && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0
 }
+
+// PublishedDisks reports whether published root hashes of disks are named.
+func (c *Config) PublishedDisks() bool { return c.Models != "" || len(c.StorageClasses) > 0 }
 
 // noControls refuses names with line breaks, tabs and other control characters:
 // no file is meant to be called that, and a report could not show it.
@@ -213,7 +219,7 @@ func (c *Config) Encode() ([]byte, error) {
 // MachinesOnly reports whether a configuration is about machines and their
 // evidence and names nothing of a deployment, whose absence is then no lack.
 func (c *Config) MachinesOnly() bool {
-	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && c.Models == "" && c.Hashes == "" &&
+	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && !c.PublishedDisks() && c.Hashes == "" &&
 		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
 }
 
@@ -222,6 +228,7 @@ func (c *Config) MachinesOnly() bool {
 // of which only some files are read, are not among them (Policies.Loose).
 func (c *Config) Files() []string {
 	out := []string{c.Deployment, c.Models, c.Hashes, c.Compose, c.Registry, c.Against}
+	out = append(out, c.StorageClasses...)
 	for _, i := range c.Images {
 		out = append(out, i.OCI, i.Archive)
 	}

@@ -39,6 +39,12 @@ func Init(s *Subject, profile string) ([]byte, error) {
 	b.WriteString("# What retally recounts here. `retally plan` shows what follows from it,\n# `retally run` does it. Names start from this file's folder.\nversion: 1\n")
 	line("deployment", c.Deployment, "The Kubernetes YAML that pins images and disks.", "deployment.yaml")
 	line("models", c.Models, "The published root hashes of the model disks.", "models.yaml")
+	if len(c.StorageClasses) > 0 {
+		b.WriteString("\n# Where releases without a models.yaml published the root hashes.\nstorage_classes:\n")
+		for _, f := range c.StorageClasses {
+			fmt.Fprintf(&b, "  - %s\n", scalar(f))
+		}
+	}
 	line("hashes", c.Hashes, "Image digests of your own rebuild (scripts/calculate-image-digests.sh).", "hashes-HOST.json")
 	if err := initFolders(&b, s); err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) string {
 		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", show.Word(s.Root), at)
 	case s.Checkout != nil && c.Against == "":
 		return fmt.Sprintf("retally init --profile privatemode %s", show.Word(s.Root))
-	case len(c.Disks) > 0 && c.Models == "":
+	case len(c.Disks) > 0 && !c.PublishedDisks():
 		return fmt.Sprintf("retally check %s models.yaml, with the published root hashes; or retally disk %s --normalize", at, at)
 	case len(c.Images) > 0 && c.Deployment == "":
 		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins the image", at)
@@ -30,7 +30,7 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) string {
 		return fmt.Sprintf("retally check %s MANIFEST, with the published manifest", s.Names(args))
 	case c.Against != "" && c.Deployment == "":
 		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that the manifest was generated from", s.Names(args))
-	case c.Models != "" && c.Deployment == "":
+	case c.PublishedDisks() && c.Deployment == "":
 		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that mounts these disks", s.Names(args))
 	case c.Hashes != "" && c.Deployment == "":
 		return fmt.Sprintf("retally check %s DEPLOYMENT.yaml, with the deployment that pins these images", s.Names(args))

@@ -32,6 +32,7 @@ type Kind string
 const (
 	KindDeployment Kind = "deployment"
 	KindModels     Kind = "models file"
+	KindStorage    Kind = "storage class"
 	KindHashes     Kind = "image hashes"
 	KindManifest   Kind = "manifest"
 	KindPlan       Kind = "adjustment plan"
@@ -120,12 +121,14 @@ func recognizeYAML(docs []*yaml.Node) Kind {
 		switch {
 		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "steps") != nil:
 			return KindPlan
-		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "platforms", "evidence"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
+		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "storage_classes", "platforms", "evidence"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
 			return KindConfig
 		case isCompose(d):
 			return KindCompose
 		case kind == "ConfigMap" && name == "model-disks":
 			return KindModels
+		case privatemode.IsStorageClass(d):
+			return KindStorage
 		case slices.Contains([]string{"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "ReplicationController", "StatefulSet", "List"}, kind):
 			return KindDeployment
 		}
@@ -355,7 +358,7 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 			}
 			return &pipeline.InputError{
 				Op: "check", File: name, Err: fmt.Errorf("is nothing that retally knows"),
-				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, a TDX quote, an SEV-SNP report, a TPM quote, BlindLlama's proof file, golden measurements, an attestation key, a saved cpu.html, GPU evidence, a capture, an event log, tdx.csv, a compose file, TDX firmware, retally.yaml",
+				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, a storage class with a root hash, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, a TDX quote, an SEV-SNP report, a TPM quote, BlindLlama's proof file, golden measurements, an attestation key, a saved cpu.html, GPU evidence, a capture, an event log, tdx.csv, a compose file, TDX firmware, retally.yaml",
 			}
 		}
 		return nil

@@ -64,6 +64,7 @@ func (s *Subject) configure(ctx context.Context) error {
 		return ""
 	}
 	s.Config.Deployment, s.Config.Models, s.Config.Hashes = first(KindDeployment), first(KindModels), first(KindHashes)
+	s.Config.StorageClasses = slices.Sorted(slices.Values(byKind[KindStorage]))
 	s.Inspect, s.Settings = first(KindInspect), first(KindSettings)
 	if err := s.configureEvidence(byKind); err != nil {
 		return err
@@ -135,17 +136,18 @@ func (s *Subject) title() string {
 	}
 	found := slices.Clone(s.Found)
 	slices.SortFunc(found, func(a, b Found) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
-	images := 0
+	count := map[Kind]int{}
 	for _, f := range found {
-		if f.Kind == KindImage {
-			images++
+		count[f.Kind]++
+	}
+	many := map[Kind][2]string{KindImage: {"image", "images"}, KindStorage: {"storage class", "storage classes"}}
+	for _, kind := range []Kind{KindImage, KindStorage} {
+		if n := count[kind]; n > 1 {
+			parts = append(parts, show.Plural(n, many[kind][0], many[kind][1]))
 		}
 	}
-	if images > 1 {
-		parts = append(parts, show.Plural(images, "image", "images"))
-	}
 	for _, f := range found {
-		if f.Kind == KindImage && images > 1 {
+		if _, counted := many[f.Kind]; counted && count[f.Kind] > 1 {
 			continue
 		}
 		if f.Kind != KindConfig && f.Kind != KindReport {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/manifest"
@@ -214,14 +215,13 @@ func referencesOf(ms []pipeline.Measurement, file string) []pipeline.Reference {
 // with a deployment and a models file, or manifests.
 func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pipeline.Report, error) {
 	c := newComparison(a, b, tool)
-	var sides [2][]pipeline.Measurement
-	var manifests [2]*manifest.Manifest
+	var sides [2]releaseFacts
 	for i, p := range []string{a, b} {
 		s, err := recognize.Look(ctx, Table(), []string{p}, nil)
 		if err != nil {
 			return nil, err
 		}
-		if sides[i], manifests[i], err = releaseSide(ctx, s); err != nil {
+		if sides[i], err = releaseSide(ctx, s); err != nil {
 			return nil, err
 		}
 		for _, f := range s.Found {
@@ -234,14 +234,18 @@ func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pip
 			}
 		}
 	}
-	refs := referencesOf(sides[1], b)
-	ms := sides[0]
-	if manifests[0] != nil && manifests[1] != nil {
-		mm, mr := manifeststage.Sides(manifests[0], manifests[1], func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
+	ms, refs := sides[0].ms, referencesOf(sides[1].ms, b)
+	if sides[0].deployment != nil && sides[1].deployment != nil {
+		classRuntimes(sides[0].deployment, sides[1].deployment, refs)
+		gone, want := startChecks(sides[0].deployment, sides[1].deployment, a, b)
+		ms, refs = append(ms, gone...), append(refs, want...)
+	}
+	if ma, mb := sides[0].manifest, sides[1].manifest; ma != nil && mb != nil {
+		mm, mr := manifeststage.Sides(ma, mb, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 			return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a)}
 		})
 		ms, refs = append(ms, mm...), append(refs, mr...)
-		c.rep.Bytes = rawBytes(manifests[0].Raw(), manifests[1].Raw())
+		c.rep.Bytes = rawBytes(ma.Raw(), mb.Raw())
 	}
 	if len(ms) == 0 && len(refs) == 0 {
 		return nil, &pipeline.InputError{Op: "compare releases", File: a, Err: fmt.Errorf("neither side has a deployment or a manifest")}
@@ -250,9 +254,16 @@ func CompareReleases(ctx context.Context, a, b string, tool pipeline.Tool) (*pip
 	return c.finish(), nil
 }
 
+// releaseFacts are what one of two releases says.
+type releaseFacts struct {
+	ms         []pipeline.Measurement
+	manifest   *manifest.Manifest     // nil if it has none
+	deployment *deployment.Deployment // nil if it has none
+}
+
 // releaseSide lists what a release pins, under names that do not hold what
 // changes with every release.
-func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurement, *manifest.Manifest, error) {
+func releaseSide(ctx context.Context, s *recognize.Subject) (facts releaseFacts, err error) {
 	var ms []pipeline.Measurement
 	seen := map[pipeline.Key]bool{}
 	add := func(k pipeline.Key, v pipeline.Value, note string) {
@@ -261,18 +272,16 @@ func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurem
 			ms = append(ms, pipeline.Measurement{Key: k, Value: v, Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(s.Root)}, Note: note})
 		}
 	}
-	var m *manifest.Manifest
 	if f := s.Config.Against; f != "" {
-		var err error
-		if m, err = run.Parsed(ctx, s.Reader, f, config.JSONLimit, manifest.Parse); err != nil {
-			return nil, nil, err
+		if facts.manifest, err = run.Parsed(ctx, s.Reader, f, config.JSONLimit, manifest.Parse); err != nil {
+			return facts, err
 		}
 	}
 	models := map[digest.Digest]privatemode.Model{}
-	if f := s.Config.Models; f != "" {
-		list, err := run.Parsed(ctx, s.Reader, f, config.YAMLLimit, privatemode.ParseModels)
+	if s.Config.PublishedDisks() {
+		list, err := published.Models(ctx, s.Reader, s.Config)
 		if err != nil {
-			return nil, nil, err
+			return facts, err
 		}
 		for _, e := range list.Entries {
 			models[e.RootHash] = e
@@ -283,8 +292,9 @@ func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurem
 	if f := s.Config.Deployment; f != "" {
 		d, err := published.Deployment(ctx, s.Reader, s.Config)
 		if err != nil {
-			return nil, nil, err
+			return facts, err
 		}
+		facts.deployment = d
 		names := published.ImageNames(d.Images())
 		for _, p := range d.Images() {
 			name := cmp.Or(names[p.Ref.Registry+"/"+p.Ref.Repository+"@"+p.Ref.Digest.String()], p.Ref.Name)
@@ -299,7 +309,7 @@ func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurem
 				containers = append(containers, c.Name)
 			}
 			add(pipeline.NewKey("workload", w.Kind, w.Name, "containers"), pipeline.OfList(containers), "containers")
-			add(pipeline.NewKey("workload", w.Kind, w.Name, "runtime"), pipeline.OfText(w.RuntimeClass), "runtime class")
+			add(pipeline.NewKey("workload", w.Kind, w.Name, "runtime"), pipeline.OfText(cmp.Or(w.RuntimeClass, "no runtime class")), "runtime class")
 		}
 		for _, p := range d.Disks() {
 			if e, known := models[p.RootHash]; known {
@@ -312,5 +322,6 @@ func releaseSide(ctx context.Context, s *recognize.Subject) ([]pipeline.Measurem
 			add(r.Key, r.Want, "hash of a file checked at start")
 		}
 	}
-	return ms, m, nil
+	facts.ms = ms
+	return facts, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 
@@ -17,7 +18,11 @@ import (
 
 // Measure computes the disk of a directory.
 func Measure(ctx context.Context, o Options) (Result, error) {
-	tree, err := ReadTree(o)
+	var pointers map[string][]byte
+	if o.Source != nil {
+		o.Source, pointers = o.Source.WithPointers(o.unfetched)
+	}
+	tree, err := readTree(o, pointers)
 	if err != nil {
 		return Result{}, fmt.Errorf("read model directory: %w", err)
 	}
@@ -25,11 +30,15 @@ func Measure(ctx context.Context, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	content, err := erofs.OpenDir(o.Dir)
+	dir, err := erofs.OpenDir(o.Dir)
 	if err != nil {
 		return Result{}, err
 	}
-	defer content.Close()
+	defer dir.Close()
+	content := erofs.Content(dir)
+	if len(pointers) > 0 {
+		content = &pointerContent{dir, pointers}
+	}
 	if o.Source != nil {
 		o.Watch = o.Source.Watch
 	}
@@ -51,6 +60,7 @@ func PlanList(list *source.Tree, o Options) (Result, error) {
 	if o.Profile == "" {
 		o.Profile = erofs.Profile19
 	}
+	list, pointers := list.WithPointers(o.unfetched)
 	root, err := list.Nodes()
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", list.Name, err)
@@ -70,8 +80,35 @@ func PlanList(list *source.Tree, o Options) (Result, error) {
 	res, err := Planned(plan, o.Profile)
 	slices.Sort(out)
 	res.Excluded = out
+	var changed notes
+	if list.Suspect != "" {
+		res.Warnings = append(res.Warnings, Warning{Code: WarnListing, Message: list.Suspect, Count: 1})
+	}
+	for _, p := range slices.Sorted(maps.Keys(pointers)) {
+		changed.change(WarnLFSExcluded, p)
+	}
+	res.Changes = changed.sorted()
 	return res, err
 }
+
+// pointerContent has Git LFS pointers in place of some files.
+type pointerContent struct {
+	erofs.Content
+	pointers map[string][]byte
+}
+
+// Open implements erofs.Content.
+func (c *pointerContent) Open(path string, n *erofs.Node) (erofs.File, error) {
+	if b, ok := c.pointers[path]; ok {
+		return pointerFile{bytes.NewReader(b)}, nil
+	}
+	return c.Content.Open(path, n)
+}
+
+type pointerFile struct{ io.ReaderAt }
+
+// Close implements erofs.File.
+func (pointerFile) Close() error { return nil }
 
 // prune takes excluded nodes out of a tree.
 func prune(dir string, n *erofs.Node, excluded func(string, bool) bool) {

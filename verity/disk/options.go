@@ -12,6 +12,7 @@ package disk
 import (
 	"hash"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/retally/retally/internal/digest"
@@ -135,6 +136,17 @@ func (o Options) excluded(path string, dir bool) bool {
 		}
 	}
 	return false
+}
+
+// unfetched reports whether the recipe leaves a file on the disk and its
+// content out of the checkout.
+func (o Options) unfetched(path string) bool {
+	for i := range path {
+		if path[i] == '/' && o.excluded(path[:i], true) {
+			return false
+		}
+	}
+	return !o.excluded(path, false) && slices.ContainsFunc(o.Exclude, func(g Glob) bool { return g.Unfetched(path) })
 }
 
 func (o Options) workers() int {

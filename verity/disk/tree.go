@@ -20,6 +20,18 @@ type Warning struct {
 	Paths   []string `json:"paths,omitempty"` // the first few
 }
 
+// Text says it with the first paths, where the message does not name them.
+func (w Warning) Text() string {
+	if len(w.Paths) == 0 || w.Code == WarnHubFolder || w.Code == WarnHubCache {
+		return w.Message
+	}
+	text := fmt.Sprintf("%s: %q", w.Message, w.Paths[0])
+	if w.Count > 1 {
+		text += fmt.Sprintf(" and %d more", w.Count-1)
+	}
+	return text
+}
+
 // Codes of warnings and of what Normalize changes.
 const (
 	WarnHardLink    = "hard-link"
@@ -31,6 +43,10 @@ const (
 	WarnDateEpoch   = "source-date-epoch"
 	WarnNestedGit   = "nested-git"
 	WarnExcludeNone = "exclude-matches-nothing"
+	WarnHubFolder   = "hub-folder"
+	WarnHubCache    = "hub-cache"
+	WarnListing     = "listing-page" // of a file list
+	WarnLFSExcluded = "lfs-excluded"
 )
 
 // messages are constant.
@@ -44,6 +60,23 @@ var messages = map[string]string{
 	WarnDateEpoch:   "SOURCE_DATE_EPOCH is set: mkfs.erofs would write it as the image's time and get another root hash; this result is without it",
 	WarnNestedGit:   "entries named .git below the root are kept, as in the published recipe",
 	WarnExcludeNone: "exclude patterns match nothing",
+	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it",
+	WarnLFSExcluded: "files match an exclude pattern below the root, or begin with a dot: the recipe neither fetches nor removes them, so of Git LFS files its disk has the pointers",
+}
+
+// changes are what is said in place of a message of what was changed.
+var changes = map[string]string{
+	WarnHubCache:    "is a repository's folder among a hub's caches: the model's files are those of snapshots/COMMIT in it",
+	WarnLFSExcluded: "files match an exclude pattern below the root, or begin with a dot: taken as their Git LFS pointers, as the recipe leaves them",
+}
+
+// hubFolders are what download tools keep in the folder that they fill:
+// huggingface_hub since 0.23 (.huggingface, soon renamed to .cache/huggingface,
+// huggingface_hub PR 2262), and modelscope.
+var hubFolders = map[string]string{
+	".cache/huggingface": "is the download tool's own folder and not part of the model",
+	".huggingface":       "is the download tool's own folder and not part of the model",
+	"._____temp":         "is the download tool's own folder and not part of the model",
 }
 
 const maxPaths = 10
@@ -54,7 +87,19 @@ type notes struct {
 	index map[string]int
 }
 
-func (n *notes) add(code, path string) {
+func (n *notes) add(code, path string) { n.note(code, messages[code], path) }
+
+// change notes what was made otherwise than it lies there, where that has words
+// of its own.
+func (n *notes) change(code, path string) {
+	message, ok := changes[code]
+	if !ok {
+		message = messages[code]
+	}
+	n.note(code, message, path)
+}
+
+func (n *notes) note(code, message, path string) {
 	if n.index == nil {
 		n.index = map[string]int{}
 	}
@@ -62,7 +107,7 @@ func (n *notes) add(code, path string) {
 	if !ok {
 		k = len(n.list)
 		n.index[code] = k
-		n.list = append(n.list, Warning{Code: code, Message: messages[code]})
+		n.list = append(n.list, Warning{Code: code, Message: message})
 	}
 	w := &n.list[k]
 	w.Count++
@@ -88,7 +133,10 @@ type Tree struct {
 
 // ReadTree reads a directory as the published recipe leaves it: without the
 // top .git and without what the patterns exclude.
-func ReadTree(o Options) (*Tree, error) {
+func ReadTree(o Options) (*Tree, error) { return readTree(o, nil) }
+
+// readTree puts pointers in place of files that the recipe does not fetch.
+func readTree(o Options, pointers map[string][]byte) (*Tree, error) {
 	t := &Tree{}
 	used := make([]bool, len(o.Exclude))
 	root, err := erofs.ReadDir(o.Dir, erofs.ReadOptions{Skip: func(path string, n *erofs.Node) bool {
@@ -96,6 +144,9 @@ func ReadTree(o Options) (*Tree, error) {
 		for k, g := range o.Exclude {
 			if g.Match(path, n.Is(erofs.ModeDir)) {
 				out, used[k] = true, true
+			}
+			if n.Is(erofs.ModeRegular) && g.Unfetched(path) {
+				used[k] = true
 			}
 		}
 		if out {
@@ -113,7 +164,7 @@ func ReadTree(o Options) (*Tree, error) {
 		return nil, err
 	}
 	defer content.Close()
-	s := surveyor{o: o, content: content, links: map[erofs.LinkID]bool{}}
+	s := surveyor{o: o, content: content, pointers: pointers, links: map[erofs.LinkID]bool{}}
 	if err := s.walk("", root); err != nil {
 		return nil, err
 	}
@@ -134,6 +185,7 @@ func ReadTree(o Options) (*Tree, error) {
 type surveyor struct {
 	o             Options
 	content       *erofs.DirContent
+	pointers      map[string][]byte
 	links         map[erofs.LinkID]bool
 	warn, changed notes
 }
@@ -167,16 +219,27 @@ func (s *surveyor) survey(p string, n *erofs.Node) error {
 				s.warn.add(WarnOutside, p)
 				return nil
 			}
-			if err := s.follow(p, n); err != nil {
+			if _, ok := s.pointers[p]; ok {
+				*n = erofs.Node{Name: n.Name, Mode: erofs.ModeRegular | 0o644}
+				s.asPointer(p, n)
+			} else if err := s.follow(p, n); err != nil {
 				return err
 			}
 		}
 	case erofs.ModeDir:
+		if what := hubFolders[p]; what != "" {
+			s.warn.note(WarnHubFolder, fmt.Sprintf("%s %s", p, what), strings.Split(p, "/")[0])
+		}
+		if p == "." && isHubCache(n) {
+			s.warn.add(WarnHubCache, p)
+		}
 		if len(n.Children) == 0 && p != "." {
 			s.warn.add(WarnEmptyDir, p)
 		}
 	case erofs.ModeRegular:
-		if err := s.pointer(p, n); err != nil {
+		if _, ok := s.pointers[p]; ok {
+			s.asPointer(p, n)
+		} else if err := s.pointer(p, n); err != nil {
 			return err
 		}
 	default:
@@ -186,6 +249,23 @@ func (s *surveyor) survey(p string, n *erofs.Node) error {
 	s.link(p, n)
 	s.mode(p, n)
 	return nil
+}
+
+// asPointer makes of a file the Git LFS pointer that the recipe leaves of it.
+func (s *surveyor) asPointer(p string, n *erofs.Node) {
+	s.changed.change(WarnLFSExcluded, p)
+	n.Size, n.Link, n.Source = int64(len(s.pointers[p])), erofs.LinkID{}, ""
+}
+
+// isHubCache recognizes a repository's folder among a hub's caches.
+func isHubCache(root *erofs.Node) bool {
+	found := 0
+	for _, c := range root.Children {
+		if c.Is(erofs.ModeDir) && (c.Name == "blobs" || c.Name == "refs" || c.Name == "snapshots") {
+			found++
+		}
+	}
+	return found == 3
 }
 
 // link notes hard links from their second name on.
@@ -234,6 +314,10 @@ func (s *surveyor) mode(p string, n *erofs.Node) {
 func (s *surveyor) follow(p string, n *erofs.Node) error {
 	full := filepath.Join(s.o.Dir, p)
 	real, err := filepath.EvalSymlinks(full)
+	if err == nil {
+		// Names of a tree are opened from its root; this one lies outside of it.
+		real, err = filepath.Abs(real)
+	}
 	if err != nil {
 		return fmt.Errorf("normalize: follow symlink %q: %w", p, err)
 	}
@@ -261,7 +345,12 @@ func leavesTree(p, target string) bool {
 
 // pointer notes a Git LFS pointer.
 func (s *surveyor) pointer(p string, n *erofs.Node) error {
+	// Where the commit is at hand, it says which of them are Git LFS files.
+	unfetched := s.o.Source == nil && s.o.unfetched(p)
 	if !source.MayBePointer(n.Size) {
+		if unfetched {
+			s.warn.add(WarnLFSExcluded, p)
+		}
 		return nil
 	}
 	f, err := s.content.Open(p, n)
@@ -273,8 +362,12 @@ func (s *surveyor) pointer(p string, n *erofs.Node) error {
 	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
 		return fmt.Errorf("read %q: %w", p, err)
 	}
-	if _, err := source.ParsePointer(b); err == nil {
+	_, err = source.ParsePointer(b)
+	switch {
+	case err == nil && !unfetched:
 		s.warn.add(WarnLFSPointer, p)
+	case err != nil && unfetched:
+		s.warn.add(WarnLFSExcluded, p)
 	}
 	return nil
 }

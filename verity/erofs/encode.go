@@ -32,6 +32,18 @@ func ParseProfile(s string) (Profile, error) {
 	return "", fmt.Errorf("unknown mkfs profile %.40q, want 1.9 (erofs-utils 1.9 exactly) or 1.9.1 (1.9.1 and later, 1.8.6 to 1.8.10)", s)
 }
 
+// ProfileOf gives the profile that a release of erofs-utils writes by; false for
+// one whose bytes are not reproduced. The releases are those that were compared.
+func ProfileOf(release string) (Profile, bool) {
+	switch release {
+	case "1.9":
+		return Profile19, true
+	case "1.8.6", "1.8.7", "1.8.8", "1.8.9", "1.8.10", "1.9.1", "1.9.2", "1.9.3", "1.9.4":
+		return Profile191, true
+	}
+	return "", false
+}
+
 // Fields of the superblock, at byte 1024 of the image.
 const (
 	superMagic        = 0xe0f5e1e2

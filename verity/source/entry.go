@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
+	"maps"
 	"slices"
 	"sort"
 	"strconv"
@@ -25,9 +26,19 @@ type Entry struct {
 	Size int64 // bytes of the content; -1 if the source does not say
 	// SHA256 is the content's digest, of files that are stored with Git LFS.
 	SHA256 digest.Digest
+	// LFS says that SHA256 comes from a Git LFS pointer, which is what a
+	// checkout has where the content is not fetched.
+	LFS bool
 	// Blob is git's object name of everything else: SHA-1 over "blob ", the
-	// size, a zero byte and the content (the target of a symlink).
+	// size, a zero byte and the content that a checkout has (the target of a
+	// symlink).
 	Blob digest.Digest
+	// AutoCRLF is the same of what a checkout with core.autocrlf would have;
+	// zero if that is not known or the same.
+	AutoCRLF digest.Digest
+	// Unfollowed says what makes a checkout's content another than the blob's,
+	// in a way that is not followed here; nothing then binds the content.
+	Unfollowed string
 	// Target of a symlink, where the source has it in clear.
 	Target string
 	// Submodule is a commit of another repository; a checkout has an empty
@@ -44,6 +55,29 @@ type Tree struct {
 	// Partial is a source that lists files only: directories, symlinks and
 	// modes that it does not mention are not judged.
 	Partial bool
+	// Suspect says why entries may be missing, "" if nothing speaks for it.
+	Suspect string
+}
+
+// WithPointers is the tree of a checkout that does not fetch the content of some
+// Git LFS files and so has their pointers. They are returned by their paths.
+func (t *Tree) WithPointers(unfetched func(path string) bool) (*Tree, map[string][]byte) {
+	out, pointers := *t, map[string][]byte{}
+	for p, e := range t.Entries {
+		if e.LFS && unfetched(p) {
+			pointers[p] = []byte(Pointer{e.SHA256, e.Size}.String())
+		}
+	}
+	if len(pointers) == 0 {
+		return t, nil
+	}
+	out.Entries = maps.Clone(t.Entries)
+	for p, b := range pointers {
+		e := out.Entries[p]
+		e.LFS, e.SHA256, e.Size, e.Blob = false, digest.Digest{}, int64(len(b)), blobOf(b)
+		out.Entries[p] = e
+	}
+	return &out, pointers
 }
 
 // Watch returns the hash that binds a file's content to its entry, nil for a
@@ -51,7 +85,7 @@ type Tree struct {
 func (t *Tree) Watch(path string, n *erofs.Node) hash.Hash {
 	e, ok := t.Entries[path]
 	switch {
-	case !ok:
+	case !ok || e.Unfollowed != "":
 		return nil
 	case !e.SHA256.IsZero():
 		return sha256.New()
@@ -92,7 +126,7 @@ type Report struct {
 	Remotes  []string  `json:"remotes,omitempty"` // as the repository's own configuration claims
 	Files    int       `json:"files"`             // whose content was compared by digest
 	Excluded int       `json:"excluded"`          // entries of the source that were left out
-	Unbound  []string  `json:"unbound,omitempty"` // files without a digest in the source
+	Unbound  []string  `json:"unbound,omitempty"` // files without a digest in the source, or of which it does not say all
 	Problems []Problem `json:"problems"`          // sorted by path
 }
 
@@ -188,6 +222,10 @@ func (t *Tree) checkOne(r *Report, path string, n *erofs.Node, sum []byte) {
 }
 
 func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum []byte, problem func(what, found, want string)) {
+	if e.Unfollowed != "" {
+		r.Unbound = append(r.Unbound, fmt.Sprintf("%s (%s is not followed)", path, e.Unfollowed))
+		return
+	}
 	want := e.SHA256
 	if want.IsZero() {
 		want = e.Blob
@@ -207,6 +245,10 @@ func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum 
 	r.Files++
 	if !e.SHA256.IsZero() && got == digest.SHA256.Sum([]byte(Pointer{e.SHA256, e.Size}.String())) {
 		problem("is the Git LFS pointer in place of the content (git lfs pull)", fmt.Sprintf("%d bytes", n.Size), fmt.Sprintf("%d bytes with %s", e.Size, e.SHA256))
+		return
+	}
+	if got == e.AutoCRLF {
+		problem("has CRLF line ends, as core.autocrlf makes them; a plain checkout on Linux does not", fmt.Sprintf("%d bytes", n.Size), fmt.Sprintf("%d bytes", e.Size))
 		return
 	}
 	if e.Size >= 0 && n.Size != e.Size {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -27,7 +29,10 @@ const (
 	maxTreeEntries = 1 << 21  // in all trees of a commit
 	maxTreeDepth   = 500
 	maxTags        = 5
-	maxTarget      = 4095 // bytes of a symlink's target
+	maxTarget      = 4095      // bytes of a symlink's target
+	maxConverted   = 256 << 20 // bytes of a file that a checkout converts
+	maxTextFile    = 1 << 20   // bytes of a file that is looked at for core.autocrlf
+	maxTextFiles   = 64 << 20  // of all of them
 )
 
 // GitError is a repository that does not give what is asked for.
@@ -51,30 +56,33 @@ func (e *GitError) Error() string {
 type repository struct {
 	path  string
 	store *filesystem.Storage
+	attrs *attributes
 }
 
 // OpenGit reads the files of a commit out of a repository: a folder with .git
 // in it, or the .git folder itself. commit is an object name (40 hex digits)
 // or a branch, tag or HEAD; "" means HEAD. Content of Git LFS files is taken
-// from their pointers. Nothing but the repository's own files is read.
-func OpenGit(path, commit string) (_ *Tree, err error) {
-	r := &repository{path: path}
-	dir := path
-	if st, statErr := os.Stat(filepath.Join(path, ".git")); statErr == nil {
+// from their pointers, and what the attributes text, eol and ident make of
+// others is followed, as git does by itself on Linux. Nothing but the
+// repository's own files is read.
+func OpenGit(repo, commit string) (_ *Tree, err error) {
+	r := &repository{path: repo, attrs: newAttributes()}
+	dir := repo
+	if st, statErr := os.Stat(filepath.Join(repo, ".git")); statErr == nil {
 		if !st.IsDir() {
-			return nil, &GitError{path, ".git", "", "is a file that points to another folder; give that repository's own folder"}
+			return nil, &GitError{repo, ".git", "", "is a file that points to another folder; give that repository's own folder"}
 		}
-		dir = filepath.Join(path, ".git")
+		dir = filepath.Join(repo, ".git")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "objects")); err != nil {
-		return nil, &GitError{path, "objects", "", "is missing: this is no git repository"}
+		return nil, &GitError{repo, "objects", "", "is missing: this is no git repository"}
 	}
 	r.store = filesystem.NewStorage(osfs.New(dir), cache.NewObjectLRU(32*cache.MiByte))
 	defer r.store.Close()
 	// The library parses foreign packs; whatever it stumbles over is an error.
 	defer func() {
 		if p := recover(); p != nil {
-			err = &GitError{path, commit, "", fmt.Sprintf("cannot be read: %v", p)}
+			err = &GitError{repo, commit, "", fmt.Sprintf("cannot be read: %v", p)}
 		}
 	}()
 	id, err := r.resolve(commit)
@@ -86,7 +94,10 @@ func OpenGit(path, commit string) (_ *Tree, err error) {
 		return nil, err
 	}
 	t := &Tree{Name: "commit " + id.String(), Commit: id.String(), Entries: map[string]Entry{}, Remotes: r.remotes()}
-	return t, r.walk(t, root)
+	if err := r.walk(t, root); err != nil {
+		return nil, err
+	}
+	return t, r.convert(t)
 }
 
 var objectName = regexp.MustCompile(`^[0-9a-f]{40}$`)
@@ -199,23 +210,26 @@ func (r *repository) walk(t *Tree, root plumbing.Hash) error {
 			if count++; count > maxTreeEntries {
 				return &GitError{r.path, j.id.String(), j.path, fmt.Sprintf("the commit has more than %d entries", maxTreeEntries)}
 			}
-			path := name
+			file := name
 			if j.path != "" {
-				path = j.path + "/" + name
+				file = j.path + "/" + name
 			}
-			if _, twice := t.Entries[path]; twice {
+			if _, twice := t.Entries[file]; twice {
 				return &GitError{r.path, j.id.String(), j.path, fmt.Sprintf("has two entries named %.80q", name)}
 			}
 			if mode == "40000" {
-				t.Entries[path] = Entry{Mode: erofs.ModeDir | 0o755, Size: -1}
-				pending = append(pending, job{path, id, j.depth + 1})
+				t.Entries[file] = Entry{Mode: erofs.ModeDir | 0o755, Size: -1}
+				pending = append(pending, job{file, id, j.depth + 1})
 				return nil
 			}
 			e, err := r.entry(mode, id)
 			if err != nil {
-				return &GitError{r.path, id.String(), path, err.Error()}
+				return &GitError{r.path, id.String(), file, err.Error()}
 			}
-			t.Entries[path] = e
+			t.Entries[file] = e
+			if name == attributesFile && e.Mode&erofs.ModeType == erofs.ModeRegular {
+				return r.attributes(file, id)
+			}
 			return nil
 		})
 		if err != nil {
@@ -226,6 +240,71 @@ func (r *repository) walk(t *Tree, root plumbing.Hash) error {
 		}
 	}
 	return nil
+}
+
+// attributes reads the attributes file of a folder. Without it, what a checkout
+// does to the files there is not known.
+func (r *repository) attributes(file string, id plumbing.Hash) error {
+	typ, b, err := r.object(id, maxAttributes)
+	if err == nil && typ != plumbing.BlobObject {
+		err = &GitError{r.path, id.String(), file, fmt.Sprintf("is a %s, want a file", typ)}
+	}
+	var gitErr *GitError
+	if errors.As(err, &gitErr) {
+		gitErr.Path = file
+	}
+	if err != nil {
+		return err
+	}
+	r.attrs.add(path.Dir(file), b)
+	return nil
+}
+
+// convert puts in place of a blob's name and size those of what a checkout
+// makes of it, where attributes say that it makes something else.
+func (r *repository) convert(t *Tree) error {
+	looked := int64(0)
+	for _, file := range slices.Sorted(maps.Keys(t.Entries)) {
+		e := t.Entries[file]
+		if e.Mode&erofs.ModeType != erofs.ModeRegular || e.LFS {
+			continue
+		}
+		c := conversionOf(r.attrs.of(file))
+		small := e.Size >= 0 && e.Size <= maxTextFile && looked+e.Size <= maxTextFiles
+		if c.encoding != "" {
+			e.Unfollowed = "its attribute working-tree-encoding=" + c.encoding
+		}
+		if e.Unfollowed == "" && !c.none() && (e.Size < 0 || e.Size > maxConverted) {
+			e.Unfollowed = "its attributes eol or ident, because its blob is not in the repository or too large"
+		}
+		if e.Unfollowed != "" || c.none() && !(c.text && small) {
+			t.Entries[file] = e
+			continue
+		}
+		id := plumbing.Hash(e.Blob.Bytes())
+		_, b, err := r.object(id, maxConverted)
+		if err != nil {
+			return err
+		}
+		if c.none() {
+			looked += e.Size
+			if crlf := toCRLF(b, true); len(crlf) != len(b) {
+				e.AutoCRLF = blobOf(crlf)
+			}
+		} else {
+			b = c.apply(b, id.String())
+			e.Size, e.Blob = int64(len(b)), blobOf(b)
+		}
+		t.Entries[file] = e
+	}
+	return nil
+}
+
+// blobOf gives git's object name of a blob.
+func blobOf(content []byte) digest.Digest {
+	h := newBlob(int64(len(content)))
+	h.Write(content)
+	return digest.FromHash(digest.SHA1, h)
 }
 
 // parseTree reads a tree object: entries of an octal mode, a space, a name, a
@@ -294,7 +373,7 @@ func (r *repository) entry(mode string, id plumbing.Hash) (Entry, error) {
 		return e, err
 	}
 	if p, err := ParsePointer(b); err == nil {
-		e.Size, e.SHA256 = p.Size, p.OID
+		e.Size, e.SHA256, e.LFS = p.Size, p.OID, true
 	}
 	return e, nil
 }

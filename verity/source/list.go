@@ -11,6 +11,10 @@ import (
 	"github.com/retally/retally/verity/erofs"
 )
 
+// hubPage is how many entries a hub's listing has at most, before it names a
+// further page in a header that the file does not hold.
+const hubPage = 1000
+
 // maxListDepth bounds how deep a listed path may be.
 const maxListDepth = 200
 
@@ -36,7 +40,12 @@ func (e *ListError) Error() string {
 // listed ("type": "directory") and are otherwise made where files need them;
 // path "." sets the root's mode. The listing of a model hub (an array of type,
 // path, size, oid and lfs.oid) is read as it is: lfs.oid is the SHA-256 of the
-// content, oid git's name of a file without lfs. Other keys are ignored.
+// content, oid git's name of a file without lfs. So is a hub's description of
+// the model (an object whose siblings have rfilename, size, blobId and
+// lfs.sha256). Other keys are ignored.
+//
+// A git tree has no empty directory: one that a hub lists, and nothing in it,
+// means that the listing is not recursive or was cut off, and is an error.
 func ParseList(name string, data []byte) (*Tree, error) {
 	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 256 << 20, Depth: 16, Values: 20_000_000})
 	if err != nil {
@@ -46,34 +55,65 @@ func ParseList(name string, data []byte) (*Tree, error) {
 		line, _ := jsondoc.Position(data, v.Offset)
 		return &ListError{name, line, pointer, fmt.Sprintf(format, args...)}
 	}
-	if doc.Kind != jsondoc.Array {
-		return nil, fail(doc, "/", "is %s, want an array of files", doc.Kind)
+	list, at, pathKey := doc, "", "path"
+	if siblings := doc.Get("siblings"); doc.Kind == jsondoc.Object && siblings != nil {
+		list, at, pathKey = siblings, "/siblings", "rfilename"
+	}
+	if list.Kind != jsondoc.Array {
+		return nil, fail(list, at+"/", "is %s, want an array of files, or a hub's description of a model with siblings", list.Kind)
 	}
 	t := &Tree{Name: "file list " + name, Entries: map[string]Entry{}, Partial: true}
-	for i, v := range doc.Elems {
-		pointer := "/" + strconv.Itoa(i)
-		p, e, key, err := listEntry(v)
+	hub := pathKey == "rfilename"
+	for i, v := range list.Elems {
+		pointer := at + "/" + strconv.Itoa(i)
+		p, e, key, err := listEntry(v, pathKey)
 		if err != nil {
 			return nil, fail(v, pointer+key, "%v", err)
 		}
 		if _, twice := t.Entries[p]; twice {
-			return nil, fail(v, pointer+"/path", "%.200q is listed twice", p)
+			return nil, fail(v, pointer+"/"+pathKey, "%.200q is listed twice", p)
 		}
 		t.Entries[p] = e
+		hub = hub || !v.Get("oid").IsNull() || !v.Get("blob_id").IsNull() || !v.Get("tree_id").IsNull() || !v.Get("lfs").IsNull() || !v.Get("xetHash").IsNull()
+	}
+	if hub {
+		if n := len(list.Elems); n > 0 && n%hubPage == 0 && pathKey == "path" {
+			t.Suspect = fmt.Sprintf("the listing has exactly %d entries, and a hub gives %d at a time: make sure that no further page belongs to it", n, hubPage)
+		}
+		if p := t.emptyDir(); p != "" {
+			return nil, fail(list, at+"/", "the directory %.200q is listed and nothing in it; a git tree has no empty directory, so the listing is not complete: ask for it with recursive=true, and follow the links to further pages", p)
+		}
 	}
 	return t, nil
 }
 
+// emptyDir is the first listed directory that nothing lies in, "" for none.
+func (t *Tree) emptyDir() string {
+	filled := map[string]bool{".": true}
+	for p := range t.Entries {
+		for p = path.Dir(p); !filled[p]; p = path.Dir(p) {
+			filled[p] = true
+		}
+	}
+	first := ""
+	for p, e := range t.Entries {
+		if e.Mode&erofs.ModeType == erofs.ModeDir && !filled[p] && (first == "" || p < first) {
+			first = p
+		}
+	}
+	return first
+}
+
 // listEntry reads one element; key is the pointer below it that is wrong.
-func listEntry(v *jsondoc.Value) (p string, e Entry, key string, err error) {
+func listEntry(v *jsondoc.Value, pathKey string) (p string, e Entry, key string, err error) {
 	if v.Kind != jsondoc.Object {
 		return "", e, "", fmt.Errorf("is %s, want an object", v.Kind)
 	}
-	if p, err = text(v, "path"); err != nil || p == "" {
-		return "", e, "/path", fmt.Errorf("is missing or no text, want a relative path")
+	if p, err = text(v, pathKey); err != nil || p == "" {
+		return "", e, "/" + pathKey, fmt.Errorf("is missing or no text, want a relative path")
 	}
 	if !cleanPath(p) {
-		return "", e, "/path", fmt.Errorf("is %.200q, want a relative path without empty, . or .. parts, of names up to 255 bytes", p)
+		return "", e, "/" + pathKey, fmt.Errorf("is %.200q, want a relative path without empty, . or .. parts, of names up to 255 bytes", p)
 	}
 	e.Size = -1
 	typ, err := text(v, "type")
@@ -111,7 +151,11 @@ func listEntry(v *jsondoc.Value) (p string, e Entry, key string, err error) {
 	e.Mode = erofs.ModeRegular | pick(given, mode, 0o644)
 	size, ok := v.Get("size").Uint64()
 	if !ok || size > 1<<44 {
-		return "", e, "/size", fmt.Errorf("is missing or no number of bytes")
+		hint := ""
+		if pathKey == "rfilename" {
+			hint = ": ask for the description with blobs=true"
+		}
+		return "", e, "/size", fmt.Errorf("is missing or no number of bytes%s", hint)
 	}
 	e.Size = int64(size)
 	key, err = listDigests(v, &e)
@@ -125,9 +169,28 @@ func listDigests(v *jsondoc.Value, e *Entry) (key string, err error) {
 		return "/sha256", err
 	}
 	if lfs := v.Get("lfs"); !lfs.IsNull() {
-		if sum, err = text(lfs, "oid"); err != nil || sum == "" {
+		key := "/lfs/oid"
+		oid, err := text(lfs, "oid")
+		if err != nil {
+			return key, err
+		}
+		alt, err := text(lfs, "sha256")
+		if err != nil {
+			return "/lfs/sha256", err
+		}
+		if oid == "" || alt != "" {
+			if oid != "" && strings.TrimPrefix(oid, "sha256:") != alt {
+				return "/lfs/sha256", fmt.Errorf("is %.80q, and lfs.oid is %.80q", alt, oid)
+			}
+			oid, key = alt, "/lfs/sha256"
+		}
+		if oid == "" {
 			return "/lfs/oid", fmt.Errorf("is missing or no text, want a SHA-256 digest")
 		}
+		if sum != "" && strings.TrimPrefix(sum, "sha256:") != strings.TrimPrefix(oid, "sha256:") {
+			return "/sha256", fmt.Errorf("is %.80q, and %s is %.80q", sum, strings.TrimPrefix(key, "/"), oid)
+		}
+		sum, e.LFS = oid, true
 		if size, ok := lfs.Get("size").Uint64(); ok && int64(size) != e.Size {
 			return "/lfs/size", fmt.Errorf("is %d, and size is %d", size, e.Size)
 		}
@@ -138,14 +201,18 @@ func listDigests(v *jsondoc.Value, e *Entry) (key string, err error) {
 		}
 		return "", nil
 	}
-	oid, err := text(v, "oid")
-	if err != nil {
-		return "/oid", err
-	}
-	if oid != "" {
-		if e.Blob, err = digest.ParseHex(digest.SHA1, oid); err != nil {
-			return "/oid", err
+	for _, name := range []string{"oid", "blobId", "blob_id"} {
+		oid, err := text(v, name)
+		if err != nil {
+			return "/" + name, err
 		}
+		if oid == "" {
+			continue
+		}
+		if e.Blob, err = digest.ParseHex(digest.SHA1, oid); err != nil && name == "oid" {
+			return "/" + name, err
+		}
+		break // a name that is none binds nothing
 	}
 	return "", nil
 }

@@ -56,8 +56,14 @@ func TestParsePointer(t *testing.T) {
 // git runs the real program in dir, with nothing of the user's configuration.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
+	return gitIn(t, dir, "", args...)
+}
+
+// gitIn is git with something on its stdin.
+func gitIn(t *testing.T, dir, stdin string, args ...string) string {
+	t.Helper()
 	cmd := exec.Command(testenv.Oracle(t, "git"), args...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "HOME="+dir,
 		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org",
 		"GIT_AUTHOR_DATE=2026-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2026-01-01T00:00:00Z")
@@ -333,7 +339,14 @@ func TestPlanOfCommit(t *testing.T) {
 
 func TestListErrors(t *testing.T) {
 	for doc, want := range map[string]string{
-		`{}`:                         "array",
+		`{}`:                                   "array",
+		`{"siblings":{}}`:                      "/siblings/",
+		`{"siblings":[{"rfilename":"a"}]}`:     "blobs=true",
+		`{"siblings":[{"path":"a","size":1}]}`: "/siblings/0/rfilename",
+		`[{"path":"a","size":1,"lfs":{"oid":"` + hex64 + `","sha256":"` + strings.Repeat("0", 64) + `"}}]`:                     "/0/lfs/sha256",
+		`[{"path":"a","size":1,"sha256":"` + strings.Repeat("0", 64) + `","lfs":{"oid":"` + hex64 + `"}}]`:                     "/0/sha256",
+		`[{"type":"directory","path":"d","oid":"11"},{"path":"a","size":1}]`:                                                   "not complete",
+		`[{"type":"directory","path":"d"},{"type":"directory","path":"d/e"},{"path":"a","size":1,"oid":"` + hex64[:40] + `"}]`: `"d/e"`,
 		`[1]`:                        "/0",
 		`[{"size":1}]`:               "/0/path",
 		`[{"path":"a"}]`:             "/0/size",
@@ -396,4 +409,42 @@ func FuzzPointer(f *testing.F) {
 			t.Fatalf("another text of the same length: %q", data)
 		}
 	})
+}
+
+// A hub's description of a model says what its recursive listing says.
+func TestModelInfo(t *testing.T) {
+	oid := strings.Repeat("ab", 32)
+	info := `{"id":"acme/tiny","siblings":[{"rfilename":"a.json","size":22,"blobId":"` + hex64[:40] + `"},{"rfilename":"d/w.bin","size":9000,"blobId":"44","lfs":{"sha256":"` + oid + `","size":9000,"pointerSize":129}}]}`
+	tree := `[{"type":"directory","path":"d","oid":"11"},{"path":"a.json","size":22,"oid":"` + hex64[:40] + `"},{"path":"d/w.bin","size":9000,"oid":"` + hex64[:40] + `","lfs":{"oid":"` + oid + `","size":9000}}]`
+	var sizes []string
+	for _, doc := range []string{info, tree} {
+		list, err := source.ParseList("l", []byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := list.Entries["d/w.bin"]; e.SHA256.Hex() != oid || !e.LFS {
+			t.Errorf("got %+v", e)
+		}
+		for _, exclude := range []string{"", "*.bin"} {
+			res, err := disk.PlanList(list, disk.Options{Exclude: disk.ParseExclude(exclude)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sizes = append(sizes, fmt.Sprint(res.HashOffset, len(res.Changes)))
+		}
+	}
+	// Below the root an excluded file is its pointer, which is short.
+	if diff := cmp.Diff([]string{"12288 0", "4096 1", "12288 0", "4096 1"}, sizes); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var page []string
+	for i := range 1000 {
+		page = append(page, fmt.Sprintf(`{"path":"%d","size":1,"oid":"%s"}`, i, hex64[:40]))
+	}
+	for n, want := range map[int]bool{999: false, 1000: true} {
+		list, err := source.ParseList("l", []byte("["+strings.Join(page[:n], ",")+"]"))
+		if err != nil || (list.Suspect != "") != want {
+			t.Errorf("%d entries: suspect %q, %v", n, list.Suspect, err)
+		}
+	}
 }

@@ -17,7 +17,7 @@ import (
 // Stage reads what the deployment pins. It measures nothing: its
 // references are what the other stages' measurements are held against.
 func Stage() run.Stage {
-	return run.Stage{Name: "deployment", Version: 2, Run: execute, Plan: plan}
+	return run.Stage{Name: "deployment", Version: 3, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -47,7 +47,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	out.References = append(out.References, published.ImageReferences(d)...)
 	out.References = append(out.References, published.FileReferences(d)...)
 	out.References = append(out.References, published.Opaque(d)...)
-	if in.Config.Models == "" {
+	if !in.Config.PublishedDisks() {
 		out.References = append(out.References, published.DiskReferences(d, nil)...)
 	}
 	return out, nil

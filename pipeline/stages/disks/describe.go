@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
@@ -17,11 +18,20 @@ import (
 
 // Resolve turns the description of a disk into the options that measure it. What
 // the published entry leaves out, the recipe leaves out, unless the description
-// says otherwise.
+// says otherwise; the same holds of the release of mkfs.erofs.
 func Resolve(c config.Disk, listed *privatemode.Model) (disk.Options, error) {
-	profile, err := erofs.ParseProfile(c.MKFS)
-	if err != nil {
-		return disk.Options{}, err
+	profile := erofs.Profile19
+	if c.MKFS != "" {
+		var err error
+		if profile, err = erofs.ParseProfile(c.MKFS); err != nil {
+			return disk.Options{}, err
+		}
+	}
+	if listed != nil && profile == erofs.Profile19 {
+		// The default gives way to what the entry names.
+		if p, ok := erofs.ProfileOf(listed.ErofsVersion); ok {
+			profile = p
+		}
 	}
 	var exclude []string
 	switch {
@@ -75,21 +85,55 @@ func Describe(out *run.Out, name, dir string, res disk.Result, file string, list
 		out.Measure(of("file"), file256, dir, note)
 	}
 	for _, w := range slices.Concat(res.Warnings, res.Changes) {
-		out.Problem(pipeline.LevelNote, "disk-"+w.Code, pipeline.Where{File: dir}, w.Message, "")
+		out.Problem(pipeline.LevelNote, "disk-"+w.Code, pipeline.Where{File: dir}, Remedy(w), "")
 	}
 	if listed == nil {
 		return key
 	}
 	where := pipeline.Where{File: file, Line: listed.RootLine}
-	out.Refer(key, pipeline.OfDigest(listed.RootHash), where, "published root of "+name)
-	out.Refer(of("hash-offset"), pipeline.OfNumber(listed.HashOffset), where, "published hash-offset of "+name)
-	if !file256.IsNone() {
-		out.Refer(of("file"), pipeline.OfDigest(listed.FileHash), where, "published file of "+name)
+	incomparable := notReproduced(res, listed)
+	refer := func(key pipeline.Key, want pipeline.Value, words string) {
+		out.References = append(out.References, pipeline.Reference{
+			Key: key, Relation: pipeline.Equal, Want: want, Where: where, Words: words, Incomparable: incomparable,
+		})
 	}
-	if !root.IsNone() {
+	refer(key, pipeline.OfDigest(listed.RootHash), "published root of "+name)
+	if listed.HashOffset > 0 {
+		refer(of("hash-offset"), pipeline.OfNumber(listed.HashOffset), "published hash-offset of "+name)
+	}
+	if !file256.IsNone() && !listed.FileHash.IsZero() {
+		refer(of("file"), pipeline.OfDigest(listed.FileHash), "published file of "+name)
+	}
+	if !root.IsNone() && incomparable == "" {
 		whyDisk(out, key, dir, res, where, listed)
 	}
 	return key
+}
+
+// notReproduced says why a disk that differs may still be the published one: it
+// was made by a release of mkfs.erofs that is not reproduced here, or by one that
+// nobody names. One of our releases that gives the published root proves that the
+// files are the same, whatever the entry says.
+func notReproduced(res disk.Result, listed *privatemode.Model) string {
+	if _, ok := erofs.ProfileOf(listed.ErofsVersion); ok || res.RootHash.Digest == listed.RootHash || otherRelease(res, listed) != nil {
+		return ""
+	}
+	if listed.ErofsVersion == "" {
+		return "which mkfs.erofs made the published disk is not published, and the releases that are reproduced here (1.9, 1.8.6 to 1.9.4) give another one"
+	}
+	return fmt.Sprintf("published with mkfs.erofs %s, which is not reproduced here (1.9 and 1.8.6 to 1.9.4 are)", show.Clip(listed.ErofsVersion, 40))
+}
+
+// Remedy is what a warning about a directory says, with what helps. The first
+// path of a hub's folder is what to leave out.
+func Remedy(w disk.Warning) string {
+	switch {
+	case w.Code == disk.WarnHubFolder && len(w.Paths) > 0:
+		return fmt.Sprintf("%s (--exclude %s)", w.Text(), w.Paths[0])
+	case w.Code == disk.WarnLFSExcluded && strings.HasSuffix(w.Message, "the pointers"):
+		return w.Text() + " (--git takes them from the commit)"
+	}
+	return w.Text()
 }
 
 // whyDisk says why a measured disk is not the published one. The other
@@ -107,11 +151,11 @@ func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where 
 		return
 	}
 	for _, w := range res.Warnings {
-		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: w.Message})
+		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: Remedy(w)})
 	}
 	note := "the directory has other sizes or names than the published model: the image alone is of another length"
 	if uint64(res.HashOffset) == listed.HashOffset {
-		note = "the image has the published length, so names and sizes fit: the content or a mode of some file differs"
+		note = "the image has the published length, as it also has where small files come or go: the content or a mode of some file differs, or a small one is too many or missing"
 	}
 	out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
 }

@@ -26,7 +26,7 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 3, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "disks", Version: 4, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -36,10 +36,14 @@ func plan(c *config.Config) []run.PlanLine {
 	}
 	switch {
 	case len(lines) == 0 && c.MachinesOnly():
-	case c.Models == "" && len(lines) == 0:
+	case !c.PublishedDisks() && len(lines) == 0:
 		lines = append(lines, run.PlanLine{Key: "disk/*/root", Missing: "models.yaml", How: "models: models.yaml, the published root hashes"})
 	case len(lines) == 0:
-		lines = append(lines, run.PlanLine{Key: "disk/*/root", From: c.Models + ", taken over as it is"})
+		from := c.Models
+		if from == "" {
+			from = strings.Join(c.StorageClasses, ", ")
+		}
+		lines = append(lines, run.PlanLine{Key: "disk/*/root", From: from + ", taken over as it is"})
 	}
 	return lines
 }
@@ -56,13 +60,15 @@ type stageRun struct {
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]pipeline.Key{}, measured: map[pipeline.Key]bool{}}
-	if file := in.Config.Models; file != "" {
+	if in.Config.PublishedDisks() {
 		var err error
-		if r.models, err = run.Parsed(ctx, in, file, config.YAMLLimit, privatemode.ParseModels); err != nil {
+		if r.models, err = published.Models(ctx, in, in.Config); err != nil {
 			return nil, err
 		}
 		for _, m := range r.models.Entries {
-			r.byRoot[m.RootHash] = modelKey(m)
+			if _, known := r.byRoot[m.RootHash]; !known {
+				r.byRoot[m.RootHash] = modelKey(m)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Disks)) {
@@ -73,7 +79,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	for _, m := range r.models.Entries {
 		if key := modelKey(m); !r.measured[key] {
 			r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{
-				Key: key, Value: pipeline.OfDigest(m.RootHash), Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(in.Config.Models)},
+				Key: key, Value: pipeline.OfDigest(m.RootHash), Basis: pipeline.Copied, Inputs: []pipeline.InputRef{pipeline.FromFile(m.File)},
 				Note: fmt.Sprintf("%s at commit %s", m.Source, m.Commit),
 			})
 		}
@@ -92,7 +98,7 @@ func (r *stageRun) deployed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.in.Config.Models == "" {
+	if !r.in.Config.PublishedDisks() {
 		if len(d.Disks()) > 0 && len(r.in.Config.Disks) == 0 {
 			r.in.Lack("models.yaml", "disk/*/root", "add models: models.yaml, the published root hashes of the model disks")
 		}
@@ -104,7 +110,7 @@ func (r *stageRun) deployed(ctx context.Context) error {
 	// not a gap: models.yaml is the vendor's complete list.
 	r.out.Complete = []string{"disk/**"}
 	disksUnknown(r.out, refs, r.models, r.byRoot)
-	disksUnused(r.out, r.in.Config.Models, d, r.models)
+	disksUnused(r.out, d, r.models)
 	joined := 0
 	for _, ref := range refs {
 		if _, ok := r.byRoot[ref.Want.Digest()]; ok {
@@ -141,7 +147,11 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	if err != nil {
 		return err
 	}
-	r.measured[Describe(r.out, name, c.Dir, res, r.models.File, listed)] = true
+	file := r.models.File
+	if listed != nil {
+		file = listed.File
+	}
+	r.measured[Describe(r.out, name, c.Dir, res, file, listed)] = true
 	return nil
 }
 
@@ -170,7 +180,7 @@ func disksUnknown(out *run.Out, refs []pipeline.Reference, models *privatemode.M
 		// differing bits mean that one was edited into the other.
 		if best >= 0 && distance <= 64 {
 			m := models.Entries[best]
-			c.Path = append(c.Path, m.Key)
+			c.Path = append(c.Path[:1], m.File, m.Key)
 			c.Expected = m.RootHash.String()
 			c.Note = fmt.Sprintf("the root hash of model %s was changed in %s", m.Key, show.Plural(hexDistance(want, m.RootHash), "hex digit", "hex digits"))
 			c.Standing = pipeline.Proved
@@ -203,7 +213,7 @@ func hexDistance(a, b digest.Digest) int {
 }
 
 // disksUnused names the models that no disk-mounter uses.
-func disksUnused(out *run.Out, file string, d *deployment.Deployment, models *privatemode.Models) {
+func disksUnused(out *run.Out, d *deployment.Deployment, models *privatemode.Models) {
 	used := map[digest.Digest]bool{}
 	for _, p := range d.Disks() {
 		used[p.RootHash] = true
@@ -211,7 +221,7 @@ func disksUnused(out *run.Out, file string, d *deployment.Deployment, models *pr
 	for _, m := range models.Entries {
 		if !used[m.RootHash] {
 			out.Problems = append(out.Problems, pipeline.Problem{
-				Level: pipeline.LevelNote, Code: "model-unused", Where: pipeline.Where{File: file, Line: m.Line},
+				Level: pipeline.LevelNote, Code: "model-unused", Where: pipeline.Where{File: m.File, Line: m.Line},
 				Msg: fmt.Sprintf("model %s is published but no disk of the deployment uses it", m.Key),
 			})
 		}
@@ -240,6 +250,7 @@ func check(c *config.Config, at config.At) error {
 	return nil
 }
 
+// fill writes the usual release down; the models file may name another.
 func fill(c *config.Config) {
 	for name, d := range c.Disks {
 		if d.MKFS == "" {

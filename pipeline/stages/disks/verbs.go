@@ -54,12 +54,15 @@ type Row struct {
 	Got   string `json:"got"`
 	Want  string `json:"want"`
 	Match bool   `json:"match"`
+	// Unchecked says why another value proves nothing here.
+	Unchecked string `json:"unchecked,omitempty"`
 }
 
 // View is a measured disk beside its published entry, as a verb shows them.
 type View struct {
 	Result disk.Result
 	Listed *privatemode.Model // nil: nothing to compare with
+	Why    []pipeline.Cause   // of a root hash that differs
 }
 
 // JSON is the form that scripts read.
@@ -80,12 +83,19 @@ func (v *View) rows() (rows []Row, note string) {
 	if m == nil {
 		return nil, ""
 	}
+	unchecked := notReproduced(res, m)
 	add := func(field, got, want string) {
-		if got != "" {
-			rows = append(rows, Row{field, got, want, got == want})
+		switch {
+		case got == "" || want == "":
+		case got == want:
+			rows = append(rows, Row{field, got, want, true, ""})
+		default:
+			rows = append(rows, Row{field, got, want, false, unchecked})
 		}
 	}
-	add("hash_offset", strconv.FormatInt(res.HashOffset, 10), strconv.FormatUint(m.HashOffset, 10))
+	if m.HashOffset > 0 {
+		add("hash_offset", strconv.FormatInt(res.HashOffset, 10), strconv.FormatUint(m.HashOffset, 10))
+	}
 	if !res.RootHash.IsZero() {
 		add("root_hash", res.RootHash.Hex(), m.RootHash.Hex())
 	}
@@ -114,7 +124,7 @@ func (v *View) Text(w io.Writer, verbose bool) {
 	}
 	show.Line(w, "inodes, blocks    %d, %d", res.Inodes, res.Blocks)
 	for _, c := range res.Changes {
-		show.Line(w, "normalized        %s", c.Message)
+		show.Line(w, "normalized        %s", c.Text())
 	}
 	if res.Source != nil {
 		show.Line(w, "source            %s", res.Source.String())
@@ -136,14 +146,21 @@ func (v *View) Text(w io.Writer, verbose bool) {
 	}
 	rows, note := v.rows()
 	for _, r := range rows {
-		if r.Match {
+		switch {
+		case r.Match:
 			show.Line(w, "published         %s agrees", r.Field)
-		} else {
+		case r.Unchecked != "":
+			show.Line(w, "published         %s unchecked: %s; published %s", r.Field, r.Unchecked, r.Want)
+		default:
 			show.Line(w, "published         %s DIFFERS: published %s", r.Field, r.Want)
 		}
 	}
 	if note != "" {
 		show.Line(w, "                  %s", note)
+		return // that is the cause
+	}
+	for _, c := range v.Why {
+		show.Line(w, "cause             %s: %s", c.Standing, c.Note)
 	}
 }
 
@@ -153,15 +170,19 @@ type Verified struct {
 	OK              bool             `json:"ok"`
 	Mismatches      []disk.Explained `json:"mismatches"`
 	HashDeviceShort int64            `json:"hash_device_short"`
-	Covered         int64            `json:"covered"`
-	Uncovered       int64            `json:"uncovered"`
+	Blocks          uint64           `json:"data_blocks"` // that the tree is over
+	BlockSize       int              `json:"data_block_size"`
+	Covered         int64            `json:"covered"`        // bytes of them
+	Uncovered       int64            `json:"uncovered"`      // bytes of the device that the tree says nothing of
+	Gap             int64            `json:"uncovered_gap"`  // those of them in front of the hash area
+	Behind          int64            `json:"uncovered_rest"` // and all others
 }
 
 // Verify explains a verdict and holds it against the root hash. Where the tree
 // covers less than the device, the rest is unchecked unless the number of data
 // blocks was asked for.
 func Verify(data, root string, v verity.Verdict, asked bool) (*Verified, *run.Out) {
-	view := &Verified{OK: v.OK(), Mismatches: []disk.Explained{}, HashDeviceShort: v.HashDeviceShort, Covered: v.Covered, Uncovered: v.Uncovered}
+	view := &Verified{OK: v.OK(), Mismatches: []disk.Explained{}, HashDeviceShort: v.HashDeviceShort, Blocks: v.Layout.DataBlocks, BlockSize: v.Params.DataBlockSize, Covered: v.Covered, Uncovered: v.Uncovered, Gap: v.Gap, Behind: v.Uncovered - v.Gap}
 	out := run.NewOut()
 	key, from := pipeline.NewKey("verity", data, "root"), pipeline.Where{File: data}
 	got := pipeline.OfText(root)
@@ -178,7 +199,7 @@ func Verify(data, root string, v verity.Verdict, asked bool) (*Verified, *run.Ou
 	if v.Uncovered > 0 && !asked {
 		rest := pipeline.NewKey("verity", data, "rest")
 		out.Refer(rest, pipeline.OfNumber(uint64(v.Uncovered)), from, "bytes that the tree does not cover")
-		out.Notes[rest] = view.coverage() + "; the tree says nothing of the others"
+		out.Notes[rest] = view.coverage()
 	}
 	var images disk.Locator
 	if !v.OK() {
@@ -196,17 +217,22 @@ func Verify(data, root string, v verity.Verdict, asked bool) (*Verified, *run.Ou
 	return view, out
 }
 
+// coverage says how much was held against the tree, and how much was not.
 func (v *Verified) coverage() string {
-	return fmt.Sprintf("%d of %d bytes covered", v.Covered, v.Covered+v.Uncovered)
+	s := fmt.Sprintf("%s (%d bytes)", show.Plural(int(v.Blocks), "block", "blocks"), v.Covered)
+	if v.Gap > 0 {
+		s += fmt.Sprintf("; %d bytes before the hash area are not covered", v.Gap)
+	}
+	if v.Behind > 0 {
+		s += fmt.Sprintf("; %d bytes at the end of the device are not covered", v.Behind)
+	}
+	return s
 }
 
 // Text is the form for people.
 func (v *Verified) Text(w io.Writer, _ bool) {
-	switch {
-	case v.OK && v.Uncovered == 0:
-		show.Line(w, "OK")
-	case v.OK:
-		show.Line(w, "OK, %s; the tree says nothing of the last %d", v.coverage(), v.Uncovered)
+	if v.OK {
+		show.Line(w, "OK, %s", v.coverage())
 	}
 	for _, e := range v.Mismatches {
 		show.Line(w, "%s", e.Text)

@@ -75,7 +75,7 @@ func flaws(m *manifest.Manifest) func(pointer string) verdict.List {
 		var open verdict.List
 		for _, p := range problems {
 			under := p.Pointer == "" || p.Pointer == pointer || strings.HasPrefix(p.Pointer, pointer+"/")
-			if p.Severity == manifest.SeverityError && under {
+			if p.Severity != manifest.SeverityWarning && under {
 				open.Open("manifest", fmt.Sprintf("line %d: %s: %s", p.Line, p.Pointer, p.Msg))
 			}
 		}

@@ -22,7 +22,7 @@ import (
 // recounted and, where nothing was, from the base manifest; and holds it
 // against the published one.
 func Stage() run.Stage {
-	return run.Stage{Name: "manifest", Version: 4, After: []string{"tdx", "snp", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "manifest", Version: 5, After: []string{"tdx", "snp", "policies"}, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -84,6 +84,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 		return out, nil
 	}
 	out.References = append(out.References, refs...)
+	unjudged(out, theirs, theirs.Validate())
 	out.Complete = append(out.Complete, manifestKeys...)
 	out.Published = append(out.Published, manifestKeys...)
 	out.Bytes = compareBytes(m.bytes, ours, theirs)
@@ -96,6 +97,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 func publishedOnly(ctx context.Context, in *run.In, theirs *manifest.Manifest, out *run.Out) error {
 	_, refs := Sides(theirs, theirs, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) { return pipeline.Copied, nil })
 	out.References = refs
+	unjudged(out, theirs, theirs.Validate())
 	if in.Config.Deployment == "" {
 		return nil
 	}

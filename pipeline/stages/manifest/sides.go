@@ -20,8 +20,7 @@ type manifestSide struct {
 	m      *manifest.Manifest
 	fields map[string]manifest.Field // by join path
 	order  []string
-	// entries counts the fields of each entry, as entryOf names it, and of what
-	// an entry with a number of CPUs lies in.
+	// entries counts the fields of each entry, as entryOf names it.
 	entries map[string]int
 }
 
@@ -39,13 +38,7 @@ func newSide(m *manifest.Manifest) *manifestSide {
 // side lacks, and that has a default, comes without a pointer.
 type BasisOf func(manifest.Field) (pipeline.Basis, []pipeline.InputRef)
 
-func (s *manifestSide) count(path string, by int) {
-	e := entryOf(path)
-	s.entries[e] += by
-	if i := strings.LastIndex(e, "/cpus="); i >= 0 {
-		s.entries[e[:i]] += by
-	}
-}
+func (s *manifestSide) count(path string, by int) { s.entries[entryOf(path)] += by }
 
 // Sides joins two manifests by what their fields mean: policies by
 // kind and name, reference values by platform and product. Ours gives
@@ -54,6 +47,8 @@ func (s *manifestSide) count(path string, by int) {
 func Sides(ours, published *manifest.Manifest, basis BasisOf) ([]pipeline.Measurement, []pipeline.Reference) {
 	a, b := newSide(ours), newSide(published)
 	alignPlatforms(a, b)
+	alignMachines(a, b)
+	alignOwnerKeys(a, b)
 	otherNamespace := !slices.Equal(ours.Namespaces(), published.Namespaces())
 	j := &joiner{a: a, b: b, otherNamespace: otherNamespace, basis: basis}
 	paths := slices.Clone(a.order)
@@ -148,22 +143,22 @@ func entryOf(path string) string {
 	return strings.Join(parts[:n], "/")
 }
 
-// rename gives entries other names.
+// rename gives entries other names, all at once: two may change theirs.
 func (s *manifestSide) rename(names map[string]string) {
 	if len(names) == 0 {
 		return
 	}
+	fields := make(map[string]manifest.Field, len(s.fields))
+	entries := map[string]int{}
 	for i, p := range s.order {
-		from := entryOf(p)
+		f, from := s.fields[p], entryOf(p)
 		if to, ok := names[from]; ok {
-			f := s.fields[p]
-			delete(s.fields, p)
 			f.Path = to + strings.TrimPrefix(p, from)
-			s.fields[f.Path], s.order[i] = f, f.Path
-			s.count(p, -1)
-			s.count(f.Path, 1)
 		}
+		fields[f.Path], s.order[i] = f, f.Path
+		entries[entryOf(f.Path)]++
 	}
+	s.fields, s.entries = fields, entries
 }
 
 // has reports whether the side has any field of an entry.
@@ -198,8 +193,13 @@ func (j *joiner) join(path string) {
 		either = fb
 	}
 	key := j.key(path, either)
-	if (name == "Platform" || name == "CPUs") && inA != inB && j.a.has(entry) && j.b.has(entry) {
+	both := j.a.has(entry) && j.b.has(entry)
+	if name == "Platform" && inA != inB && both {
 		return // an older shape; the entries are joined without it
+	}
+	if (name == "CPUs" || name == "APEIP") && inA != inB && both && strings.HasPrefix(path, "snp/") {
+		j.vcpus(entry, path)
+		return
 	}
 	if !inA && either.Meaning.Default != "" && j.a.hasOwner(entry) {
 		fa, inA = absent(fb), true
@@ -217,6 +217,9 @@ func (j *joiner) join(path string) {
 	}
 	if inB {
 		direction := stricter(either.Meaning)
+		if direction == pipeline.NoDirection && got.Kind() == pipeline.ListKind && want.Kind() == pipeline.ListKind {
+			direction = pipeline.StricterLess // several values of a register, each of which is accepted
+		}
 		if entry != "" && !j.a.has(entry) {
 			direction = pipeline.StricterAbsent // one more thing that is accepted
 		}
@@ -258,6 +261,12 @@ func (j *joiner) values(path string, fa manifest.Field, inA bool, fb manifest.Fi
 	got, want, r = published.FieldValue(fa), published.FieldValue(fb), pipeline.Equal
 	if !inA || !inB {
 		return got, want, r, ""
+	}
+	// One value and several of a register are both sets.
+	if got.Kind() == pipeline.ListKind && want.Kind() == pipeline.DigestKind {
+		want = pipeline.OfList([]string{want.Digest().Hex()})
+	} else if got.Kind() == pipeline.DigestKind && want.Kind() == pipeline.ListKind {
+		got = pipeline.OfList([]string{got.Digest().Hex()})
 	}
 	// A seedshare key is made anew by each generate. A workload owner key may
 	// set a new manifest, so another one is never mere chance.

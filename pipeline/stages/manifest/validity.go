@@ -45,7 +45,37 @@ func (v *Validity) Owner(file string, key manifest.OwnerKey) {
 	v.owners = append(v.owners, o)
 }
 
-func (v *Validity) valid() bool {
+// unjudged makes a value that stays unchecked of each thing in a published
+// manifest that a newer version may have written: equal bytes on both sides do
+// not say what it permits.
+func unjudged(out *run.Out, m *manifest.Manifest, problems []manifest.Problem) {
+	n := 0
+	for _, p := range problems {
+		if p.Severity != manifest.SeverityUnjudged {
+			continue
+		}
+		n++
+		key := pipeline.NewKey("manifest", "unjudged", fmt.Sprint(n))
+		note := p.Pointer + ": " + p.Msg
+		out.References = append(out.References, pipeline.Reference{
+			Key: key, Relation: pipeline.Equal, Want: pipeline.OfText("judged"), Where: pipeline.Where{File: m.File(), Pointer: p.Pointer, Line: p.Line}, Words: p.Pointer, Note: note,
+		})
+	}
+}
+
+// unjudged lists what a newer version may have written.
+func (v *Validity) unjudged() []manifest.Problem {
+	var out []manifest.Problem
+	for _, p := range v.problems {
+		if p.Severity == manifest.SeverityUnjudged {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// holds reports whether every known rule holds and every key is an owner's.
+func (v *Validity) holds() bool {
 	for _, p := range v.problems {
 		if p.Severity == manifest.SeverityError {
 			return false
@@ -73,6 +103,7 @@ func (v *Validity) Out() *run.Out {
 		rules = rules && p.Severity != manifest.SeverityError
 	}
 	hold(pipeline.NewKey("manifest", "valid"), rules, pipeline.Where{File: file}, "every rule of Contrast holds")
+	unjudged(out, v.m, v.problems)
 	for i, o := range v.owners {
 		hold(pipeline.NewKey("manifest", "owner", fmt.Sprint(i+1)), o.Role != "", pipeline.Where{File: o.File, Pointer: o.Pointer}, "the key of "+o.File+" is among the owners")
 	}
@@ -87,9 +118,13 @@ func (v *Validity) JSON() any {
 			"pointer": p.Pointer, "line": p.Line, "column": p.Column, "code": p.Code, "severity": p.Severity.String(), "message": p.Msg, "hint": p.Hint,
 		})
 	}
+	unjudged := []string{}
+	for _, p := range v.unjudged() {
+		unjudged = append(unjudged, p.Pointer)
+	}
 	_, plain := v.m.Style()
 	return map[string]any{
-		"file": v.m.File(), "valid": v.valid(), "shape": v.m.Shape().String(), "policies": len(v.m.Policies()), "snp": len(v.m.SNP()), "tdx": len(v.m.TDX()),
+		"file": v.m.File(), "valid": v.holds() && len(unjudged) == 0, "unjudged": unjudged, "shape": v.m.Shape().String(), "policies": len(v.m.Policies()), "snp": len(v.m.SNP()), "tdx": len(v.m.TDX()),
 		"canonicalLayout": plain, "problems": list, "ownerKeys": v.owners,
 	}
 }
@@ -97,7 +132,10 @@ func (v *Validity) JSON() any {
 // Text is the form for people.
 func (v *Validity) Text(w io.Writer, _ bool) {
 	verdict := "INVALID"
-	if v.valid() {
+	switch {
+	case v.holds() && len(v.unjudged()) > 0:
+		verdict = "NOT FULLY CHECKED"
+	case v.holds():
 		verdict = "VALID"
 	}
 	m, file := v.m, v.m.File()
