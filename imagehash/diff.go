@@ -155,7 +155,7 @@ func (x *differ) unread() []string {
 		if s.root == nil {
 			continue
 		}
-		if u := Unchecked([]Image{s.v.image(s.root)}); u != "" {
+		if u := Unchecked([]Image{s.v.image(s.root, nil)}); u != "" {
 			out = append(out, string("ab"[i])+": "+u+": of those what the image claims is compared")
 		}
 	}
@@ -346,13 +346,13 @@ func (x *differ) side(src *Source, name string) (*diffSide, error) {
 	var found []*diffSide
 	var names []string
 	add := func(s *diffSide, tags ...string) {
-		names = append(names, s.Name)
+		names = append(names, strings.TrimSpace(clip(s.Name)+" "+s.Digest.String()))
 		if name == "" || name == s.Digest.String() || slices.Contains(append(tags, s.Name), name) {
 			found = append(found, s)
 		}
 	}
-	for _, root := range v.roots {
-		if root.node != nil {
+	for _, f := range v.families() {
+		if root := f.root; root.node != nil && root.node.doc != nil {
 			add(&diffSide{DiffSide: DiffSide{src.name, root.name, root.node.digest}, v: v, root: root})
 		}
 	}
@@ -363,16 +363,21 @@ func (x *differ) side(src *Source, name string) (*diffSide, error) {
 		}
 	}
 	// Two tags of one image are one image.
-	for len(found) > 1 && !found[0].Digest.IsZero() && found[0].Digest == found[1].Digest {
-		found = found[1:]
+	slices.SortStableFunc(found, func(a, b *diffSide) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	found = slices.CompactFunc(found, func(a, b *diffSide) bool { return !a.Digest.IsZero() && a.Digest == b.Digest })
+	if name == "" && len(found) > 1 {
+		runs := slices.DeleteFunc(slices.Clone(found), func(s *diffSide) bool { return s.docker == nil && len(s.root.node.images(nil)) == 0 })
+		if len(runs) == 1 {
+			found = runs
+		}
 	}
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return nil, fmt.Errorf("%s has no image %q; it has %q", src.name, name, names)
+		return nil, fmt.Errorf("%s has no image %q; it has %s", src.name, name, strings.Join(names, ", "))
 	}
-	return nil, fmt.Errorf("%s has %d images, name one of %q", src.name, len(names), names)
+	return nil, fmt.Errorf("%s has %d images, name one of %s", src.name, len(names), strings.Join(names, ", "))
 }
 
 // diffImage is one image manifest, or an entry of a docker archive.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/retally/retally/imagehash/internal/rawtar"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
 )
 
 // dockerImage is one entry of a docker archive's manifest.json.
@@ -38,6 +39,10 @@ func (v *verifier) dockerView(ctx context.Context, oci bool) error {
 		return nil
 	}
 	list := vw.array("", doc)
+	if len(list) == 0 && oci && len(v.roots) > 0 && (doc.IsNull() || doc.Kind == jsondoc.Array) {
+		v.note(Problem{Code: "index-null", Place: "manifest.json", Found: describe(doc), Expected: "the images of index.json", Detail: "the docker side of the archive names no image: docker before 25 loads nothing from it"})
+		return nil
+	}
 	if len(list) == 0 {
 		v.problem(Problem{Code: "index-empty", Place: "manifest.json", Found: describe(doc), Expected: "a list of images"})
 	}
