@@ -1,6 +1,7 @@
 package imagehash
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -255,7 +256,7 @@ func (x *differ) grouped() []Cause {
 // that is not known to be a note about the build.
 func (l leaf) class() Class {
 	switch l.kind {
-	case "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
+	case "artifact", "artifact-blob", "artifact-config", "platform-unread", "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
 		"only-in-a", "only-in-b", "layer-only-in-a", "layer-only-in-b", "layer-order",
 		"platform-only-in-a", "platform-only-in-b", "architecture", "os", "variant":
 		return Semantic
@@ -303,6 +304,10 @@ func hint(l leaf) string {
 		return "another compressor, or another level or version of it; pin the tool"
 	case "tar-padding":
 		return "another record size of tar (the -b option)"
+	case "sparse-form":
+		return "tar that looks for holes (-S), or a writer that knows none; the unpacked file is the same"
+	case "artifact-blob", "artifact-config":
+		return "another content of the artifact; its blobs are compared by digest"
 	case "tar-format", "pax", "pax-unknown":
 		return "another tar writer or format (tar --format)"
 	case "mediaType":
@@ -396,6 +401,7 @@ type diffLayer struct {
 	diffID  digest.Digest
 	size    int64
 	packing packing
+	closed  string // why nobody can look into it, "" if one can
 	open    func(context.Context) (io.ReadCloser, error)
 }
 
@@ -406,6 +412,11 @@ func (s *diffSide) imageOf(n *node) *diffImage {
 	}
 	for k, l := range n.doc.layers {
 		d := diffLayer{digest: l.digest, size: l.size}
+		if _, _, known := layerType(l.mediaType); !known {
+			d.closed = unopened(l.mediaType)
+		} else if n.blobs[k] == nil || n.blobs[k].facts == nil {
+			d.closed = "the layer was not read"
+		}
 		if n.config != nil && k < len(n.config.diffIDs) {
 			d.diffID = n.config.diffIDs[k]
 		}
@@ -427,6 +438,11 @@ func (s *diffSide) dockerImage() *diffImage {
 		})
 	}
 	return i
+}
+
+// blobText names a layer that cannot be opened.
+func (l diffLayer) blobText() string {
+	return "blob " + l.digest.String() + ", claimed " + l.diffID.String()
 }
 
 // plain opens the uncompressed content of a layer.
@@ -502,9 +518,13 @@ func (x *differ) nodes(path []string, a, b *node) error {
 	case a.doc.index && b.doc.index:
 		return x.indexes(path, a, b)
 	case !a.doc.index && !b.doc.index:
+		if a.artifact != "" && b.artifact != "" {
+			x.artifacts(path, a, b)
+			return nil
+		}
 		if a.artifact != "" || b.artifact != "" {
 			x.same = false
-			x.add(append(path, "artifact"), leaf{kind: "artifact", a: a.digest.String(), b: b.digest.String(), note: "artifacts are compared by digest alone"})
+			x.add(append(path, "artifact"), leaf{kind: "artifact", a: a.digest.String(), b: b.digest.String(), note: "one side is no image: they are compared by digest alone"})
 			x.settle(append(path, "artifact"), false)
 			return nil
 		}
@@ -585,6 +605,13 @@ func (x *differ) images(path []string, a, b *diffImage) error {
 					x.add(object, leaf{kind: "content", a: "claimed " + la.diffID.String(), b: "claimed " + lb.diffID.String(), note: "the layer was not read"})
 					x.settle(object, false)
 				}
+				continue
+			}
+			if closed := cmp.Or(la.closed, lb.closed); closed != "" {
+				x.same = false
+				object := in(fmt.Sprintf("layer %d", p.A))
+				x.add(object, leaf{kind: "content", a: la.blobText(), b: lb.blobText(), note: "compared by digest alone: " + closed})
+				x.settle(object, false)
 				continue
 			}
 			if err := x.layer(in(fmt.Sprintf("layer %d", p.A)), la, lb, a.manifest != nil && b.manifest != nil); err != nil {
