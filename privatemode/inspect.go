@@ -2,6 +2,7 @@ package privatemode
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -265,6 +266,10 @@ func (r *inspectReader) image(v *jsondoc.Value) (InspectedImage, bool) {
 		img.Tool, idText = "podman", "sha256:"+idText
 	}
 	img.ID = ImageDigest{KindConfig, r.digest(id, "Id", idText), "Id", r.line(id)}
+	if !img.ID.Digest.IsZero() && !slices.ContainsFunc([]string{"RootFS", "RepoDigests", "RepoTags", "Digest", "Descriptor", "Architecture"}, func(key string) bool { return v.Get(key) != nil }) {
+		r.at(v, "", "has nothing of an image: docker inspect prints networks, volumes and the like, too; want docker image inspect IMAGE")
+		return img, false
+	}
 	if d := v.Get("Digest"); !d.IsNull() && r.text(v, "Digest") != "" {
 		img.Tool = "podman"
 		kind := KindTarget
