@@ -378,17 +378,18 @@ func TestSkopeoDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Close()
-	for name, edit := range map[string]struct {
+	for _, edit := range []struct { // one on top of the other
+		name string
 		do   func() error
 		code string
 	}{
-		"a layer changed": {func() error {
+		{"a layer changed", func() error {
 			return os.WriteFile(filepath.Join(dir, sel.Layers[0].Digest.Hex()), []byte("x"), 0o644)
 		}, "digest-mismatch"},
-		"another version": {func() error {
+		{"another version", func() error {
 			return os.WriteFile(filepath.Join(dir, "version"), []byte("Directory Transport Version: 2.0\n"), 0o644)
 		}, "layout-version"},
-		"schema 1": {func() error {
+		{"schema 1", func() error {
 			return os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(`{"schemaVersion":1,"name":"x","fsLayers":[]}`), 0o644)
 		}, "schema-version"},
 	} {
@@ -396,7 +397,7 @@ func TestSkopeoDir(t *testing.T) {
 			t.Fatal(err)
 		}
 		if r := verified(t, dir); r.OK() || !slices.Contains(codes(r.AllProblems()), edit.code) {
-			t.Errorf("%s: got %v", name, r.AllProblems())
+			t.Errorf("%s: got %v", edit.name, r.AllProblems())
 		}
 	}
 }

@@ -173,7 +173,7 @@ func (r *inspectReader) table(lines []textLine) []InspectedImage {
 		return nil
 	}
 	if dig < 0 {
-		r.fault(lines[0], "", "the table has no column DIGEST: print it with docker images --digests")
+		r.fault(lines[0], "", "the table has no column DIGEST: docker images prints one where it is asked for digests")
 		return []InspectedImage{}
 	}
 	out := []InspectedImage{}

@@ -48,7 +48,7 @@ func TestProxyImageForms(t *testing.T) {
 		{"docker images --digests, another release", table(row("ghcr.io/x/y", "v1", good), row(proxy, "v1.39.0", evil)), exitDiffers, "none of the pulled"},
 		{"docker images --digests, two releases", table(row(proxy, "v1.40.0", good), row(proxy, "v1.39.0", evil)), exitDiffers, "none of the pulled"},
 		{"docker images --digests, not pulled", table(row(proxy, "dev", "<none>")), exitUnchecked, "built or loaded here"},
-		{"docker images without digests", "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n" + proxy + "   v1   " + short + "   1 day ago   30MB\n", exitTrouble, "docker images --digests"},
+		{"docker images without digests", "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n" + proxy + "   v1   " + short + "   1 day ago   30MB\n", exitTrouble, "no column DIGEST"},
 		{"docker pull", "v1.40.0: Pulling from edgelesssys/privatemode/privatemode-proxy\n0c08e560022e: Pull complete\nDigest: " + good + "\nStatus: Downloaded newer image for " + proxy + ":v1.40.0\n" + proxy + ":v1.40.0\n", 0, "MATCH"},
 		{"docker pull of another release", "Digest: " + evil + "\nStatus: Image is up to date for " + proxy + ":v1.39.0\n" + proxy + ":v1.39.0\n", exitDiffers, "none of the pulled"},
 		{"a container", `[{"Id":"` + strings.Repeat("b", 64) + `","State":{"Status":"running"},"Image":"` + good + `","Config":{"Image":"` + proxy + `:latest"}}]`, exitTrouble, "docker image inspect " + proxy + ":latest"},
