@@ -31,7 +31,7 @@ func readArchive(ctx context.Context, r io.ReaderAt, size int64, opts Options) (
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	a := &archive{f: newFiles(), limits: limits, size: size, progress: opts.Progress}
+	a := &archive{f: newFiles(), limits: limits, size: size, gift: limits.Gift, progress: opts.Progress}
 	whole := func() io.Reader { return io.NewSectionReader(r, 0, size) }
 	packed := detect(head[:n])
 	switch packed {
@@ -75,6 +75,7 @@ type archive struct {
 	limits   Limits
 	size     int64
 	held     int64
+	gift     int64 // what is left of Limits.Gift
 	progress *Progress
 }
 
@@ -298,7 +299,11 @@ func (a *archive) keep(ctx context.Context, e *entry, r io.Reader) error {
 	if strings.HasPrefix(e.name, "blobs/sha512/") {
 		how.blob = setOf(digest.SHA512)
 	}
+	how.limits.Floor = max(how.limits.Floor, a.gift)
 	e.facts, err = read(ctx, br, how)
+	if err == nil {
+		a.gift -= max(0, e.facts.plain-a.limits.expanded(e.size))
+	}
 	if err == nil && e.facts.size < e.size {
 		err = &archiveError{Problem{Code: "archive-truncated", Place: e.name, Found: fmt.Sprint(e.facts.size), Expected: fmt.Sprintf("%d bytes", e.size)}}
 	}
@@ -334,13 +339,13 @@ func (u *unpacker) Read(p []byte) (int, error) {
 }
 
 func (a *archive) unpacked(ctx context.Context, src io.Reader, p packing) (*unpacker, error) {
-	u := &unpacker{limit: a.limits.expanded(a.size), close: func() {}}
+	u := &unpacker{limit: a.limits.shared(1).expanded(a.size), close: func() {}}
 	counted := &hashingReader{ctx: ctx, r: src, progress: a.progress}
 	if p == packGzip {
 		u.r = gunzip.NewReader(counted)
 		return u, nil
 	}
-	z, err := newZstd(counted, a.limits.Window, nil)
+	z, err := newZstd(counted, a.limits.Window, nil, nil)
 	if err != nil {
 		return nil, a.broken(err)
 	}

@@ -80,7 +80,18 @@ func (v *verifier) checkBlobs(n *node) {
 			continue
 		}
 		l := n.doc.layers[i]
-		if !v.checkBlob(j, l, &n.findings) || !j.how.asLayer {
+		if !v.checkBlob(j, l, &n.findings) {
+			continue
+		}
+		if _, _, known := layerType(l.mediaType); !known && n.artifact == "" && l.mediaType != "" {
+			u := Unopened{Place: l.place, MediaType: clip(l.mediaType), Digest: l.digest, Why: unopened(l.mediaType)}
+			if n.config != nil && i < len(n.config.diffIDs) {
+				u.DiffID = n.config.diffIDs[i]
+			}
+			n.unopened = append(n.unopened, u)
+			continue
+		}
+		if n.artifact != "" || !j.how.asLayer {
 			continue
 		}
 		if want, _, _ := layerType(l.mediaType); j.facts.size > 0 && j.facts.packing != want {

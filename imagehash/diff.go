@@ -1,6 +1,7 @@
 package imagehash
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,7 +156,7 @@ func (x *differ) unread() []string {
 		if s.root == nil {
 			continue
 		}
-		if u := Unchecked([]Image{s.v.image(s.root)}); u != "" {
+		if u := Unchecked([]Image{s.v.image(s.root, nil)}); u != "" {
 			out = append(out, string("ab"[i])+": "+u+": of those what the image claims is compared")
 		}
 	}
@@ -255,7 +256,7 @@ func (x *differ) grouped() []Cause {
 // that is not known to be a note about the build.
 func (l leaf) class() Class {
 	switch l.kind {
-	case "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
+	case "artifact", "artifact-blob", "artifact-config", "platform-unread", "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
 		"only-in-a", "only-in-b", "layer-only-in-a", "layer-only-in-b", "layer-order",
 		"platform-only-in-a", "platform-only-in-b", "architecture", "os", "variant":
 		return Semantic
@@ -303,6 +304,10 @@ func hint(l leaf) string {
 		return "another compressor, or another level or version of it; pin the tool"
 	case "tar-padding":
 		return "another record size of tar (the -b option)"
+	case "sparse-form":
+		return "tar that looks for holes (-S), or a writer that knows none; the unpacked file is the same"
+	case "artifact-blob", "artifact-config":
+		return "another content of the artifact; its blobs are compared by digest"
 	case "tar-format", "pax", "pax-unknown":
 		return "another tar writer or format (tar --format)"
 	case "mediaType":
@@ -346,13 +351,13 @@ func (x *differ) side(src *Source, name string) (*diffSide, error) {
 	var found []*diffSide
 	var names []string
 	add := func(s *diffSide, tags ...string) {
-		names = append(names, s.Name)
+		names = append(names, strings.TrimSpace(clip(s.Name)+" "+s.Digest.String()))
 		if name == "" || name == s.Digest.String() || slices.Contains(append(tags, s.Name), name) {
 			found = append(found, s)
 		}
 	}
-	for _, root := range v.roots {
-		if root.node != nil {
+	for _, f := range v.families() {
+		if root := f.root; root.node != nil && root.node.doc != nil {
 			add(&diffSide{DiffSide: DiffSide{src.name, root.name, root.node.digest}, v: v, root: root})
 		}
 	}
@@ -363,16 +368,21 @@ func (x *differ) side(src *Source, name string) (*diffSide, error) {
 		}
 	}
 	// Two tags of one image are one image.
-	for len(found) > 1 && !found[0].Digest.IsZero() && found[0].Digest == found[1].Digest {
-		found = found[1:]
+	slices.SortStableFunc(found, func(a, b *diffSide) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+	found = slices.CompactFunc(found, func(a, b *diffSide) bool { return !a.Digest.IsZero() && a.Digest == b.Digest })
+	if name == "" && len(found) > 1 {
+		runs := slices.DeleteFunc(slices.Clone(found), func(s *diffSide) bool { return s.docker == nil && len(s.root.node.images(nil)) == 0 })
+		if len(runs) == 1 {
+			found = runs
+		}
 	}
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return nil, fmt.Errorf("%s has no image %q; it has %q", src.name, name, names)
+		return nil, fmt.Errorf("%s has no image %q; it has %s", src.name, name, strings.Join(names, ", "))
 	}
-	return nil, fmt.Errorf("%s has %d images, name one of %q", src.name, len(names), names)
+	return nil, fmt.Errorf("%s has %d images, name one of %s", src.name, len(names), strings.Join(names, ", "))
 }
 
 // diffImage is one image manifest, or an entry of a docker archive.
@@ -391,6 +401,7 @@ type diffLayer struct {
 	diffID  digest.Digest
 	size    int64
 	packing packing
+	closed  string // why nobody can look into it, "" if one can
 	open    func(context.Context) (io.ReadCloser, error)
 }
 
@@ -401,6 +412,11 @@ func (s *diffSide) imageOf(n *node) *diffImage {
 	}
 	for k, l := range n.doc.layers {
 		d := diffLayer{digest: l.digest, size: l.size}
+		if _, _, known := layerType(l.mediaType); !known {
+			d.closed = unopened(l.mediaType)
+		} else if n.blobs[k] == nil || n.blobs[k].facts == nil {
+			d.closed = "the layer was not read"
+		}
 		if n.config != nil && k < len(n.config.diffIDs) {
 			d.diffID = n.config.diffIDs[k]
 		}
@@ -422,6 +438,11 @@ func (s *diffSide) dockerImage() *diffImage {
 		})
 	}
 	return i
+}
+
+// blobText names a layer that cannot be opened.
+func (l diffLayer) blobText() string {
+	return "blob " + l.digest.String() + ", claimed " + l.diffID.String()
 }
 
 // plain opens the uncompressed content of a layer.
@@ -497,9 +518,13 @@ func (x *differ) nodes(path []string, a, b *node) error {
 	case a.doc.index && b.doc.index:
 		return x.indexes(path, a, b)
 	case !a.doc.index && !b.doc.index:
+		if a.artifact != "" && b.artifact != "" {
+			x.artifacts(path, a, b)
+			return nil
+		}
 		if a.artifact != "" || b.artifact != "" {
 			x.same = false
-			x.add(append(path, "artifact"), leaf{kind: "artifact", a: a.digest.String(), b: b.digest.String(), note: "artifacts are compared by digest alone"})
+			x.add(append(path, "artifact"), leaf{kind: "artifact", a: a.digest.String(), b: b.digest.String(), note: "one side is no image: they are compared by digest alone"})
 			x.settle(append(path, "artifact"), false)
 			return nil
 		}
@@ -580,6 +605,13 @@ func (x *differ) images(path []string, a, b *diffImage) error {
 					x.add(object, leaf{kind: "content", a: "claimed " + la.diffID.String(), b: "claimed " + lb.diffID.String(), note: "the layer was not read"})
 					x.settle(object, false)
 				}
+				continue
+			}
+			if closed := cmp.Or(la.closed, lb.closed); closed != "" {
+				x.same = false
+				object := in(fmt.Sprintf("layer %d", p.A))
+				x.add(object, leaf{kind: "content", a: la.blobText(), b: lb.blobText(), note: "compared by digest alone: " + closed})
+				x.settle(object, false)
 				continue
 			}
 			if err := x.layer(in(fmt.Sprintf("layer %d", p.A)), la, lb, a.manifest != nil && b.manifest != nil); err != nil {

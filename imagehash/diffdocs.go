@@ -268,7 +268,10 @@ func (x *differ) indexes(path []string, a, b *node) error {
 		}
 		na, nb := x.a.v.nodes[nodeKey{da.digest, da.mediaType}], x.b.v.nodes[nodeKey{db.digest, db.mediaType}]
 		if na == nil || nb == nil || na.doc == nil || nb.doc == nil {
-			return fmt.Errorf("member %s was not read", ka[p.A])
+			x.same = false
+			x.add(append(slices.Clone(path), ka[p.A]), leaf{kind: "platform-unread", a: da.digest.String(), b: db.digest.String(), note: "it is not there to be read on at least one side"})
+			x.settle(append(slices.Clone(path), ka[p.A]), false)
+			continue
 		}
 		below := path
 		if several {
@@ -364,4 +367,40 @@ func pairByKey(a, b []string) pairing {
 		}
 	}
 	return p
+}
+
+// artifacts compares two manifests that are no images: their documents whole, and
+// what they name by digest.
+func (x *differ) artifacts(path []string, a, b *node) {
+	object := append(slices.Clone(path), "manifest")
+	keys := func(n *node) (out []string) {
+		for _, l := range n.doc.layers {
+			// The same part of another version: by its title, as oras and its
+			// kin write it, or by its place.
+			key := l.mediaType + " " + l.annotations["org.opencontainers.image.title"] + l.annotations["org.cncf.model.filepath"]
+			out = append(out, key)
+		}
+		return out
+	}
+	pairs := pairByKey(keys(a), keys(b))
+	x.document(object, a.raw, b.raw, a.digest, map[string]pairing{"/layers": pairs}, func(c jsonproof.Change) (string, string) {
+		parts := pointerParts(c.Pointer)
+		last := parts[len(parts)-1]
+		switch {
+		case parts[0] == "":
+			return "document", ""
+		case slices.Contains(parts, "annotations"):
+			return "annotations", ""
+		case last == "mediaType":
+			return "mediaType", ""
+		case parts[0] == "layers":
+			x.same = false
+			return "artifact-blob", ""
+		case parts[0] == "config":
+			x.same = false
+			return "artifact-config", ""
+		}
+		x.same = false
+		return memberKind(parts[0]), ""
+	})
 }

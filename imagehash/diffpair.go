@@ -95,6 +95,9 @@ func (x *differ) pairByPaths(a, b []diffLayer, restA, restB []int) ([]pair, erro
 	limits := x.opts.Limits.orDefault()
 	names := func(l diffLayer) (map[uint64]struct{}, error) {
 		set := map[uint64]struct{}{}
+		if l.closed != "" {
+			return set, nil
+		}
 		err := l.walkPlain(x.ctx, limits, rawtar.Visitor{Member: func(h *rawtar.Header) error {
 			if name, _ := rawtar.CleanPath(h.Name); h.Type != '5' && !h.Global {
 				set[maphash.String(x.seed, name)] = struct{}{}

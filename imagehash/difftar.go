@@ -19,7 +19,7 @@ func unpackedReader(ctx context.Context, r io.ReadCloser, p packing, limits Limi
 	case packGzip:
 		return &closingReader{gunzip.NewReader(in), func() { r.Close() }}, nil
 	case packZstd:
-		z, err := newZstd(in, limits.Window, nil)
+		z, err := newZstd(in, limits.Window, nil, nil)
 		if err != nil {
 			r.Close()
 			return nil, err

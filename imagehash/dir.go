@@ -76,7 +76,7 @@ func openDir(ctx context.Context, name, dir string, opts Options) (*Source, erro
 		}
 		return file, nil
 	}
-	s, err := fileSource(name, f, Layout)
+	s, err := fileSource(ctx, name, f, Layout)
 	if err != nil {
 		root.Close()
 		return nil, err

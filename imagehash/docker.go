@@ -1,6 +1,7 @@
 package imagehash
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/retally/retally/imagehash/internal/rawtar"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/jsondoc"
 )
 
 // dockerImage is one entry of a docker archive's manifest.json.
@@ -33,11 +35,19 @@ func (v *verifier) dockerView(ctx context.Context, oci bool) error {
 		return err
 	}
 	vw := view{"manifest.json", &v.findings}
-	doc := vw.parse(data, v.limits.Manifest)
-	if doc == nil {
+	null := string(bytes.TrimSpace(data)) == "null"
+	var doc *jsondoc.Value
+	var list []*jsondoc.Value
+	if !null || !oci {
+		if doc = vw.parse(data, v.limits.Manifest); doc == nil {
+			return nil
+		}
+		list = vw.array("", doc)
+	}
+	if len(list) == 0 && oci && len(v.roots) > 0 && (null || doc.Kind == jsondoc.Array) {
+		v.note(Problem{Code: "index-null", Place: "manifest.json", Found: clip(string(bytes.TrimSpace(data))), Expected: "the images of index.json", Detail: "the docker side of the archive names no image: docker before 25 loads nothing from it"})
 		return nil
 	}
-	list := vw.array("", doc)
 	if len(list) == 0 {
 		v.problem(Problem{Code: "index-empty", Place: "manifest.json", Found: describe(doc), Expected: "a list of images"})
 	}

@@ -23,6 +23,7 @@ const (
 	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	typeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 	typeCosign         = "application/vnd.dev.cosign.simplesigning.v1+json"
+	typeErofs          = "application/vnd.erofs.layer.v1" // containerd 2
 )
 
 // Annotations with a meaning.
@@ -59,6 +60,37 @@ func layerType(t string) (p packing, foreign, ok bool) {
 		return packZstd, true, true
 	}
 	return 0, false, false
+}
+
+// unopened says why a layer of a media type is not unpacked here. Its blob is
+// hashed all the same: who stores or compares an image must not stumble over types
+// that are not known (OCI image-spec, manifest.md, on layers).
+func unopened(t string) string {
+	switch {
+	case strings.HasSuffix(t, "+encrypted"):
+		return "it is encrypted (ocicrypt): only who has the key knows what is in it"
+	case erofs(t):
+		return "it is an EROFS file system, no tar"
+	case strings.Contains(t, ".layer.nydus.blob."):
+		return "it is a nydus blob, no tar"
+	}
+	return "its media type is none that is known"
+}
+
+// ofImage reports whether a media type is one of layers that some engine runs:
+// what bears it is part of an image, whatever else the manifest calls itself.
+func ofImage(t string) bool {
+	if _, _, ok := layerType(t); ok {
+		return true
+	}
+	base := strings.TrimSuffix(t, "+encrypted")
+	_, _, ok := layerType(base)
+	return ok || erofs(base) || strings.Contains(t, ".layer.nydus.")
+}
+
+// erofs knows the layer type of containerd 2 and its variants (+zstd and the like).
+func erofs(t string) bool {
+	return t == typeErofs || strings.HasPrefix(t, typeErofs+"+") || strings.HasPrefix(t, typeErofs+".") || t == "application/vnd.oci.image.layer.v1.erofs"
 }
 
 // findings collects what is wrong and what is worth knowing.

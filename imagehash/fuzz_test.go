@@ -137,6 +137,8 @@ func FuzzDockerArchive(f *testing.F) {
 	config := fmt.Sprintf(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[%q]}}`, sha(layer))
 	f.Add([]byte(`[{"Config":"@C.json","RepoTags":["a:b"],"Layers":["x/layer.tar"]}]`), []byte(config), layer)
 	f.Add([]byte(`[{"Config":"@C.json","Layers":["x/../x/layer.tar"]},{"Config":"blobs/sha256/@C"}]`), []byte(config), layer)
+	// A folder of skopeo's dir transport, packed.
+	f.Add([]byte(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:@C","size":9},"layers":[]}`), []byte(config), layer)
 	f.Fuzz(func(t *testing.T, manifest, config, layer []byte) {
 		name := strings.TrimPrefix(sha(config), "sha256:")
 		manifest = bytes.ReplaceAll(manifest, []byte("@C"), []byte(name))

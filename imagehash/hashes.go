@@ -21,13 +21,14 @@ func HashesJSON(reports []*Report) ([]byte, error) {
 			return nil, fmt.Errorf("%s is refused: %s at %s", r.Source, p.Code, p.Place)
 		}
 		if !r.Complete() {
-			return nil, fmt.Errorf("%s has parts that were never read, %s", r.Source, Unchecked(r.Images))
+			return nil, fmt.Errorf("%s has parts that were not checked, %s", r.Source, Unchecked(r.Images))
 		}
-		if len(r.Images) == 0 || r.Images[0].Digest.IsZero() {
+		image, err := r.Choose("")
+		if err != nil {
+			return nil, err
+		}
+		if image.Digest.IsZero() {
 			return nil, fmt.Errorf("%s has no manifest digest", r.Source)
-		}
-		if len(r.Images) > 1 {
-			return nil, fmt.Errorf("%s holds %d images", r.Source, len(r.Images))
 		}
 		name := path.Base(strings.TrimRight(strings.ReplaceAll(r.Source, "\\", "/"), "/"))
 		if before, _, ok := strings.Cut(name, "@"); ok {
@@ -36,7 +37,7 @@ func HashesJSON(reports []*Report) ([]byte, error) {
 		if object.Index(name) >= 0 {
 			return nil, fmt.Errorf("two sources are called %s", name)
 		}
-		object.Set(name, jsondoc.NewString(r.Images[0].Digest.String()))
+		object.Set(name, jsondoc.NewString(image.Digest.String()))
 	}
 	return jsondoc.JQ.Format(object), nil
 }

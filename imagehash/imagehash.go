@@ -43,6 +43,7 @@ const (
 	Layout        Kind = "oci-layout"     // folder with oci-layout and index.json
 	LayoutArchive Kind = "oci-archive"    // tar of one, perhaps compressed
 	DockerArchive Kind = "docker-archive" // what docker save writes
+	SkopeoDir     Kind = "skopeo-dir"     // what skopeo copy ... dir:PATH writes
 	Registry      Kind = "registry"
 )
 
@@ -52,6 +53,8 @@ type Report struct {
 	Kind   Kind   `json:"kind"`
 	// Images has one element per descriptor of index.json, per entry of a
 	// docker manifest.json, or the one image a registry reference names.
+	// What lies beside an image and is about it (the members of an index that
+	// are listed once more, referrers) is part of that image's element.
 	Images []Image `json:"images"`
 	// Problems of the source as a whole: any of them refuses every image.
 	Problems []Problem `json:"problems"`
@@ -64,8 +67,11 @@ type Report struct {
 
 // Image is one image or index. Its JSON form is that of "retally image digest".
 type Image struct {
-	Source    string `json:"source"`
-	Name      string `json:"name"` // ref.name annotation, tag or reference; may be empty
+	Source string `json:"source"`
+	Name   string `json:"name"` // ref.name annotation, tag or reference; may be empty
+	// FullName is the annotation io.containerd.image.name: registry, repository
+	// and tag, as engines write them into archives.
+	FullName  string `json:"fullName,omitempty"`
 	MediaType string `json:"mediaType,omitempty"`
 	// Digest is recomputed. It is absent for docker archives without an OCI
 	// layout, and where the blob is missing.
@@ -77,15 +83,18 @@ type Image struct {
 	Artifacts []Artifact `json:"artifacts,omitempty"`
 	// Unread is what the image consists of and nobody has read here. Nothing
 	// is known of it but what the image claims.
-	Unread   []Unread  `json:"unread,omitempty"`
-	Covered  Coverage  `json:"covered"`
-	Problems []Problem `json:"problems"`
-	Notes    []Problem `json:"notes,omitempty"`
+	Unread []Unread `json:"unread,omitempty"`
+	// Unopened are layers that were read and hashed and that nobody can unpack
+	// here: what is in them is not known, and no diffID was recomputed.
+	Unopened []Unopened `json:"unopened,omitempty"`
+	Covered  Coverage   `json:"covered"`
+	Problems []Problem  `json:"problems"`
+	Notes    []Problem  `json:"notes,omitempty"`
 }
 
 // Unread is a part of an image whose bytes were not read.
 type Unread struct {
-	Part     string        `json:"part"`               // "layer" or "platform"
+	Part     string        `json:"part"`               // "layer", "platform" or "attestation"
 	Platform string        `json:"platform,omitempty"` // that it belongs to
 	Place    string        `json:"place"`              // of its descriptor
 	Digest   digest.Digest `json:"digest,omitzero"`    // claimed
@@ -95,15 +104,29 @@ type Unread struct {
 	Asked bool `json:"asked,omitempty"`
 }
 
+// Unopened is a layer of a form that is not unpacked: encrypted, or another file
+// system than a tar.
+type Unopened struct {
+	Platform  string        `json:"platform,omitempty"` // that it belongs to
+	Place     string        `json:"place"`              // of its descriptor
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`          // of the blob, recomputed
+	DiffID    digest.Digest `json:"diffID,omitzero"` // claimed by the config
+	Why       string        `json:"why"`
+}
+
 // Coverage counts the bytes of an image's manifests, configs and blobs.
 type Coverage struct {
 	Bytes int64 `json:"bytes"` // read and hashed
 	Of    int64 `json:"of"`    // there are, as far as what was read says
 }
 
-// Complete reports whether every byte of the image was read, but for what the
-// caller left out.
+// Complete reports whether every byte of the image was read and every layer
+// opened, but for what the caller left out.
 func (i *Image) Complete() bool {
+	if len(i.Unopened) > 0 {
+		return false
+	}
 	for _, u := range i.Unread {
 		if !u.Asked {
 			return false
@@ -171,28 +194,43 @@ func (r *Report) OK() bool {
 // that is nothing.
 func Unchecked(images []Image) string {
 	var covered Coverage
-	var parts, layers, size int64
+	var parts, layers, attestations, size, unopened int64
 	for i := range images {
 		covered.Bytes += images[i].Covered.Bytes
 		covered.Of += images[i].Covered.Of
 		for _, u := range images[i].Unread {
-			if parts++; u.Part == "layer" {
+			switch parts++; u.Part {
+			case "layer":
 				layers++
+			case "attestation":
+				attestations++
 			}
 			size += u.Size
 		}
+		unopened += int64(len(images[i].Unopened))
+	}
+	closed := ""
+	if unopened > 0 {
+		closed = plural(unopened, "layer") + " read but never opened"
 	}
 	if parts == 0 {
-		return ""
+		return closed
 	}
 	var what []string
 	if layers > 0 {
 		what = append(what, plural(layers, "layer"))
 	}
-	if n := parts - layers; n > 0 {
+	if n := parts - layers - attestations; n > 0 {
 		what = append(what, plural(n, "platform"))
 	}
-	return fmt.Sprintf("%d of %d bytes covered; never read: %s of %d bytes", covered.Bytes, covered.Of, strings.Join(what, " and "), size)
+	if attestations > 0 {
+		what = append(what, plural(attestations, "attestation"))
+	}
+	s := fmt.Sprintf("%d of %d bytes covered; never read: %s of %d bytes", covered.Bytes, covered.Of, strings.Join(what, " and "), size)
+	if closed != "" {
+		s += "; " + closed
+	}
+	return s
 }
 
 func plural(n int64, word string) string {
@@ -202,8 +240,8 @@ func plural(n int64, word string) string {
 	return fmt.Sprintf("%d %ss", n, word)
 }
 
-// Complete reports whether every byte of every image was read, but for what the
-// caller left out. A report can be OK and not complete: what is there holds, and
+// Complete reports whether every byte of every image was read and every layer
+// opened, but for what the caller left out. A report can be OK and not complete: what is there holds, and
 // something is not there.
 func (r *Report) Complete() bool {
 	for i := range r.Images {
@@ -266,10 +304,15 @@ type Limits struct {
 	Documents int64  // bytes of all indexes, manifests and configs together, default 32 MiB
 	Manifests int    // different manifests in one source, default 10,000
 	Entries   int    // files in a layout or archive, default 200,000
-	Window    uint64 // zstd window in bytes, default 8 MiB
+	Window    uint64 // zstd window in bytes, default 128 MiB, as libzstd has it
 	// Expansion: uncompressed bytes may not pass Ratio times the compressed
-	// ones plus Floor, nor Expanded. Defaults 64, 64 MiB, 1 TiB.
+	// ones plus Floor, nor Expanded. Defaults 1,100 (deflate itself ends at
+	// 1,032; a file of zeros comes near), 64 MiB and 1 TiB.
 	Ratio, Floor, Expanded int64
+	// Gift is shared evenly by the blobs of a source and takes the place of
+	// Floor where a share is more: zstd makes any number of zeros out of a few
+	// bytes. Default 32 GiB.
+	Gift int64
 }
 
 func (l Limits) orDefault() Limits {
@@ -281,9 +324,10 @@ func (l Limits) orDefault() Limits {
 	set(&l.Manifest, 4<<20)
 	set(&l.Config, 8<<20)
 	set(&l.Documents, 32<<20)
-	set(&l.Ratio, 64)
+	set(&l.Ratio, 1100)
 	set(&l.Floor, 64<<20)
 	set(&l.Expanded, 1<<40)
+	set(&l.Gift, max(32<<30, l.Floor))
 	if l.Depth <= 0 {
 		l.Depth = 8
 	}
@@ -294,14 +338,20 @@ func (l Limits) orDefault() Limits {
 		l.Entries = 200_000
 	}
 	if l.Window == 0 {
-		l.Window = 8 << 20
+		l.Window = 128 << 20
 	}
+	return l
+}
+
+// shared are the limits of each of n blobs.
+func (l Limits) shared(n int) Limits {
+	l.Floor = max(l.Floor, l.Gift/int64(max(n, 1)))
 	return l
 }
 
 // expanded is the bound for a blob of size compressed bytes.
 func (l Limits) expanded(size int64) int64 {
-	if size > (l.Expanded-l.Floor)/l.Ratio {
+	if l.Floor >= l.Expanded || size > (l.Expanded-l.Floor)/l.Ratio {
 		return l.Expanded
 	}
 	return min(l.Expanded, size*l.Ratio+l.Floor)

@@ -62,14 +62,17 @@ func (v *verifier) runJobs(ctx context.Context) error {
 	}
 	defer v.pool.close()
 	memory := semaphore.NewWeighted(memoryBudget)
+	window := semaphore.NewWeighted(1) // one large window at a time
+	each := v.limits.shared(len(v.queue))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	for _, j := range v.queue {
 		if j.done() {
 			continue
 		}
+		j.how.limits = each
 		group.Go(func() error {
-			if err := v.runJob(ctx, j, memory); err != nil {
+			if err := v.runJob(ctx, j, memory, window); err != nil {
 				return fmt.Errorf("%s: %w", j.entry.name, err)
 			}
 			return nil
@@ -108,11 +111,12 @@ func (j *job) done() bool {
 	return true
 }
 
-func (v *verifier) runJob(ctx context.Context, j *job, memory *semaphore.Weighted) error {
-	if err := memory.Acquire(ctx, memoryPlain); err != nil {
+func (v *verifier) runJob(ctx context.Context, j *job, memory, window *semaphore.Weighted) error {
+	held := int64(memoryPlain)
+	if err := memory.Acquire(ctx, held); err != nil {
 		return err
 	}
-	defer memory.Release(memoryPlain)
+	defer func() { memory.Release(held) }()
 	r, err := v.blobs.open(ctx, j.entry, j.desc)
 	if errors.Is(err, errBlobMissing) {
 		return nil
@@ -132,12 +136,28 @@ func (v *verifier) runJob(ctx context.Context, j *job, memory *semaphore.Weighte
 			return err
 		}
 		if detect(head) == packZstd {
-			if err := memory.Acquire(ctx, memoryZstd-memoryPlain); err != nil {
+			// What is held is given back first: who asks for more while he
+			// holds some waits for others who do the same.
+			memory.Release(held)
+			held = 0
+			if err := memory.Acquire(ctx, memoryZstd); err != nil {
 				return err
 			}
-			defer memory.Release(memoryZstd - memoryPlain)
+			held = memoryZstd
 		}
 		in = br
+		large := false
+		j.how.large = func() error {
+			// Nobody waits for memory who has this, so that all come to an end.
+			err := window.Acquire(ctx, 1)
+			large = err == nil
+			return err
+		}
+		defer func() {
+			if large {
+				window.Release(1)
+			}
+		}()
 	}
 	j.facts, err = read(ctx, in, j.how)
 	return err
@@ -156,6 +176,13 @@ func (v *verifier) leftovers() error {
 			continue
 		}
 		d, ok := blobDigest(name)
+		if v.src.kind == SkopeoDir {
+			d, ok = v.skopeoName(name)
+			if ok {
+				continue
+			}
+			ok = !d.IsZero()
+		}
 		if !ok {
 			v.note(Problem{Code: "file-unexpected", Place: clip(name), Found: e.typ.String()})
 			continue
@@ -181,6 +208,9 @@ func (v *verifier) leftovers() error {
 }
 
 func (v *verifier) expected(name string) bool {
+	if v.src.kind == SkopeoDir {
+		return false
+	}
 	switch name {
 	case "oci-layout", "index.json":
 		return true

@@ -60,7 +60,14 @@ type reading struct {
 	limits   Limits
 	progress *Progress
 	pool     *pool // nil for none
+	// large, if not nil, is called before a zstd window is used that is larger
+	// than plainWindow.
+	large func() error
 }
+
+// plainWindow is the largest zstd window, in bytes, for which every pipeline has
+// memory: that which RFC 8878, section 3.1.1.1.2, recommends decoders to support.
+const plainWindow = 8 << 20
 
 // pool keeps what one blob's pipeline needs for the next one's: without it the
 // garbage of windows and buffers would be as large as what is in use.

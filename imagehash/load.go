@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -163,6 +164,11 @@ func (v *verifier) loadMembers(ctx context.Context, n *node, depth int) error {
 			v.used[d.digest] = true
 			continue
 		}
+		if v.absent(d) {
+			n.absent(d, v.src.kind, len(v.opts.Platforms) > 0)
+			v.used[d.digest] = true
+			continue
+		}
 		child, err := v.load(ctx, d, depth+1, &n.findings)
 		if err != nil {
 			return err
@@ -180,7 +186,38 @@ func (v *verifier) loadMembers(ctx context.Context, n *node, depth int) error {
 }
 
 func skippedPlatform(d descriptor) Unread {
-	return Unread{Part: "platform", Platform: d.platform.String(), Place: d.place, Digest: d.digest, Size: max(d.size, 0), Why: "left out by choice of platforms", Asked: true}
+	u := Unread{Part: "platform", Platform: d.platform.String(), Place: d.place, Digest: d.digest, Size: max(d.size, 0), Why: "left out by choice of platforms", Asked: true}
+	if isAttestation(d) {
+		u.Part, u.Platform = "attestation", ""
+	}
+	return u
+}
+
+// absent reports whether a member of an index is not in a layout or archive.
+// Engines keep the whole index and the blobs of the platform that they pulled, and
+// save just these. Nobody lies there: the bytes of the index are what its digest
+// says, and the rest is not known.
+func (v *verifier) absent(d descriptor) bool {
+	if v.src.files == nil || d.digest.IsZero() || d.size < 0 || !isIndexType(d.mediaType) && !isManifestType(d.mediaType) {
+		return false
+	}
+	e, p := v.blobs.stat(d.digest)
+	return e == nil && p == nil
+}
+
+// absent records a member that is not there. Of an attestation nobody asked who
+// asked for platforms.
+func (n *node) absent(d descriptor, kind Kind, platforms bool) {
+	where := "archive"
+	if kind == Layout || kind == SkopeoDir {
+		where = "folder"
+	}
+	u := Unread{Part: "platform", Platform: d.platform.String(), Place: d.place, Digest: d.digest, Size: d.size, Why: "not in this " + where}
+	if isAttestation(d) {
+		u.Part, u.Platform, u.Asked = "attestation", "", platforms
+	}
+	n.note(Problem{Code: "member-absent", Place: d.place, Found: "no " + blobName(d.digest), Detail: "the index names it and it is not in this " + where})
+	n.unread = append(n.unread, u)
 }
 
 // wanted applies Options.Platforms to a member of an index.
@@ -188,12 +225,7 @@ func (v *verifier) wanted(p platform) bool {
 	if len(v.opts.Platforms) == 0 || !p.present || p.unknown() {
 		return true
 	}
-	for _, want := range v.opts.Platforms {
-		if want == p.String() || want == p.os+"/"+p.architecture {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(v.opts.Platforms, p.fits)
 }
 
 // checkPlatform compares what a descriptor says with the config (step 8).
@@ -203,9 +235,11 @@ func (v *verifier) checkPlatform(d descriptor, n *node, out *findings) {
 		return
 	}
 	p := d.platform
-	same := p.os == c.platform.os && p.architecture == c.platform.architecture &&
-		(p.variant == "" || c.platform.variant == "" || p.variant == c.platform.variant)
-	if !same {
+	switch {
+	case p.same(c.platform):
+	case p.normal().same(c.platform.normal()):
+		out.note(Problem{Code: "platform-spelling", Place: d.place + "/platform", Found: p.String(), Expected: c.platform.String() + " as the config says", Detail: "two spellings of one platform"})
+	default:
 		out.problem(Problem{Code: "platform-mismatch", Place: d.place + "/platform", Found: p.String(), Expected: c.platform.String() + " as the config says"})
 	}
 }
@@ -215,18 +249,16 @@ var cosignTag = regexp.MustCompile(`^sha256-[0-9a-f]{64}\.(sig|att|sbom)$`)
 // loadImage reads a manifest's config and queues its blobs (steps 8 and 9).
 func (v *verifier) loadImage(ctx context.Context, n *node) error {
 	m := n.doc
-	tars := true
+	runs := len(m.layers) == 0
 	cosign := cosignTag.MatchString(n.desc.annotations[annotationRefName])
 	for _, l := range m.layers {
-		if _, _, ok := layerType(l.mediaType); !ok {
-			tars = false
-		}
+		runs = runs || ofImage(l.mediaType)
 		cosign = cosign || l.mediaType == typeCosign
 	}
 	attestation := isAttestation(n.desc)
 	// What can run as an image is checked as one, whatever it is called: a
 	// label must not switch the check of the layers off.
-	image := isConfigType(m.config.mediaType) && tars && (len(m.layers) > 0 || !attestation)
+	image := isConfigType(m.config.mediaType) && runs && (len(m.layers) > 0 || !attestation)
 	switch {
 	case attestation:
 		n.artifact = "attestation-manifest"
@@ -290,8 +322,10 @@ func (v *verifier) loadLayer(_ context.Context, n *node, i int, l descriptor) er
 	asLayer := known && n.artifact == ""
 	if n.artifact == "" {
 		switch {
+		case l.mediaType == "":
+			n.problem(Problem{Code: "mediatype-unknown", Place: l.place + "/mediaType", Found: "nothing", Expected: "a layer type of OCI or Docker"})
 		case !known:
-			n.problem(Problem{Code: "mediatype-unknown", Place: l.place + "/mediaType", Found: clip(l.mediaType), Expected: "a layer type of OCI or Docker"})
+			n.note(Problem{Code: "layer-unopened", Place: l.place, Found: clip(l.mediaType), Detail: unopened(l.mediaType)})
 		case pack == packPlain:
 			n.note(Problem{Code: "layer-uncompressed", Place: l.place})
 		}

@@ -2,6 +2,7 @@ package imagehash
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/internal/digest"
 )
@@ -12,8 +13,8 @@ func (v *verifier) report() *Report {
 		Source: v.src.name, Kind: v.src.kind, Images: []Image{}, IndexJSON: v.indexJSON, Bytes: v.bytes,
 		Problems: distinct(v.problems), Notes: distinct(v.notes),
 	}
-	for _, root := range v.roots {
-		r.Images = append(r.Images, v.image(root))
+	for _, f := range v.families() {
+		r.Images = append(r.Images, v.image(f.root, f.beside))
 	}
 	for _, d := range v.docker {
 		if !d.hybrid {
@@ -35,8 +36,10 @@ func distinct(list []Problem) []Problem {
 	return out
 }
 
-func (v *verifier) image(r *root) Image {
-	image := Image{Source: v.src.name, Name: r.name, MediaType: r.desc.mediaType, Platforms: []Platform{}}
+// image assembles an image of its descriptor and of those that lie beside it and
+// belong to it.
+func (v *verifier) image(r *root, beside []*root) Image {
+	image := Image{Source: v.src.name, Name: r.name, FullName: r.desc.annotations[annotationImageName], MediaType: r.desc.mediaType, Platforms: []Platform{}}
 	all := r.findings
 	image.Unread = append(image.Unread, r.unread...)
 	if r.node != nil {
@@ -65,6 +68,12 @@ func (v *verifier) image(r *root) Image {
 		}
 	}
 	walk(r.node)
+	for _, b := range beside {
+		all.problems = append(all.problems, b.problems...)
+		all.notes = append(all.notes, b.notes...)
+		walk(b.node)
+	}
+	image.Unread = append(image.Unread, v.unlisted(&image)...)
 	for _, u := range image.Unread {
 		image.Covered.Of += u.Size
 	}
@@ -88,6 +97,32 @@ func (n *node) cover(image *Image) {
 		}
 		image.Unread = append(image.Unread, u)
 	}
+	for _, u := range n.unopened {
+		if n.config != nil {
+			u.Platform = n.config.platform.String()
+		}
+		image.Unopened = append(image.Unopened, u)
+	}
+}
+
+// unlisted are the platforms that were asked for and that an image does not have.
+func (v *verifier) unlisted(i *Image) (out []Unread) {
+	if len(i.Artifacts) > 0 && len(i.Platforms)+len(i.Unread) == 0 {
+		return nil // no image at all
+	}
+	for _, want := range v.opts.Platforms {
+		has := func(name string) bool {
+			var p platform
+			p.os, p.architecture, _ = strings.Cut(name, "/")
+			p.architecture, p.variant, _ = strings.Cut(p.architecture, "/")
+			return p.fits(want)
+		}
+		if !slices.ContainsFunc(i.Platforms, func(p Platform) bool { return has(p.Platform) }) &&
+			!slices.ContainsFunc(i.Unread, func(u Unread) bool { return has(u.Platform) }) {
+			out = append(out, Unread{Part: "platform", Platform: clip(want), Why: "it was asked for, and the image has no such platform"})
+		}
+	}
+	return out
 }
 
 // skippedLayers reports whether the caller left layers out.
@@ -131,6 +166,13 @@ func (n *node) asPlatform() Platform {
 				alg = claimed.Algorithm()
 			}
 			layer.DiffID = j.facts.diffIDs[alg]
+			if _, _, known := layerType(l.mediaType); !known {
+				// Of a form that is not unpacked only a diffID that is the
+				// blob's own digest was recomputed.
+				if layer.DiffID = (digest.Digest{}); claimed == layer.Digest {
+					layer.DiffID = claimed
+				}
+			}
 		} else if layer.Unread && !n.skippedLayers() {
 			layer.DiffID = claimed // as unread as the rest
 		}

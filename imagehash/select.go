@@ -104,6 +104,16 @@ func (s *Source) roots(ctx context.Context, opts Options) ([]descriptor, *verifi
 	if len(s.files.problems) > 0 {
 		return nil, nil, &SelectError{s.files.problems}
 	}
+	if s.kind == SkopeoDir {
+		d, err := v.skopeoRoot(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(v.problems) > 0 || d == nil {
+			return nil, nil, &SelectError{append(v.problems, Problem{Code: "manifest-missing", Place: "manifest.json"})}
+		}
+		return []descriptor{*d}, v, nil
+	}
 	data, err := v.file(ctx, "index.json", "index-missing", v.limits.Manifest, "limit-manifest-size")
 	if err != nil {
 		return nil, nil, err
@@ -254,7 +264,7 @@ func (v *verifier) selected(ctx context.Context, d descriptor, limit int64, tooB
 func member(m *manifestDoc, platform string) (descriptor, error) {
 	var seen []string
 	for _, d := range m.manifests {
-		if d.platform.os+"/"+d.platform.architecture == platform {
+		if n := d.platform.normal(); d.platform.present && n.os+"/"+n.architecture == platform {
 			return d, nil
 		}
 		if p := d.platform.String(); p != "" && len(seen) < 20 {
@@ -283,7 +293,10 @@ func (s *Source) Holds(ctx context.Context, d digest.Digest, opts Options) (bool
 func (s *Source) OpenLayer(ctx context.Context, l Layer) (io.ReadCloser, error) {
 	d := descriptor{mediaType: l.MediaType, digest: l.Digest, size: l.Size}
 	var blobs blobSource = s.reg
-	if s.reg == nil {
+	switch {
+	case s.kind == SkopeoDir:
+		blobs = dirBlobs{fileBlobs: fileBlobs{s.files}}
+	case s.reg == nil:
 		blobs = fileBlobs{s.files}
 	}
 	e, p := blobs.stat(l.Digest)

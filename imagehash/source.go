@@ -36,12 +36,12 @@ func (s *Source) Close() error {
 	return s.close()
 }
 
-// Open recognizes what ref names: an OCI layout folder, an archive, or a
-// registry reference. The prefixes oci:, oci-archive:, docker-archive: and
-// docker:// of skopeo are understood where they say no more than the kind.
+// Open recognizes what ref names: an OCI layout folder, a folder of skopeo's dir
+// transport, an archive, or a registry reference. The prefixes oci:, oci-archive:,
+// docker-archive:, dir: and docker:// of skopeo are understood where they say no more than the kind.
 func Open(ctx context.Context, ref string, opts Options) (*Source, error) {
 	p := ref
-	for _, prefix := range []string{"oci:", "oci-archive:", "docker-archive:"} {
+	for _, prefix := range []string{"oci:", "oci-archive:", "docker-archive:", "dir:"} {
 		if rest, ok := strings.CutPrefix(ref, prefix); ok {
 			p = rest
 		}
@@ -49,7 +49,7 @@ func Open(ctx context.Context, ref string, opts Options) (*Source, error) {
 	if remote, ok := strings.CutPrefix(ref, "docker://"); ok {
 		return openRegistry(ctx, ref, remote, opts)
 	}
-	for _, prefix := range []string{"containers-storage:", "docker-daemon:", "dir:"} {
+	for _, prefix := range []string{"containers-storage:", "docker-daemon:"} {
 		if strings.HasPrefix(ref, prefix) {
 			return nil, fmt.Errorf("open %s: %s sources are not read; save the image as an OCI layout or archive first (skopeo copy %s oci:DIR, or docker save)", ref, strings.TrimSuffix(prefix, ":"), ref)
 		}
@@ -100,7 +100,7 @@ func OpenArchive(ctx context.Context, name string, r io.ReaderAt, size int64, op
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	return fileSource(name, f, LayoutArchive)
+	return fileSource(ctx, name, f, LayoutArchive)
 }
 
 func openFile(ctx context.Context, name, p string, opts Options) (*Source, error) {
@@ -126,13 +126,29 @@ func openFile(ctx context.Context, name, p string, opts Options) (*Source, error
 }
 
 // fileSource decides what a set of files is.
-func fileSource(name string, f *files, kind Kind) (*Source, error) {
+func fileSource(ctx context.Context, name string, f *files, kind Kind) (*Source, error) {
 	s := &Source{name: name, kind: kind, files: f}
 	if f.names["oci-layout"] != nil || f.names["index.json"] != nil {
 		return s, nil
 	}
-	if f.names["manifest.json"] != nil {
+	if e := f.names["manifest.json"]; e != nil {
 		s.kind = DockerArchive
+		if e.typ != regularEntry {
+			return s, nil // the verifier names it
+		}
+		r, err := f.open(ctx, e)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+		defer r.Close()
+		head := make([]byte, 64)
+		n, err := io.ReadFull(r, head)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+		if isSkopeoDir(head[:n]) {
+			s.kind = SkopeoDir
+		}
 		return s, nil
 	}
 	for _, n := range f.order {

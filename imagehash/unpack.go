@@ -32,7 +32,7 @@ func unpack(f *facts, how reading, src io.Reader, out chan<- *chunk, free <-chan
 			return err
 		}
 	case packZstd:
-		z, err := newZstd(src, how.limits.Window, how.pool)
+		z, err := newZstd(src, how.limits.Window, how.pool, how.large)
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,9 @@ type zstdReader struct {
 type zstdTap struct {
 	r    io.Reader
 	scan *zstdframe.Scanner
-	err  error // of the scanner or the reader, which the decoder may wrap away
+	// large is called once, before the first window above plainWindow.
+	large func() error
+	err   error // of the scanner or the reader, which the decoder may wrap away
 }
 
 func (t *zstdTap) Read(p []byte) (int, error) {
@@ -84,6 +86,13 @@ func (t *zstdTap) Read(p []byte) (int, error) {
 	}
 	n, err := t.r.Read(p)
 	took, serr := t.scan.Write(p[:n])
+	if t.large != nil && t.scan.Info().MaxWindow > plainWindow {
+		if lerr := t.large(); lerr != nil {
+			t.err = lerr
+			return 0, lerr
+		}
+		t.large = nil
+	}
 	switch {
 	case serr != nil:
 		n, t.err = took, serr
@@ -99,8 +108,8 @@ func (t *zstdTap) Read(p []byte) (int, error) {
 	return n, t.err
 }
 
-func newZstd(src io.Reader, window uint64, p *pool) (*zstdReader, error) {
-	tap := &zstdTap{r: src, scan: zstdframe.NewScanner(window)}
+func newZstd(src io.Reader, window uint64, p *pool, large func() error) (*zstdReader, error) {
+	tap := &zstdTap{r: src, scan: zstdframe.NewScanner(window), large: large}
 	if dec := p.decoder(); dec != nil {
 		if err := dec.Reset(tap); err == nil {
 			return &zstdReader{dec: dec, tap: tap, pool: p}, nil
@@ -120,7 +129,14 @@ func newZstd(src io.Reader, window uint64, p *pool) (*zstdReader, error) {
 	return &zstdReader{dec: dec, tap: tap, pool: p}, nil
 }
 
-func (z *zstdReader) close() { z.pool.keep(z.dec) }
+// close keeps the decoder, unless its window was a large one.
+func (z *zstdReader) close() {
+	if z.tap.scan.Info().MaxWindow > plainWindow {
+		z.dec.Close()
+		return
+	}
+	z.pool.keep(z.dec)
+}
 
 func (z *zstdReader) Read(p []byte) (int, error) {
 	n, err := z.dec.Read(p)

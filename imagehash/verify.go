@@ -70,6 +70,8 @@ type verifier struct {
 	jobs   map[string]*job
 	queue  []*job
 	docker []*dockerImage
+	// noIndex: index.json of an archive lists no image, its docker view does.
+	noIndex bool
 }
 
 type nodeKey struct {
@@ -103,6 +105,7 @@ type node struct {
 	configDigest digest.Digest
 	blobs        []*job // of the layers, nil where a blob is absent
 	unread       []Unread
+	unopened     []Unopened
 	configSize   int64
 }
 
@@ -140,6 +143,12 @@ func (v *verifier) verify(ctx context.Context) error {
 			return nil // which of the two is meant nobody knows
 		}
 	}
+	if v.src.kind == SkopeoDir {
+		if err := v.skopeoDir(ctx); err != nil {
+			return err
+		}
+		return v.finish(ctx)
+	}
 	oci := f.names["oci-layout"] != nil || f.names["index.json"] != nil
 	if oci || v.src.kind != DockerArchive {
 		if err := v.layout(ctx); err != nil {
@@ -147,7 +156,7 @@ func (v *verifier) verify(ctx context.Context) error {
 		}
 	}
 	if f.names["manifest.json"] != nil && v.src.kind != Layout || v.src.kind == DockerArchive {
-		if err := v.dockerView(ctx, oci); err != nil {
+		if err := v.dockerView(ctx, oci && !v.noIndex); err != nil {
 			return err
 		}
 	}
@@ -185,6 +194,11 @@ func (v *verifier) layout(ctx context.Context) error {
 	if doc == nil {
 		return nil
 	}
+	if doc.Kind == jsondoc.Object && v.src.kind != Layout && v.src.files.names["manifest.json"] != nil {
+		if list := doc.Get("manifests"); list.IsNull() || list.Kind == jsondoc.Array && len(list.Elems) == 0 {
+			return v.emptyIndex(vw, doc, list)
+		}
+	}
 	index := vw.manifest(doc, "")
 	if index == nil {
 		return nil
@@ -198,6 +212,22 @@ func (v *verifier) layout(ctx context.Context) error {
 		}
 	}
 	v.attested(index.manifests, &v.findings)
+	return nil
+}
+
+// emptyIndex is an index.json without images beside a docker view: docker 25.0.0
+// wrote it where an image was saved by its digest. The archive is then one of the
+// docker kind.
+func (v *verifier) emptyIndex(vw view, doc, list *jsondoc.Value) error {
+	var own findings
+	view{vw.place, &own}.manifest(doc, "")
+	for _, p := range own.problems {
+		if p.Code != "index-empty" {
+			v.problem(p)
+		}
+	}
+	v.noIndex = true
+	v.note(Problem{Code: "index-null", Place: vw.at("/manifests"), Found: describe(list), Expected: "the images of manifest.json", Detail: "a defect of docker save 25.0.0: the OCI side of the archive names no image"})
 	return nil
 }
 

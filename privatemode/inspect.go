@@ -2,6 +2,7 @@ package privatemode
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -18,6 +19,9 @@ const (
 	KindManifest DigestKind = "manifest"          // the manifest of one platform
 	KindIndex    DigestKind = "index"             // the index of several platforms
 	KindTarget   DigestKind = "index or manifest" // what a registry was asked for: one of the two, not told which
+	// KindUntold is that of an Id which stands alone: the digest of the index or
+	// manifest in one image store, of the configuration in another.
+	KindUntold DigestKind = "index, manifest or config"
 )
 
 // ImageDigest is a digest with its kind and place.
@@ -55,7 +59,10 @@ type InspectedImage struct {
 	Digest ImageDigest
 	// Manifests are the platforms of an index, where docker was asked for them.
 	Manifests []PlatformManifest
-	Line      int
+	// Untold: the digests stood in lines of their own, and whether these are of
+	// one image nobody says.
+	Untold bool
+	Line   int
 }
 
 // Descriptor is an OCI content descriptor (image-spec, descriptor.md).
@@ -116,20 +123,35 @@ func KindOf(mediaType string) DigestKind {
 const maxInspected = 10_000
 
 // ParseInspect reads what `docker inspect IMAGE` or `podman inspect IMAGE`
-// prints: an array of images, or one image. The text that
-// `docker inspect -f '{{.RepoDigests}}' IMAGE` prints is read too. The error
-// is Problems; images without fault are returned beside it.
+// prints: an array of images, or one image. What --format prints of RepoDigests and
+// of Id, as text or as JSON, the table of `docker images --digests` and the end of
+// `docker pull` are read too. The error is Problems; images without fault are
+// returned beside it.
 func ParseInspect(file string, data []byte) ([]InspectedImage, error) {
 	r := &inspectReader{file: file, data: data, lines: newLineIndex(data)}
 	doc, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: 16 << 20})
 	if err != nil {
-		if images := r.repoDigestText(); images != nil {
+		if images := r.textForms(); images != nil {
 			return images, r.faults.err()
 		}
 		r.faults.add(jsonProblem(file, err))
 		return nil, r.faults
 	}
+	if doc.Kind == jsondoc.String || doc.Kind == jsondoc.Array && len(doc.Elems) > 0 && doc.Elems[0].Kind == jsondoc.String {
+		img, ok := r.value(doc, textLine{r.line(doc), ""})
+		if !ok {
+			if len(r.faults) == 0 {
+				r.at(doc, "", "holds something else than REPOSITORY@sha256:<64 hex digits>")
+			}
+			return nil, r.faults
+		}
+		return []InspectedImage{img}, nil
+	}
 	elems := doc.Elems
+	if doc.IsNull() {
+		r.at(doc, "", "no digest: the image was built or loaded here, not pulled")
+		return nil, r.faults
+	}
 	if doc.Kind == jsondoc.Object {
 		elems = []*jsondoc.Value{doc}
 	} else if doc.Kind != jsondoc.Array {
@@ -222,7 +244,11 @@ func (r *inspectReader) image(v *jsondoc.Value) (InspectedImage, bool) {
 		return img, false
 	}
 	if v.Get("RootFS") == nil && v.Get("State") != nil {
-		r.at(v, "", "is a container, not an image: inspect the image it was made of, %q", clip(r.text(v, "Image")))
+		name := r.text(v, "ImageName") // podman
+		if c := v.Get("Config"); name == "" && !c.IsNull() && c.Kind == jsondoc.Object {
+			name = r.text(c, "Image")
+		}
+		r.at(v, "", "is a container, not an image: it was made of %s (field Image: %s); its digests are those of docker image inspect %s", orUnnamed(clip(name)), orUnnamed(clip(r.text(v, "Image"))), orUnnamed(clip(name)))
 		return img, false
 	}
 	id := v.Get("Id")
@@ -240,6 +266,10 @@ func (r *inspectReader) image(v *jsondoc.Value) (InspectedImage, bool) {
 		img.Tool, idText = "podman", "sha256:"+idText
 	}
 	img.ID = ImageDigest{KindConfig, r.digest(id, "Id", idText), "Id", r.line(id)}
+	if !img.ID.Digest.IsZero() && !slices.ContainsFunc([]string{"RootFS", "RepoDigests", "RepoTags", "Digest", "Descriptor", "Architecture"}, func(key string) bool { return v.Get(key) != nil }) {
+		r.at(v, "", "has nothing of an image: docker inspect prints networks, volumes and the like, too; want docker image inspect IMAGE")
+		return img, false
+	}
 	if d := v.Get("Digest"); !d.IsNull() && r.text(v, "Digest") != "" {
 		img.Tool = "podman"
 		kind := KindTarget
@@ -351,26 +381,10 @@ func (i *InspectedImage) settleKinds() {
 	}
 }
 
-// repoDigestText reads "[repo@sha256:… repo@sha256:…]".
-func (r *inspectReader) repoDigestText() []InspectedImage {
-	text := strings.TrimSpace(string(r.data))
-	inner, ok := strings.CutPrefix(text, "[")
-	if !ok || len(text) > 1<<20 {
-		return nil
+// orUnnamed stands for an image whose name is not told.
+func orUnnamed(name string) string {
+	if name == "" {
+		return "IMAGE"
 	}
-	if inner, ok = strings.CutSuffix(inner, "]"); !ok || !strings.Contains(inner, "@") || strings.ContainsAny(inner, "\"{}\n") {
-		return nil
-	}
-	img := InspectedImage{Line: 1}
-	for i, word := range strings.Fields(inner) {
-		rd, ok := r.repoDigest(&jsondoc.Value{}, fmt.Sprintf("RepoDigests[%d]", i), word)
-		if ok {
-			rd.Line = 1
-			img.RepoDigests = append(img.RepoDigests, rd)
-		}
-	}
-	if len(r.faults) > 0 {
-		return []InspectedImage{}
-	}
-	return []InspectedImage{img}
+	return name
 }

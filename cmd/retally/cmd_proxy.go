@@ -64,7 +64,8 @@ func (a *app) proxyImageCommand() *cobra.Command {
 		Long: `Read what "docker inspect IMAGE" or "podman inspect IMAGE" prints and compare
 with the digest of a rebuild. An image has three digests that are easily taken
 for one another: of its index (all platforms), of the manifest of one platform,
-and of its configuration. The rebuilt digest of the proxy is that of the index.
+and of its configuration. What --format prints of RepoDigests or Id, the table of
+"docker images --digests" and the end of "docker pull" are read, too. The rebuilt digest of the proxy is that of the index.
 Of several images in FILE those count that are called as --name says, and of an
 index the manifest of the platform that runs.`,
 		Args: cobra.NoArgs,
@@ -82,7 +83,7 @@ index the manifest of the platform that runs.`,
 			}
 			list, err := privatemode.ParseInspect(inspect, data)
 			if err != nil {
-				return &userError{op: "read docker inspect output", path: inspect, err: err, hint: "docker inspect IMAGE > FILE"}
+				return &userError{op: "read docker inspect output", path: inspect, err: err, hint: "docker image inspect IMAGE > FILE"}
 			}
 			res := images.Pulled{Inspected: []images.Inspected{}}
 			if hashes != "" {

@@ -78,6 +78,12 @@ type Image struct {
 	OCI      string `yaml:"oci,omitempty" json:"oci,omitempty"`           // folder of an OCI layout
 	Archive  string `yaml:"archive,omitempty" json:"archive,omitempty"`   // OCI or docker archive
 	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"` // reference with a digest
+	// Image chooses one of several images of a layout or archive, by its digest,
+	// its name there or a tag. Without it there must be only one.
+	Image string `yaml:"image,omitempty" json:"image,omitempty"`
+	// Found: nobody named the image. Its source was found beside what it may
+	// be a part of, so that its file's name binds it to nothing.
+	Found bool `yaml:"-" json:"found,omitempty"`
 }
 
 // Disk names a model directory and the recipe of its disk.

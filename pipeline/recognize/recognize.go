@@ -270,14 +270,44 @@ func (s *Subject) look(ctx context.Context, name string) error {
 }
 
 // isLayout reports whether a folder is an OCI image layout (OCI image-spec,
-// image-layout.md).
+// image-layout.md) or holds one image as skopeo's dir transport does.
 func isLayout(dir string) bool {
+	if isSkopeoDir(dir) {
+		return true
+	}
 	for _, name := range []string{"oci-layout", "index.json"} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || !info.Mode().IsRegular() {
 			return false
 		}
 	}
 	return true
+}
+
+// isSkopeoDir reports whether a folder is what skopeo copy ... dir:PATH writes: a
+// manifest beside the transport's version. A published manifest of another kind,
+// which is called manifest.json too, has no such file beside it.
+func isSkopeoDir(dir string) bool {
+	data, err := readHead(filepath.Join(dir, "version"), 100)
+	if err != nil || !strings.HasPrefix(string(data), "Directory Transport Version: ") {
+		return false
+	}
+	info, err := os.Lstat(filepath.Join(dir, "manifest.json"))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// readHead reads the first bytes of a regular file.
+func readHead(file string, n int) ([]byte, error) {
+	f, _, err := run.OpenRegular(file, file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, n)
+	n, err = io.ReadFull(f, head)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = nil
+	}
+	return head[:n], err
 }
 
 // isModel reports whether a folder is a model as hubs keep it: a configuration

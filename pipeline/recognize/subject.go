@@ -118,9 +118,9 @@ func (s *Subject) configureFolders() error {
 			return &pipeline.InputError{Op: "check", File: f.Name, Err: fmt.Errorf("two images are called %s", name), Hint: "check them one by one"}
 		}
 		if f.Kind == KindImage {
-			s.Config.Images[name] = config.Image{OCI: f.Name}
+			s.Config.Images[name] = config.Image{OCI: f.Name, Found: true}
 		} else {
-			s.Config.Images[name] = config.Image{Archive: f.Name}
+			s.Config.Images[name] = config.Image{Archive: f.Name, Found: true}
 		}
 	}
 	return nil

@@ -237,6 +237,7 @@ type pairDiff struct {
 	whiteout bool
 	types    bool // the types differ
 	content  bool // the contents differ
+	holes    bool // both unpack to the same file, one at least is sparse
 	leaves   []Leaf
 }
 
@@ -281,6 +282,7 @@ func (c *comparer) member(p Pair, whiteout bool) error {
 	d := &pairDiff{a: c.a.Members[p.A], b: c.b.Members[p.B], whiteout: whiteout}
 	d.types = d.a.H.Type != d.b.H.Type
 	d.content = d.a.Content != d.b.Content
+	d.holes = sameFile(d.a, d.b)
 	if !d.a.H.Global {
 		d.contents()
 	}
@@ -311,10 +313,28 @@ func (d *pairDiff) whole(kind string) string {
 	switch {
 	case d.whiteout:
 		return "whiteout-form"
+	case d.holes && (kind == "content" || kind == "type"):
+		return "sparse-form"
 	case d.types:
 		return "type"
 	}
 	return kind
+}
+
+// sameFile reports whether two members, one of them sparse at least, unpack to the
+// same regular file.
+func sameFile(a, b *Member) bool {
+	file := func(m *Member) *proof.Content {
+		switch {
+		case m.sparse:
+			return m.unpacked
+		case m.H.Type == '0' && !m.H.Global:
+			return &m.Content
+		}
+		return nil
+	}
+	fa, fb := file(a), file(b)
+	return (a.sparse || b.sparse) && fa != nil && fb != nil && *fa == *fb
 }
 
 func (d *pairDiff) contents() {
@@ -322,7 +342,7 @@ func (d *pairDiff) contents() {
 		// What is said first is the form.
 		d.note("whiteout-form", isWhiteout(d.a), isWhiteout(d.b))
 	} else if d.types {
-		d.note("type", typeName(&d.a.H), typeName(&d.b.H))
+		d.note(d.whole("type"), typeName(&d.a.H), typeName(&d.b.H))
 		if d.a.H.Type == '1' || d.b.H.Type == '1' {
 			d.leaves[0].Note = "a hard link on one side"
 		}

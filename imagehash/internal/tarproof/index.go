@@ -38,8 +38,12 @@ type Member struct {
 	Place   string // the name as it is reported
 	H       rawtar.Header
 	Content proof.Content
-	padding []byte // nil if zeros, as it should be
-	raw     [rawtar.BlockSize]byte
+	// sparse is set of members that are stored without their holes, and unpacked
+	// is then what they unpack to, nil if that is not known.
+	sparse   bool
+	unpacked *proof.Content
+	padding  []byte // nil if zeros, as it should be
+	raw      [rawtar.BlockSize]byte
 }
 
 // Index is an archive's members in order.
@@ -59,11 +63,13 @@ type Indexer struct {
 	seen  map[string]int
 	pad   int // zeros behind the content so far
 	zeros bool
+	x     *expander // of a sparse member
+	holes int64     // bytes that may still be hashed for holes
 }
 
 // NewIndexer starts an index.
 func NewIndexer() *Indexer {
-	return &Indexer{t: &Index{}, h: sha256.New(), seen: map[string]int{}, zeros: true}
+	return &Indexer{t: &Index{}, h: sha256.New(), seen: map[string]int{}, zeros: true, holes: maxHoles}
 }
 
 // Visitor is what walks the archive. Its error is ErrTooMany.
@@ -82,6 +88,9 @@ func (x *Indexer) finish() {
 	if x.m != nil {
 		x.h.Sum(x.m.Content.Sum[:0])
 		x.h.Reset()
+		if x.x != nil {
+			x.m.unpacked = x.x.result()
+		}
 	}
 }
 
@@ -103,6 +112,11 @@ func (x *Indexer) member(hd *rawtar.Header) error {
 		m.Place += fmt.Sprintf(" (entry %d of this name)", n+1)
 		m.Key += "\x00" + strconv.Itoa(n)
 	}
+	if x.x = nil; !hd.Global {
+		if x.x = newExpander(hd, &x.holes); x.x != nil {
+			m.sparse = true
+		}
+	}
 	m.H.Raw = &m.raw
 	m.H.Ext, m.H.Sparse, m.H.Records = slices.Clone(hd.Ext), slices.Clone(hd.Sparse), slices.Clone(hd.Records)
 	for i := range m.H.Ext {
@@ -122,6 +136,9 @@ func fill(n int64) int64 { return -n & (rawtar.BlockSize - 1) }
 
 func (x *Indexer) content(p []byte) error {
 	x.h.Write(p)
+	if x.x != nil {
+		x.x.write(p)
+	}
 	return nil
 }
 

@@ -24,7 +24,7 @@ import (
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
 func Stage() run.Stage {
-	return run.Stage{Name: "images", Version: 5, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "images", Version: 6, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -133,11 +133,13 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 	defer stop()
 	opts := imagehash.Options{Progress: &progress}
 	var rep *imagehash.Report
-	read := func(path string) (digest.Digest, int64, error) {
+	read := func(path string) (id digest.Digest, n int64, err error) {
 		if rep, err = imagehash.VerifyRef(ctx, path, opts); err != nil {
-			return digest.Digest{}, 0, err
+			return id, 0, err
 		}
-		id, _ := rootDigest(rep)
+		if len(rep.Images) == 1 {
+			id = rep.Images[0].Digest
+		}
 		return id, rep.Bytes, nil
 	}
 	input := pipeline.FromFile(source)
@@ -165,50 +167,162 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 		r.out.Notes[key] = "the image's bytes do not hold together, so it has no digest: see what was found in the inputs"
 		return nil
 	}
-	if !rep.Complete() {
-		// What nobody read may be anything: its digest is the image's word alone.
-		r.refused[key] = true
-		r.out.Notes[key] = imagehash.Unchecked(rep.Images)
-		r.out.Problem(pipeline.LevelWarning, "image-unread", pipeline.Where{File: source}, imagehash.Unchecked(rep.Images), "give the layers that are missing, as far as their owner hands them out")
-		return nil
+	if c.Found {
+		return r.found(name, source, input, rep)
 	}
-	d, err := rootDigest(rep)
+	image, err := rep.Choose(c.Image)
 	if err != nil {
-		r.in.Lack("an OCI layout of "+name, string(key), err.Error())
+		r.in.Lack("an OCI layout of "+name, string(key), err.Error()+", as image beside the source")
 		return nil
 	}
-	note := fmt.Sprintf("%s of %s recounted from %s", show.Plural(len(rep.Images[0].Platforms), "platform", "platforms"), name, source)
-	r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{input}, Note: note})
-	r.out.Causes[key] = append(r.otherDigests(key, rep), pipeline.Cause{
-		Path: []string{string(key), source}, Actual: d.String(), Standing: pipeline.Suspected, Hint: "image-digest", Where: pipeline.Where{File: source},
-		Note: "the image has other content than the one that is pinned: other source, another tag, or a build that does not reproduce; retally image diff tells which, given both",
-	})
+	r.add(key, name, source, input, image, image.Digest)
 	return nil
 }
 
-// rootDigest is the digest by which a registry would know the image.
-func rootDigest(rep *imagehash.Report) (digest.Digest, error) {
-	switch {
-	case len(rep.Images) == 0:
-		return digest.Digest{}, fmt.Errorf("it holds no image")
-	case len(rep.Images) > 1:
-		return digest.Digest{}, fmt.Errorf("it holds %d images, give one", len(rep.Images))
-	case rep.Images[0].Digest.IsZero():
-		return digest.Digest{}, fmt.Errorf("an archive of the docker save kind holds no manifest, so the image in it has no digest")
+// add takes an image's digest as the value of a key, as far as it was recounted.
+func (r *stageRun) add(key pipeline.Key, name, source string, input pipeline.InputRef, image *imagehash.Image, d digest.Digest) {
+	where := pipeline.Where{File: source}
+	if d.IsZero() {
+		r.out.Notes[key] = "an archive of the docker save kind holds no manifest, so the image in it has no digest"
+		r.in.Lack("an OCI layout of "+name, string(key), r.out.Notes[key])
+		return
 	}
-	return rep.Images[0].Digest, nil
+	rest := imagehash.Unchecked([]imagehash.Image{*image})
+	if slices.ContainsFunc(image.Unread, func(u imagehash.Unread) bool { return u.Part == "layer" && !u.Asked }) {
+		// What nobody read may be anything: its digest is the image's word alone.
+		r.refused[key] = true
+		r.out.Notes[key] = rest
+		r.out.Problem(pipeline.LevelWarning, "image-unread", where, rest, "give the layers that are missing, as far as their owner hands them out")
+		return
+	}
+	if m := r.measured(key); m != nil {
+		if !m.Value.Equal(pipeline.OfDigest(d)) {
+			r.out.Problem(pipeline.LevelError, "image-two-values", where, fmt.Sprintf("holds an image that counts as %s, too, with digest %s, but another source gives %s", key.Parts()[1], d, m.Value), "check them one by one")
+		}
+		return
+	}
+	note := fmt.Sprintf("%s of %s recounted from %s", show.Plural(len(image.Platforms), "platform", "platforms"), name, source)
+	r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{input}, Note: note})
+	r.out.Causes[key] = append(r.otherDigests(key, image), pipeline.Cause{
+		Path: []string{string(key), source}, Actual: d.String(), Standing: pipeline.Suspected, Hint: "image-digest", Where: where,
+		Note: "the image has other content than the one that is pinned: other source, another tag, or a build that does not reproduce; retally image diff tells which, given both",
+	})
+	if len(r.pins) == 0 && r.in.Config.Images[name].Found {
+		r.out.Problem(pipeline.LevelNote, "image-digest", where, fmt.Sprintf("its digest is %s, %s", d, show.Plural(len(image.Platforms), "platform", "platforms")), "")
+	}
+	if !image.Complete() {
+		r.remains(key, source, image, d)
+		r.out.Problem(pipeline.LevelWarning, "image-unread", where, rest, "the digest is that of the bytes that are there; what they name was not checked whole")
+	}
+}
+
+// remains names what the digest of an image binds and nobody has checked here:
+// members that are not in the source, and layers that nobody could open. Each is a
+// value of its own that stays unchecked.
+func (r *stageRun) remains(key pipeline.Key, source string, image *imagehash.Image, d digest.Digest) {
+	refer := func(k pipeline.Key, want digest.Digest, place, words, note string) {
+		if slices.ContainsFunc(r.out.References, func(ref pipeline.Reference) bool { return ref.Key == k }) {
+			return
+		}
+		value := pipeline.OfDigest(want)
+		if want.IsZero() {
+			value = pipeline.OfText("what " + d.String() + " names")
+		}
+		r.out.Refer(k, value, pipeline.Where{File: strings.TrimSuffix(source+"/"+place, "/")}, words)
+		r.out.Notes[k] = note
+	}
+	for _, u := range image.Unread {
+		if u.Asked {
+			continue
+		}
+		part := cmp.Or(strings.ReplaceAll(u.Platform, "/", "-"), u.Digest.Hex())
+		if u.Part == "attestation" {
+			part = "attestation-" + u.Digest.Hex()
+		}
+		refer(pipeline.NewKey(append(key.Parts(), part)...), u.Digest, u.Place, strings.TrimSpace(u.Part+" "+u.Platform)+" of the index", fmt.Sprintf("%s %s: %s", u.Part, cmp.Or(u.Platform, u.Digest.String()), u.Why))
+	}
+	for i, u := range image.Unopened {
+		refer(pipeline.NewKey(append(key.Parts(), fmt.Sprintf("layer-%d", i+1), u.Digest.Hex())...), u.DiffID, u.Place, "content of layer "+u.Digest.String(), u.Why+" ("+u.MediaType+"); its blob was hashed, its diffID and content were not checked")
+	}
+}
+
+// found joins the images of a source that nobody named to the pins. Only an equal
+// digest makes an image the pinned one. Where no digest fits, the name of the file
+// and the names that the images bear lead to the pin that they are held against:
+// that can only tell a difference.
+func (r *stageRun) found(name, source string, input pipeline.InputRef, rep *imagehash.Report) error {
+	joined := map[int]bool{}
+	pins := slices.Sorted(maps.Keys(r.wanted))
+	for i := range rep.Images {
+		image := &rep.Images[i]
+		for _, key := range pins {
+			ref := r.wanted[key]
+			d := image.Digest
+			if d != ref.Digest {
+				p := slices.IndexFunc(image.Platforms, func(p imagehash.Platform) bool { return p.Digest == ref.Digest })
+				if p < 0 || r.pinned[name].Name != "" {
+					continue
+				}
+				d = image.Platforms[p].Digest
+			}
+			if d.IsZero() {
+				continue
+			}
+			joined[i] = true
+			r.rebuilt[published.VendorRepository(ref)] = true
+			r.add(key, key.Parts()[1], source, input, image, d)
+			if r.pinned[name].Name == "" {
+				r.out.Problem(pipeline.LevelNote, "image-joined", pipeline.Where{File: source}, fmt.Sprintf("holds %s, which is the pin of %s", d, key.Parts()[1]), "")
+			}
+		}
+	}
+	if len(joined) > 0 {
+		return nil
+	}
+	_, pinned := r.pinned[name]
+	for i := range rep.Images {
+		image := &rep.Images[i]
+		for _, key := range pins {
+			if !pinned && bears(image, r.wanted[key]) {
+				joined[i] = true
+				r.rebuilt[published.VendorRepository(r.wanted[key])] = true
+				r.add(key, key.Parts()[1], source, input, image, image.Digest)
+			}
+		}
+	}
+	if len(joined) > 0 {
+		return nil
+	}
+	image, err := rep.Choose("")
+	if err != nil {
+		r.in.Lack("an OCI layout of "+name, string(r.key(name)), err.Error()+", in retally.yaml")
+		return nil
+	}
+	r.add(r.key(name), name, source, input, image, image.Digest)
+	return nil
+}
+
+// bears reports whether an image says that it is of a pin's repository.
+func bears(image *imagehash.Image, ref deployment.ImageRef) bool {
+	return slices.ContainsFunc(append([]string{image.FullName, image.Name}, image.Tags...), func(name string) bool {
+		if !strings.ContainsAny(name, "/:") {
+			return false // a bare tag, all that OCI layouts often have
+		}
+		r, err := deployment.ParseImageRef(name)
+		return err == nil && r.Full() == ref.Full()
+	})
 }
 
 // otherDigests proves the commonest confusion: the pinned digest is another
 // one of the same image, such as that of a platform's manifest in place of the
 // index's.
-func (r *stageRun) otherDigests(key pipeline.Key, rep *imagehash.Report) []pipeline.Cause {
+func (r *stageRun) otherDigests(key pipeline.Key, image *imagehash.Image) []pipeline.Cause {
 	ref, ok := r.wanted[key]
 	if !ok || ref.Digest.IsZero() {
 		return nil
 	}
 	want, where := ref.Digest, pipeline.Where{File: r.in.Config.Deployment, Line: ref.Line}
-	for _, p := range rep.Images[0].Platforms {
+	for _, p := range image.Platforms {
 		kinds := map[digest.Digest]string{p.Digest: "the manifest of platform " + p.Platform, p.Config: "the configuration of platform " + p.Platform}
 		for i, l := range p.Layers {
 			kinds[l.Digest] = fmt.Sprintf("layer %d", i+1)
@@ -218,7 +332,7 @@ func (r *stageRun) otherDigests(key pipeline.Key, rep *imagehash.Report) []pipel
 		}
 		if kind, ok := kinds[want]; ok {
 			return []pipeline.Cause{{
-				Path: []string{string(key), kind}, Expected: rep.Images[0].Digest.String(), Actual: want.String(), Standing: pipeline.Proved, Hint: "digest-kinds", Where: where,
+				Path: []string{string(key), kind}, Expected: image.Digest.String(), Actual: want.String(), Standing: pipeline.Proved, Hint: "digest-kinds", Where: where,
 				Note: "the pinned digest is that of " + kind + " of the same image, not that of the image as a whole",
 			}}
 		}
@@ -295,6 +409,9 @@ func check(c *config.Config, at config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
 		if _, err := c.Images[name].Source(); err != nil {
 			return at(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
+		}
+		if i := c.Images[name]; i.Image != "" && i.Registry != "" {
+			return at("image beside registry: the reference names the image already", "leave it out", "images", name, "image")
 		}
 	}
 	return nil

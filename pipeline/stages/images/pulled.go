@@ -30,6 +30,8 @@ type Inspected struct {
 	Platform string        `json:"platform"`
 	Asked    bool          `json:"asked"` // it is the image whose rebuilt digest is compared
 	Digests  []kindedEntry `json:"digests"`
+
+	untold bool // the digests may be of several images
 }
 
 type kindedEntry struct {
@@ -52,7 +54,7 @@ func (r *Pulled) called(ref string) bool {
 
 // Add takes in an image that the engine has.
 func (r *Pulled) Add(img privatemode.InspectedImage) {
-	in := Inspected{Names: slices.Clone(img.RepoTags), Platform: strings.Trim(path.Join(img.OS, img.Architecture, img.Variant), "/"), Digests: []kindedEntry{}}
+	in := Inspected{Names: slices.Clone(img.RepoTags), Platform: strings.Trim(path.Join(img.OS, img.Architecture, img.Variant), "/"), Digests: []kindedEntry{}, untold: img.Untold}
 	for _, d := range img.RepoDigests {
 		if !slices.Contains(in.Names, d.Repository) {
 			in.Names = append(in.Names, d.Repository)
@@ -65,6 +67,9 @@ func (r *Pulled) Add(img privatemode.InspectedImage) {
 		}
 		if d.Kind == privatemode.KindConfig && note == "" {
 			note = "a configuration says nothing about the packed layers"
+		}
+		if d.Kind == privatemode.KindUntold && note == "" && d.Digest != r.Rebuilt {
+			note = noteUntold
 		}
 		for _, e := range in.Digests {
 			if e.Digest == d.Digest && (e.Counts || note != "") {
@@ -139,10 +144,17 @@ func (r *Pulled) Judge() {
 	}
 }
 
+// noteUntold says why an Id that is not the rebuilt digest says nothing.
+const noteUntold = "it may be that of the configuration"
+
 func (in *Inspected) judge() (verdict, reason string) {
-	counting := 0
+	counting, untold := 0, false
+	others := slices.ContainsFunc(in.Digests, func(d kindedEntry) bool { return d.Counts && !d.Rebuilt })
 	for _, d := range in.Digests {
+		untold = untold || d.Note == noteUntold
 		switch {
+		case d.Rebuilt && d.Counts && in.untold && others:
+			return "unchecked", "the rebuilt digest is among the lines, and other ones beside it: they do not say whether they are of one image; give the whole output of docker image inspect"
 		case d.Rebuilt && d.Counts:
 			return "match", fmt.Sprintf("the pulled image's digest (%s, %s) is the rebuilt one", d.Kind, d.Field)
 		case d.Counts:
@@ -156,6 +168,9 @@ func (in *Inspected) judge() (verdict, reason string) {
 		case d.Rebuilt:
 			return "differs", fmt.Sprintf("the rebuilt digest is there (%s), but it is %s", d.Field, d.Note)
 		}
+	}
+	if counting == 0 && untold {
+		return "unchecked", "an Id alone does not say whether it is the digest of the image or of its configuration; give the whole output of docker image inspect"
 	}
 	if counting == 0 {
 		return "unchecked", "the image has no digest of an index or a manifest: it was built or loaded here, not pulled"

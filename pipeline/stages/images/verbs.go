@@ -74,6 +74,9 @@ func DigestsText(w io.Writer, rows []imagehash.Image, verbose bool) {
 		for _, u := range r.Unread {
 			show.Line(w, "  never read: %s", unreadText(u))
 		}
+		for _, u := range r.Unopened {
+			show.Line(w, "  never opened: layer of %s, %s (%s): %s; its diffID and content were not checked", u.Platform, u.Digest, u.MediaType, u.Why)
+		}
 		if len(r.Unread) > 0 {
 			show.Line(w, "  %s", imagehash.Unchecked(rows[i:i+1]))
 		}

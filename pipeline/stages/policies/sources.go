@@ -430,6 +430,11 @@ func (p *Images) openNamed(ctx context.Context, name string, c config.Image) (*i
 	// Two goroutines may come here for one name; both sources are right, and
 	// both are closed in the end.
 	place = p.place(ctx, source, ref)
+	if c.Image != "" {
+		place.entries = slices.DeleteFunc(place.entries, func(e imagehash.Entry) bool {
+			return c.Image != e.Name && c.Image != e.FullName && c.Image != e.Digest.String()
+		})
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.named[name] = place
