@@ -120,20 +120,16 @@ func diffPolicies(a, b *NamedPolicy) (causes []DiffCause, unchecked []string) {
 	}
 	d.containers(a.containers(), b.containers())
 	d.container = ""
-	if a.hasPolicy() && b.hasPolicy() && (a.tree == nil) != (b.tree == nil) {
-		side := "A"
-		if a.tree == nil {
-			side = "B"
-		}
-		d.unchecked = append(d.unchecked, side+" has policy_data that is read, the other side rules alone")
-	}
 	for _, key := range memberNames(a.tree, b.tree) {
 		if key != "containers" {
 			d.tree(key, at(a.tree, key), at(b.tree, key))
 		}
 	}
 	d.common()
-	if len(d.causes) == 0 && !bytes.Equal(a.Data, b.Data) {
+	switch there := map[bool]string{true: "there"}; {
+	case (a.Data == nil) != (b.Data == nil) && a.hasPolicy() && b.hasPolicy():
+		d.add("settings", "policy_data", there[a.Data != nil], there[b.Data != nil], "")
+	case len(d.causes) == 0 && !bytes.Equal(a.Data, b.Data):
 		d.add("settings", "policy_data", "", "", "the data says the same, but its text differs: another order or layout")
 	}
 	d.documents(a.Document, b.Document)

@@ -42,6 +42,10 @@ func text(p *policygen.NamedPolicy) []byte {
 func (d *Decisions) Ask(ctx context.Context, file string, data []byte, kind string) error {
 	for i, one := range check.SplitRequests(data) {
 		req, err := check.ParseRequest(one.Text, kind)
+		var cut *check.CutError
+		if errors.As(err, &cut) {
+			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "events and kernel logs shorten long messages: take the whole one from the log of containerd or of the agent"}
+		}
 		if err != nil {
 			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "{kind} names the kind"}
 		}
