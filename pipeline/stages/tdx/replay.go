@@ -64,7 +64,9 @@ func ReplayLog(name string, data []byte, expected []RegisterComparison) (*Replay
 	}
 	for _, c := range expected {
 		c.Got = log.RTMR[c.index()].Hex()
-		c.Match = c.Got == c.Want
+		if c.Match = c.Got == c.Want; !c.Match {
+			c.Zero = zeroWords(c.Register, c.Want)
+		}
 		r.Compared = append(r.Compared, c)
 	}
 	return r, nil
@@ -116,6 +118,10 @@ func (r *Replay) Out() (*run.Out, error) {
 func (r *Replay) Text(w io.Writer, verbose bool) {
 	for i, value := range []string{r.RTMR0, r.RTMR1, r.RTMR2, r.RTMR3} {
 		name := Registers[i+1]
+		if !slices.ContainsFunc(r.Events, func(e ReplayedEvent) bool { return e.Register == name }) {
+			show.Line(w, "%s  %s  replayed: the log has no event for it", name, value)
+			continue
+		}
 		show.Line(w, "%s  %s  replayed", name, value)
 		for _, e := range r.Events {
 			if e.Register == name {
@@ -139,6 +145,9 @@ func (r *Replay) Text(w io.Writer, verbose bool) {
 		text := fmt.Sprintf("expected  %s agrees", c.Register)
 		if !c.Match {
 			text = fmt.Sprintf("expected  %s DIFFERS: expected %s", c.Register, c.Want)
+			if c.Zero != "" {
+				text += ", which is " + c.Zero
+			}
 		}
 		show.Line(w, "%s", text)
 	}
