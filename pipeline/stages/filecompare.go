@@ -29,16 +29,23 @@ type File struct {
 }
 
 // CompareFiles compares two published files of the same kind without
-// recomputing anything: manifests of any version, hashes files, or reports.
+// recomputing anything: manifests of any version, hashes files, reports, or event
+// logs.
 func CompareFiles(a, b File, tool pipeline.Tool) (*pipeline.Report, error) {
 	ka, kb := recognize.Content(a.Name, a.Data), recognize.Content(b.Name, b.Data)
+	published := []recognize.Kind{recognize.KindManifest, recognize.KindHashes, recognize.KindReport}
+	if !slices.Contains(published, ka) && !slices.Contains(published, kb) {
+		if rep, ok, err := compareLogs(a, b, ka, kb, newComparison(a.Name, b.Name, tool)); ok {
+			return rep, err
+		}
+	}
 	for _, f := range []struct {
 		File
 		kind recognize.Kind
 	}{{a, ka}, {b, kb}} {
-		if !slices.Contains([]recognize.Kind{recognize.KindManifest, recognize.KindHashes, recognize.KindReport}, f.kind) {
+		if !slices.Contains(published, f.kind) {
 			return nil, &pipeline.InputError{
-				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file or a retally report but %s", orNothing(f.kind)),
+				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file, a retally report or an event log but %s", orNothing(f.kind)),
 				Hint: "deployments and checkouts are compared with --release",
 			}
 		}
@@ -73,6 +80,9 @@ func orNothing(k recognize.Kind) string {
 	if k == recognize.KindUnknown {
 		return "nothing that retally knows"
 	}
+	if strings.ContainsRune("aeiou", rune(k[0])) {
+		return "an " + string(k)
+	}
 	return "a " + string(k)
 }
 
@@ -81,6 +91,8 @@ type comparison struct {
 	rep  *pipeline.Report
 	ms   []pipeline.Measurement
 	refs []pipeline.Reference
+	// causes say why a value differs, where that can be told.
+	causes map[pipeline.Key][]pipeline.Cause
 }
 
 func newComparison(a, b string, tool pipeline.Tool) *comparison {
@@ -115,7 +127,7 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	}
 	all := []string{"**"}
 	c.rep.Measurements = c.ms
-	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all, NothingRecounted: true})
+	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Causes: c.causes, Allow: all, NothingRecounted: true})
 	for i := range c.rep.Findings {
 		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
 			f.Note = ""
