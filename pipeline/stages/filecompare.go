@@ -19,6 +19,7 @@ import (
 	"github.com/retally/retally/pipeline/run"
 	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
 	"github.com/retally/retally/pipeline/stages/published"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/privatemode"
 )
 
@@ -128,6 +129,7 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	all := []string{"**"}
 	c.rep.Measurements = c.ms
 	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Causes: c.causes, Allow: all, NothingRecounted: true})
+	c.zeros()
 	for i := range c.rep.Findings {
 		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
 			f.Note = ""
@@ -138,6 +140,24 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	c.rep.Coverage = pipeline.Coverage{Kinds: []pipeline.KindCoverage{}}
 	c.rep.Summary = c.sentence()
 	return c.rep
+}
+
+// zeros says of registers that differ what it means that one side is all zero.
+func (c *comparison) zeros() {
+	for i := range c.rep.Findings {
+		f := &c.rep.Findings[i]
+		if k := f.Key.Kind(); f.Verdict != pipeline.Differs || k != "tdx" && k != "evidence" {
+			continue
+		}
+		for _, side := range []struct {
+			name  string
+			value pipeline.Value
+		}{{c.rep.GotName, f.Got}, {c.rep.WantName, f.Want}} {
+			if words := tdx.ZeroWords(tdx.RegisterOf(f.Key), side.value.Digest()); words != "" {
+				f.Why = append(f.Why, pipeline.Cause{Path: []string{string(f.Key), "zero"}, Note: "the value of " + side.name + " is " + words, Standing: pipeline.Suspected})
+			}
+		}
+	}
 }
 
 func (c *comparison) sentence() string {

@@ -55,14 +55,18 @@ type RegisterComparison struct {
 	Zero string `json:"zero,omitempty"`
 }
 
-// zeroWords says what it means that a register's value, in hexadecimal, is all
-// zero; "" for another value.
+// ZeroWords says what it means that a register's value is all zero; "" for
+// another value, and for what is no register.
+func ZeroWords(register string, value digest.Digest) string {
+	return tdxmeasure.ZeroRegister(slices.Index(Registers[:], register), value)
+}
+
 func zeroWords(register, value string) string {
 	d, err := digest.ParseHex(digest.SHA384, value)
 	if err != nil {
 		return ""
 	}
-	return tdxmeasure.ZeroRegister(slices.Index(Registers[:], register), d)
+	return ZeroWords(register, d)
 }
 
 // LogDifference says where the computed events of a register leave those of a
