@@ -93,19 +93,15 @@ func (e *Event) Text() string {
 // textOf reads data that is text alone, with or without an end: ASCII or UTF-8,
 // or UTF-16 as systemd-stub and shim write it. "" where it is not text.
 func textOf(data []byte) string {
-	if len(data) > 1 && data[1] == 0 && data[0] != 0 || bytes.IndexByte(data, 0) < 0 && !utf8.Valid(data) {
-		if t, ok := text16(data); ok {
-			return t
-		}
+	if b := bytes.TrimRight(data, "\x00"); utf8.Valid(b) && legible(string(b)) {
+		return string(b)
 	}
-	b := bytes.TrimRight(data, "\x00")
-	if !utf8.Valid(b) || !legible(string(b)) {
-		return ""
-	}
-	return string(b)
+	t, _ := text16(data)
+	return t
 }
 
 // text16 reads UTF-16 that all is text, up to an end that only filling follows.
+// Any bytes make letters of some script: half of them must be ASCII.
 func text16(data []byte) (string, bool) {
 	if len(data) == 0 || len(data)%2 != 0 {
 		return "", false
@@ -117,8 +113,17 @@ func text16(data []byte) (string, bool) {
 	for len(units) > 0 && units[len(units)-1] == 0 {
 		units = units[:len(units)-1]
 	}
+	plain := 0
+	for _, u := range units {
+		if u < 0x80 {
+			plain++
+		}
+	}
 	t := string(utf16.Decode(units))
-	return t, len(units) > 0 && legible(t)
+	if len(units) == 0 || 2*plain < len(units) || !legible(t) {
+		return "", false
+	}
+	return t, true
 }
 
 // legible reports text of characters that have a shape, spaces and line ends.
