@@ -150,6 +150,9 @@ const (
 	policyAnnotation  = "io.katacontainers.config.agent.policy"
 )
 
+// InitdataAnnotation is the one that generators write.
+const InitdataAnnotation = initdataAnnotation
+
 var carrying = []string{initdataAnnotation, runtimeAnnotation, policyAnnotation}
 
 // carriesPolicy reports a key that looks like those of the annotations that

@@ -105,7 +105,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 		a.assumes(m)
 	}
 	if m.Profile().Name == "secretvm" {
-		a.otherReading(ctx, op, p, "reproduce-mr", "the published tool (retally tdx reproduce-mr)", rep, reader)
+		a.otherReading(ctx, op, p, m.Shape(), "reproduce-mr", "the published tool (retally tdx reproduce-mr)", rep, reader)
 	}
 	v.Compare(expected)
 	if err := v.CompareLog(ctx, reader, p.Log); err != nil {
@@ -132,7 +132,7 @@ func (a *app) assumes(m *tdx.Machine) {
 // otherReading tells on stderr if the other of two programs takes another machine
 // for the same files. It is a note: where that one cannot be computed, none is
 // made.
-func (a *app) otherReading(ctx context.Context, op string, p config.Platform, profile, who string, rep *pipeline.Report, reader *run.Reader) {
+func (a *app) otherReading(ctx context.Context, op string, p config.Platform, shape, profile, who string, rep *pipeline.Report, reader *run.Reader) {
 	if a.quiet || p.ACPISource == "qemu" {
 		return
 	}
@@ -162,7 +162,11 @@ func (a *app) otherReading(ctx context.Context, op string, p config.Platform, pr
 		}
 	}
 	if len(differ) > 0 {
-		a.talk("note: %s takes another machine for the same files, %s, and gives another %s", who, m.Shape(), strings.Join(differ, ", "))
+		why := "its machine is " + m.Shape()
+		if m.Shape() == shape {
+			why = "its profile " + profile + " takes another behavior of firmware and hypervisor"
+		}
+		a.talk("note: %s gives another %s for the same files: %s", who, strings.Join(differ, ", "), why)
 	}
 }
 

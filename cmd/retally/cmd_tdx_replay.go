@@ -129,7 +129,7 @@ func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) 
 		return nil, err
 	}
 	a.assumes(m)
-	a.otherReading(ctx, op, p, "secretvm", "retally tdx measure --profile secretvm", rep, reader)
+	a.otherReading(ctx, op, p, m.Shape(), "secretvm", "retally tdx measure --profile secretvm", rep, reader)
 	out, err := tdx.ReproduceOutput(rep)
 	if err != nil {
 		return nil, &userError{op: op, err: err}

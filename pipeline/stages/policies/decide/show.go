@@ -49,7 +49,7 @@ func ShownText(w io.Writer, list []Shown) {
 			name = s.Namespace + "/" + name
 		}
 		name = show.Or(strings.TrimSpace(s.Kind+" "+name), "the policy")
-		if s.Annotation != "" {
+		if s.Annotation != "" && s.Annotation != policygen.InitdataAnnotation {
 			name += ", carried by " + s.Annotation
 		}
 		show.Line(w, "%s", name)
