@@ -59,7 +59,7 @@ func (p *Profile) SecretVMDevices(gpu bool) acpi.Shape {
 }
 
 // Embedded takes a document out of a larger reply: where data is an object with
-// a text member of that name, the text; else data itself. dstack's guest agent
+// a member of that name that is a text or an object, that; else data itself. dstack's guest agent
 // answers in this way.
 func Embedded(data []byte, member string) []byte {
 	trimmed := bytes.TrimLeft(data, " \t\r\n")
@@ -70,8 +70,15 @@ func Embedded(data []byte, member string) []byte {
 	if err != nil || doc.Kind != jsondoc.Object {
 		return data
 	}
-	if v := doc.Get(member); v != nil && v.Kind == jsondoc.String {
+	switch v := doc.Get(member); {
+	case v == nil:
+	case v.Kind == jsondoc.String:
 		return []byte(v.Text)
+	case v.Kind == jsondoc.Object:
+		var members map[string]json.RawMessage
+		if json.Unmarshal(data, &members) == nil {
+			return members[member]
+		}
 	}
 	return data
 }

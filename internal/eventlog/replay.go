@@ -3,6 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func (e *Event) Label() string {
 
 // Text is what an event's data says to people, whole: the text of an action, a
 // command line or a section's name, the name of a variable, a tag with its text,
-// the path of a program. "" where the data has none.
+// the path of a program, the payload of a runtime event. "" where the data has none.
 func (e *Event) Text() string {
 	switch e.Type {
 	case Action, CRTMVersion, IPL, PostCode, PlatformConfig, OmitBootEvents, NonHostInfo, CompactHash:
@@ -84,6 +85,12 @@ func (e *Event) Text() string {
 		}
 	case EventTag:
 		return tagText(e.Data)
+	case DstackRuntime:
+		// Digests and identifiers are bytes, names of others are text.
+		if t := textOf(e.Data); t != "" {
+			return t
+		}
+		return hex.EncodeToString(e.Data)
 	case BootApplication, BootDriver, RuntimeDriver:
 		return imagePath(e.Data)
 	}
