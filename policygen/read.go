@@ -163,6 +163,21 @@ func carriesPolicy(key string) bool {
 	return ok && (strings.Contains(rest, "initdata") || strings.HasSuffix(rest, "policy"))
 }
 
+// CarriesPolicy reports whether an annotation of a pod carries a policy or looks
+// like one that does, other than the one that generators write, and whether its
+// value can be read here. text is the policy where policy is set, else the
+// initdata document.
+func CarriesPolicy(key, value string) (text []byte, policy, carries bool, err error) {
+	if key == InitdataAnnotation || !carriesPolicy(key) {
+		return nil, false, false, nil
+	}
+	if !slices.Contains(carrying, key) {
+		return nil, false, true, errors.New("is not known here: want " + strings.Join(carrying, " or "))
+	}
+	text, err = decodeCarried(value)
+	return text, key == policyAnnotation, true, err
+}
+
 // decodeCarried unpacks what an annotation carries.
 func decodeCarried(value string) ([]byte, error) {
 	text, err := base64.StdEncoding.DecodeString(strings.TrimSpace(value))
