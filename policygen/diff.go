@@ -17,6 +17,9 @@ type WorkloadDiff struct {
 	Name      string      `json:"name,omitempty"`
 	State     string      `json:"state"` // equal, differs, unchecked, only in A, only in B
 	Causes    []DiffCause `json:"causes,omitempty"`
+	// The digests of the two initdata documents, as alg:hex: what is attested.
+	InitdataA string `json:"initdata_a,omitempty"`
+	InitdataB string `json:"initdata_b,omitempty"`
 	// Unchecked says what one side has and the other cannot be compared in. A
 	// workload that is equal has none.
 	Unchecked []string `json:"unchecked,omitempty"`
@@ -66,6 +69,7 @@ func Diff(a, b []NamedPolicy) []WorkloadDiff {
 			if !used[j] && (single || p.key() == b[j].key()) {
 				used[j] = true
 				d.Causes, d.Unchecked = diffPolicies(p, &b[j])
+				d.InitdataA, d.InitdataB = p.attested(), b[j].attested()
 				switch {
 				case len(d.Causes) > 0:
 					d.State = "differs"
@@ -87,6 +91,14 @@ func Diff(a, b []NamedPolicy) []WorkloadDiff {
 	return out
 }
 
+// attested is the digest of the document around a policy, "" without one.
+func (p *NamedPolicy) attested() string {
+	if p.Document == nil {
+		return ""
+	}
+	return p.Document.Digest(p.Document.Text).String()
+}
+
 type differ struct {
 	container string
 	causes    []DiffCause
@@ -95,21 +107,36 @@ type differ struct {
 
 func diffPolicies(a, b *NamedPolicy) (causes []DiffCause, unchecked []string) {
 	var d differ
-	d.rules(a.Rules, b.Rules)
+	switch {
+	case a.hasPolicy() && !b.hasPolicy():
+		d.add("initdata", "data."+policyKey, "a policy", "", "without one the guest's own policy holds")
+	case b.hasPolicy() && !a.hasPolicy():
+		d.add("initdata", "data."+policyKey, "", "a policy", "without one the guest's own policy holds")
+	default:
+		d.rules(a.Rules, b.Rules)
+	}
+	if a.Annotation != b.Annotation && a.Annotation != "" && b.Annotation != "" {
+		d.unchecked = append(d.unchecked, fmt.Sprintf("A is carried by the annotation %s, B by %s: which of them a runtime reads is its own matter", a.Annotation, b.Annotation))
+	}
 	d.containers(a.containers(), b.containers())
 	d.container = ""
 	for _, key := range memberNames(a.tree, b.tree) {
 		if key != "containers" {
-			d.tree(key, member(a.tree, key), member(b.tree, key))
+			d.tree(key, at(a.tree, key), at(b.tree, key))
 		}
 	}
 	d.common()
-	if len(d.causes) == 0 && !bytes.Equal(a.Data, b.Data) {
+	switch there := map[bool]string{true: "there"}; {
+	case (a.Data == nil) != (b.Data == nil) && a.hasPolicy() && b.hasPolicy():
+		d.add("settings", "policy_data", there[a.Data != nil], there[b.Data != nil], "")
+	case len(d.causes) == 0 && !bytes.Equal(a.Data, b.Data):
 		d.add("settings", "policy_data", "", "", "the data says the same, but its text differs: another order or layout")
 	}
 	d.documents(a.Document, b.Document)
 	return d.causes, d.unchecked
 }
+
+func (p *NamedPolicy) hasPolicy() bool { return p.Rules != nil || p.Data != nil }
 
 // documents compares what stands around the policies. Equal is only what has
 // the same text: the text is what is attested.
@@ -127,7 +154,10 @@ func (d *differ) documents(a, b *Document) {
 	}
 	before := len(d.causes)
 	if a.Algorithm != b.Algorithm {
-		d.add("initdata", "algorithm", a.Algorithm.String(), b.Algorithm.String(), "another digest is attested")
+		d.add("initdata", "algorithm", a.Algorithm.String(), b.Algorithm.String(), "another digest is attested; of one longer than 32 bytes SEV-SNP's HOSTDATA has the start alone")
+	}
+	if a.Version != b.Version {
+		d.add("initdata", "version", a.Version, b.Version, "")
 	}
 	keys := slices.Concat(slices.Collect(maps.Keys(a.Data)), slices.Collect(maps.Keys(b.Data)))
 	slices.Sort(keys)
@@ -136,6 +166,10 @@ func (d *differ) documents(a, b *Document) {
 		y, inB := b.Data[key]
 		if key == policyKey || inA && inB && x == y {
 			continue // the policy has been compared in its parts
+		}
+		if inA && inB {
+			d.lines("initdata", "data."+key, []byte(x), []byte(y))
+			continue
 		}
 		shown := func(text string, there bool) string {
 			if !there {
@@ -146,7 +180,7 @@ func (d *differ) documents(a, b *Document) {
 		d.add("initdata", "data."+key, shown(x, inA), shown(y, inB), "")
 	}
 	if len(d.causes) == before && (before == 0 || a.Data[policyKey] == b.Data[policyKey]) && !bytes.Equal(a.Text, b.Text) {
-		d.add("initdata", "text", a.Digest(a.Text).String(), b.Digest(b.Text).String(), "the document says the same, but its text differs, and the text is what is attested")
+		d.add("initdata", "text", a.Digest(a.Text).String(), b.Digest(b.Text).String(), "what is read of the document is the same, but its text differs, and the text is what is attested")
 	}
 }
 
@@ -164,9 +198,13 @@ func (d *differ) rules(a, b []byte) {
 		d.unchecked = append(d.unchecked, fmt.Sprintf("%s has rules, the other side is data alone", side))
 		return
 	}
-	if bytes.Equal(a, b) {
-		return
+	if !bytes.Equal(a, b) {
+		d.lines("rules", "", a, b)
 	}
+}
+
+// lines names the first line in which two texts differ.
+func (d *differ) lines(category, path string, a, b []byte) {
 	x, y := bytes.Split(a, []byte("\n")), bytes.Split(b, []byte("\n"))
 	i := 0
 	for i < len(x) && i < len(y) && bytes.Equal(x[i], y[i]) {
@@ -183,7 +221,7 @@ func (d *differ) rules(a, b []byte) {
 		return ""
 	}
 	note := fmt.Sprintf("sha256 %s in A, %s in B; %d lines in A stand against %d in B", sha256Of(a).Hex()[:12], sha256Of(b).Hex()[:12], len(x)-i-j, len(y)-i-j)
-	d.add("rules", fmt.Sprintf("line %d", i+1), line(x), line(y), note)
+	d.add(category, strings.TrimPrefix(fmt.Sprintf("%s line %d", path, i+1), " "), line(x), line(y), note)
 }
 
 func (d *differ) containers(a, b []containerTree) {

@@ -134,8 +134,10 @@ func (b *builder) settingsMounts() {
 		if s.Destination == terminationLog && b.c.TerminationMessagePath != nil {
 			m.Destination = *b.c.TerminationMessagePath
 		}
-		if m.Source == "" && m.Type == "bind" {
-			m.Source = "$(sfprefix)" + b.base(m.Destination, "") + "$"
+		// A destination without a last part (/ or /a/..) leaves the source empty
+		// (genpolicy, mount_and_storage.rs), unlike a volume's mount path.
+		if name, ok := fileName(m.Destination); ok && m.Source == "" && m.Type == "bind" {
+			m.Source = "$(sfprefix)" + name + "$"
 		}
 		// The lookup uses the destination of the settings although the mount may
 		// have been renamed above; the one found keeps its own destination.
@@ -183,10 +185,31 @@ func (b *builder) volumeMount(v *volume, m *volumeMount, at string, index int) {
 	case v.DownwardAPI != nil:
 		name := m.MountPath[strings.LastIndexByte(m.MountPath, '/')+1:]
 		b.put(Mount{m.MountPath, "$(sfprefix)" + name + "$", "bind", []string{"rbind", "rprivate", "ro"}})
+	case b.w.typeOf(index) == "":
+		b.w.fail(fmt.Sprintf("volumes[%d]", index), Unsupported, "volume %q has no type", v.Name)
+		b.w.hint("Kubernetes makes an empty directory of it: write emptyDir: {}")
 	default:
-		b.w.fail(fmt.Sprintf("volumes[%d]", index), Unsupported, "volume %q has a type without policy", v.Name)
+		b.w.fail(fmt.Sprintf("volumes[%d]", index), Unsupported, "volume %q has the type %s, which has no policy", v.Name, clip(b.w.typeOf(index)))
 		b.w.hint("use emptyDir, hostPath, persistentVolumeClaim, configMap, secret, projected, downwardAPI or azureFile")
 	}
+}
+
+// typeOf is the key that gives a volume of the pod its type, "" where it has none
+// or only one without a value.
+func (w *workloadItem) typeOf(index int) string {
+	at := w.tree
+	for _, key := range append(slices.Clone(w.rule.pod), "volumes") {
+		at = at.get(key)
+	}
+	if at == nil || index >= len(at.elems) {
+		return ""
+	}
+	for _, e := range at.elems[index].entries {
+		if e.key.text != "name" && e.val.kind != nullKind {
+			return e.key.text
+		}
+	}
+	return ""
 }
 
 func (b *builder) shared(m *volumeMount, at, propagation, mode string) {

@@ -8,6 +8,8 @@ import (
 
 // Shown is what a policy permits, in words.
 type Shown struct {
+	// Annotation is the key of the pod's annotation that carries the policy.
+	Annotation string           `json:"annotation,omitempty"`
 	Kind       string           `json:"kind,omitempty"`
 	Namespace  string           `json:"namespace,omitempty"`
 	Name       string           `json:"name,omitempty"`
@@ -23,12 +25,13 @@ type ShownContainer struct {
 
 // Show says what each container may do that its YAML does not say. What the
 // YAML says is known only for policies read from annotated YAML; for others
-// everything is listed that usually comes from the image or the settings.
+// everything is listed that usually comes from the image or the settings. It
+// reads the data; what the rules permit is package check's to say.
 func Show(policies []NamedPolicy) []Shown {
 	var out []Shown
 	for i := range policies {
 		p := &policies[i]
-		s := Shown{Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, Pod: showPod(p)}
+		s := Shown{Annotation: p.Annotation, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name, Pod: showPod(p)}
 		for _, c := range p.containers() {
 			s.Containers = append(s.Containers, ShownContainer{c.name, showContainer(p, c)})
 		}
@@ -43,6 +46,27 @@ func say(list *[]string, format string, args ...any) {
 
 func showPod(p *NamedPolicy) []string {
 	var out []string
+	if d := p.Document; d != nil {
+		if d.Version != initdataVersion {
+			say(&out, "the initdata document is of version %s, which is not known here: what a guest makes of it is not understood", d.Version)
+		}
+		var others []string
+		for key := range d.Data {
+			if key != policyKey {
+				others = append(others, key)
+			}
+		}
+		if slices.Sort(others); len(others) > 0 {
+			say(&out, "the initdata document also carries %s, which are not shown here", strings.Join(others, ", "))
+		}
+	}
+	if !p.hasPolicy() {
+		say(&out, "there is no policy in the initdata document: the guest's own one holds, which is part of its image")
+		return out
+	}
+	if p.Unread != "" {
+		say(&out, "policy_data is not understood, so what containers may do is not shown: %s", p.Unread)
+	}
 	defaults := at(p.tree, "request_defaults")
 	for _, r := range []struct{ key, says string }{
 		{"ReadStreamRequest", "the host may read standard output and error"},
@@ -51,7 +75,8 @@ func showPod(p *NamedPolicy) []string {
 		{"UpdateEphemeralMountsRequest", "the host may change the size of memory volumes"},
 		{"GetDiagnosticDataRequest", "the host may read diagnostic data of the guest"},
 	} {
-		if boolAt(defaults, r.key) {
+		// Where there are rules, they say what of it is allowed.
+		if p.Rules == nil && boolAt(defaults, r.key) {
 			say(&out, "%s (%s)", r.says, r.key)
 		}
 	}
@@ -68,7 +93,7 @@ func showPod(p *NamedPolicy) []string {
 		say(&out, "images are pulled inside the guest")
 	}
 	switch {
-	case p.Rules == nil:
+	case p.Rules == nil, p.tree == nil:
 	case strings.Contains(string(p.Rules), "\nimage_binding := \"off\"\n"):
 		say(&out, "images are not bound: the host chooses the bytes of the root file systems")
 	case strings.Contains(string(p.Rules), "\nimage_binding := "):

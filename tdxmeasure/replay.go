@@ -2,6 +2,7 @@ package tdxmeasure
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/eventlog"
@@ -14,6 +15,17 @@ type Replayed struct {
 	RTMR     [4]digest.Digest
 	Trace    [4]Trace
 	Problems []string
+	// Notes are what is odd in the log and contradicts nothing.
+	Notes []string
+	// Contents are what the events of each register hold, as Trace counts them.
+	Contents [4][]Content
+}
+
+// Content is what an event of a log holds beside its digest.
+type Content struct {
+	Type eventlog.Type
+	Text string // what the data says to people, whole; "" where nothing
+	Data []byte
 }
 
 // LogFormat is the form of an event log.
@@ -33,6 +45,8 @@ func ReplayLog(file string, data []byte) (*Replayed, LogFormat, error) {
 		switch c {
 		case ' ', '\t', '\n', '\r':
 			continue
+		case '{':
+			return nil, DstackJSON, fmt.Errorf("%s: a JSON object, want an event log", file)
 		case '[':
 			log, err := eventlog.ParseJSON(file, data)
 			if err != nil {
@@ -66,7 +80,7 @@ func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 		}
 		n := e.Register - first
 		if n > 3 {
-			return nil, &Error{Input: "event log", Offset: e.Offset, Found: fmt.Sprintf("register %d", e.Register), Want: fmt.Sprintf("%d to %d", first, first+3), Hint: "a TPM's log: use retally tpm replay"}
+			return nil, &Error{Input: "event log", Offset: e.Offset, Found: fmt.Sprintf("register %d", e.Register), Want: fmt.Sprintf("%d to %d", first, first+3), Hint: "it is the log of a TPM, which has PCRs: retally tpm replay folds it"}
 		}
 		d, ok := e.Digest(digest.SHA384)
 		if e.Type == eventlog.DstackRuntime {
@@ -81,8 +95,10 @@ func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 		if !ok {
 			return nil, &Error{Input: "event log", Offset: e.Offset, Found: fmt.Sprintf("event %d (%s) without a SHA-384 digest", i, e.Label()), Want: "one"}
 		}
+		r.Contents[n] = append(r.Contents[n], Content{e.Type, e.Text(), e.Data})
 		r.Trace[n].Add(e.Label(), d, trace.Origin{Input: "event log", Offset: e.Offset, Size: -1})
 	}
+	r.separators()
 	for _, p := range log.Problems() {
 		// dstack's list leaves the payloads of firmware events out.
 		if first == 0 {
@@ -97,6 +113,23 @@ func replay(log *eventlog.Log, first uint32) (*Replayed, error) {
 		}
 	}
 	return r, nil
+}
+
+// separators notes registers with more than one: firmware ends its part of a
+// register once. Firmware of some clouds writes it twice (go-eventlog calls it a
+// fault of UEFI); it can also be somebody's addition.
+func (r *Replayed) separators() {
+	for n, events := range r.Contents {
+		var at []string
+		for i, c := range events {
+			if c.Type == eventlog.Separator {
+				at = append(at, fmt.Sprint(i))
+			}
+		}
+		if len(at) > 1 {
+			r.Notes = append(r.Notes, fmt.Sprintf("rtmr%d has %d separators, events %s: firmware ends its part of a register with one; a second is a known fault of some firmware", n, len(at), strings.Join(at, ", ")))
+		}
+	}
 }
 
 // FirstDifference returns the index of the first event in which two traces

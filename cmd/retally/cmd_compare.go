@@ -15,7 +15,9 @@ func (a *app) compareCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare A B",
 		Short: "Compare two published files without recomputing anything",
-		Long: `Compare two manifests of any version, two retally reports, or two hashes files.
+		Long: `Compare two manifests of any version, two retally reports, two hashes files, or
+two event logs: CCEL, dstack's JSON or a reply that holds it, or a TPM's. Of logs
+it says which event differs.
 Three results are kept apart: whether the bytes are the same, what the
 differences mean, and how the values are known. B is judged from A: "loosened"
 means that B accepts something that A refuses.

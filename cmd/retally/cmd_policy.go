@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,9 @@ func (a *app) policyProblems(err error, op, path, output string) error {
 	// cannot reproduce: the YAML is fine, and not valid for such a cluster.
 	code, end := refused(list.Only(policygen.GuestPull))
 	summary, lines := policies.Problems(list)
+	if op != "policy generate" {
+		summary = strings.TrimSuffix(summary, "; nothing was written")
+	}
 	if output == "json" {
 		if err := writeJSON(a.stdout, map[string]any{
 			"error": map[string]any{
@@ -57,7 +61,7 @@ func (a *app) readPolicies(path string) ([]policygen.NamedPolicy, error) {
 	list, err := policygen.ReadPolicies(policygen.NamedFile{Name: config.Shown(path), Data: data})
 	var problems policygen.Problems
 	if err != nil && !errors.As(err, &problems) {
-		err = &userError{op: "read policy", err: err, hint: "want a policy (rules with policy_data), policy_data, an initdata document, the annotation's value, or annotated YAML"}
+		err = &userError{op: "read policy", err: err, hint: "want a policy (Rego, with or without policy_data), policy_data, an initdata document, an annotation's value, or annotated YAML"}
 	}
 	return list, err
 }

@@ -101,6 +101,9 @@ func (a *app) rulesFor(ctx context.Context, p *policygen.NamedPolicy, c *policyC
 		}
 		return "the policy's own", nil
 	}
+	if p.Data == nil {
+		return "the guest's own", nil // a document without a policy, which is refused
+	}
 	if err := policies.RulesOrBinding("policy check", &c.own, rules.Off); err != nil {
 		return "", plain(err)
 	}

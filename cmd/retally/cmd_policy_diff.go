@@ -7,6 +7,7 @@ import (
 
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/stages/policies"
+	"github.com/retally/retally/pipeline/stages/policies/decide"
 	"github.com/retally/retally/policygen"
 )
 
@@ -20,8 +21,8 @@ data, initdata documents, annotation values, annotated YAML. Workloads are joine
 by kind, namespace and name. Every difference is named with both sides: image,
 args, env, mounts, annotations, user, settings, rules.
 
-Initdata documents are compared whole: algorithm, every member, and the text,
-which is what is attested.
+Initdata documents are compared whole: algorithm, version, every member, and the
+text, whose digest is what is attested: both digests are named.
 
 Exit codes: 0 the same, 1 they differ, 3 nothing differs, but one side has what
 the other cannot be compared in (rules against data alone, a document against a
@@ -56,17 +57,22 @@ func (a *app) policyShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show FILE",
 		Short: "What a policy permits, in plain words",
-		Long: `Say what each container may do that its YAML does not say: what comes from the
-image, the settings and the rules. FILE is a policy of any form, - for stdin; of
+		Long: `Say which requests of the host the rules allow: always, never, under which
+conditions, or that they are not understood. Then what each container may do
+that its YAML does not say: what comes from the image and the settings. FILE is
+a policy of any form, also rules that were written by hand, - for stdin; of
 annotated YAML what it says itself is left out.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := a.readPolicies(args[0])
 			if err != nil {
 				return a.policyProblems(err, "policy show", config.Shown(args[0]), output)
 			}
-			shown := policygen.Show(list)
-			return a.result(output, shown, func(w io.Writer) { policies.ShownText(w, shown) })
+			shown, err := decide.Show(cmd.Context(), list)
+			if err != nil {
+				return err
+			}
+			return a.result(output, shown, func(w io.Writer) { decide.ShownText(w, shown) })
 		},
 	}
 	outputFlag(cmd, &output)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
@@ -100,6 +101,12 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	if text, hint := v.Refused(op, m, f.only); text != "" {
 		return &joinedError{&userError{op: op, msg: text, hint: hint}}
 	}
+	if asked["rtmr0"] {
+		a.assumes(m)
+	}
+	if m.Profile().Name == "secretvm" {
+		a.otherReading(ctx, op, p, m.Shape(), "reproduce-mr", "the published tool (retally tdx reproduce-mr)", rep, reader)
+	}
 	v.Compare(expected)
 	if err := v.CompareLog(ctx, reader, p.Log); err != nil {
 		return registerTrouble(op, err)
@@ -112,6 +119,55 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 	}
 	computes := len(f.expect) == 0 && p.Log == "" && len(v.Problems) == 0
 	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes, own: true})
+}
+
+// assumes tells on stderr which machine the values are of: what no flag gave is
+// the profile's.
+func (a *app) assumes(m *tdx.Machine) {
+	if shape := m.Shape(); shape != "" {
+		a.talk("note: the machine that is assumed: %s (profile %s)", shape, m.Profile().Name)
+	}
+}
+
+// otherReading tells on stderr if the other of two programs takes another machine
+// for the same files. It is a note: where that one cannot be computed, none is
+// made.
+func (a *app) otherReading(ctx context.Context, op string, p config.Platform, shape, profile, who string, rep *pipeline.Report, reader *run.Reader) {
+	if a.quiet || p.ACPISource == "qemu" {
+		return
+	}
+	names := []string{"mrtd", "rtmr0", "rtmr1", "rtmr2"} // rtmr3 is of the files alone
+	asked, err := tdx.ParseAsked(op, names)
+	if err != nil {
+		return
+	}
+	p.Profile, p.Expect, p.Given, p.Log = profile, nil, nil, ""
+	p.Compose, p.Rootfs = "", ""
+	other, m, err := a.measureMachine(ctx, op, p, run.Options{Reader: reader, Wanted: asked.Keys()})
+	if err != nil {
+		return
+	}
+	value := func(r *pipeline.Report, name string) digest.Digest {
+		for _, ms := range r.Measurements {
+			if tdx.RegisterOf(ms.Key) == name {
+				return ms.Value.Digest()
+			}
+		}
+		return digest.Digest{}
+	}
+	var differ []string
+	for _, name := range names {
+		if a, b := value(rep, name), value(other, name); !a.IsZero() && !b.IsZero() && a != b {
+			differ = append(differ, name)
+		}
+	}
+	if len(differ) > 0 {
+		why := "its machine is " + m.Shape()
+		if m.Shape() == shape {
+			why = "its profile " + profile + " takes another behavior of firmware and hypervisor"
+		}
+		a.talk("note: %s gives another %s for the same files: %s", who, strings.Join(differ, ", "), why)
+	}
 }
 
 // measureMachine runs the stage over one machine that flags describe.

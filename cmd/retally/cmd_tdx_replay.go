@@ -68,7 +68,9 @@ func (a *app) tdxReproduceCommand() *cobra.Command {
 instructions work with the program's name changed. Its files
 template_qemu_cpu<N>.hex are not needed: the tables are built in, those of the
 guide's sample (QEMU 8.2, no PIC, with COM1); -acpi takes a file instead.
--json or -o json prints one object. Usage and errors go to stderr.
+-json or -o json prints one object. Usage and errors go to stderr, and so does
+which machine is assumed, and whether "retally tdx measure --profile secretvm",
+which describes the hosts of today, takes another one for the same files.
 
 Flags: -fw -kernel -initrd -rootfs -dockercompose -dockerfiles -memory -cpu
 -cmdline -mrkp -tcbver -json, and ours: -acpi -acpi-family -pic -no-com1.
@@ -122,10 +124,12 @@ func (a *app) reproduce(ctx context.Context, op string, o *reproducemr.Options) 
 	if err := a.holdPipes(op, reader, tdx.Files(&p)); err != nil {
 		return nil, err
 	}
-	rep, _, err := a.measureMachine(ctx, op, p, run.Options{Reader: reader, Field: field})
+	rep, m, err := a.measureMachine(ctx, op, p, run.Options{Reader: reader, Field: field})
 	if err != nil {
 		return nil, err
 	}
+	a.assumes(m)
+	a.otherReading(ctx, op, p, m.Shape(), "secretvm", "retally tdx measure --profile secretvm", rep, reader)
 	out, err := tdx.ReproduceOutput(rep)
 	if err != nil {
 		return nil, &userError{op: op, err: err}

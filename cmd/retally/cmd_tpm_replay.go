@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/eventlog"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pcrmeasure"
 	"github.com/retally/retally/pipeline"
@@ -128,8 +130,11 @@ type tpmReplay struct {
 
 type tpmEvent struct {
 	pcrmeasure.Event
-	TypeName string             `json:"type_name"`
-	Follows  pcrmeasure.Follows `json:"follows"` // how the digest is known
+	TypeName string `json:"type_name"`
+	// Text is what the data says to people, whole; Data is hexadecimal.
+	Text    string             `json:"text,omitempty"`
+	Data    string             `json:"data"`
+	Follows pcrmeasure.Follows `json:"follows"` // how the digest is known
 }
 
 func newTPMReplay(log *pcrmeasure.Log) (*tpmReplay, error) {
@@ -149,7 +154,8 @@ func newTPMReplay(log *pcrmeasure.Log) (*tpmReplay, error) {
 		v.Banks[bank.String()] = of
 	}
 	for i, e := range log.Events {
-		v.Events = append(v.Events, tpmEvent{e, e.Type.String(), log.Follows(i)})
+		raw := eventlog.Event{Type: e.Type, Data: e.Data}
+		v.Events = append(v.Events, tpmEvent{e, e.Type.String(), raw.Text(), hex.EncodeToString(e.Data), log.Follows(i)})
 	}
 	for _, p := range log.Problems() {
 		v.Problems = append(v.Problems, p.String())
@@ -229,6 +235,11 @@ func (a *app) printTPMReplay(v *tpmReplay) {
 			value = e.Digests[len(e.Digests)-1].String()
 		}
 		line("%5d  pcr%-2d  %-28s  %-12s  %s  %s", e.Index, e.Register, e.TypeName, e.Follows, value, e.Label)
+		if a.verbose && e.Text != "" && !strings.HasSuffix(e.Label, e.Text) {
+			for text := range strings.Lines(e.Text) {
+				line("       %s", strings.TrimRight(text, "\r\n"))
+			}
+		}
 	}
 	for _, f := range v.Findings {
 		line("finding  %s: %s", f.Code, f.Text)

@@ -53,7 +53,7 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 	}
 	in, err := f.td.open(ctx, a, op)
 	if err != nil {
-		return err
+		return a.zeroInstead(output, register, want, err)
 	}
 	in.As(f.td.field, []string{string(pipeline.NewKey("tdx", tdx.ByFlags, tdx.Registers[register]))})
 	others, err := tdx.OtherRootfs(ctx, in, f.rootfs)
@@ -62,12 +62,25 @@ func (a *app) searchFromFlags(ctx context.Context, output, key string, f *search
 	}
 	s, err := tdx.SearchMachine(ctx, in, tdx.ByFlags, register, want, others)
 	if err != nil {
-		return registerTrouble(op, err)
+		return a.zeroInstead(output, register, want, registerTrouble(op, err))
 	}
 	defer s.Close()
 	p := &f.td.p
 	shape := register == explain.RTMR0 && p.VCPUs == nil && p.Memory+p.ACPI+p.Metadata+p.VMConfig+p.Devices == "" && len(p.Slots)+len(p.RootPorts) == 0
 	return a.searchRegister(ctx, output, s, shape)
+}
+
+// zeroInstead answers for a wanted value of zeros, which no extension gives,
+// although no machine can be measured; else the error stands.
+func (a *app) zeroInstead(output string, register explain.Register, want digest.Digest, err error) error {
+	answer, ok := tdx.ZeroAnswer(register, want)
+	if !ok {
+		return err
+	}
+	if err := a.result(output, answer, answer.Text); err != nil {
+		return err
+	}
+	return outcome(answer.Outcome())
 }
 
 // searchRegister looks for the deviations that turn a register into what is

@@ -29,10 +29,15 @@ const (
 	EventTag          Type = 0x6
 	CRTMVersion       Type = 0x8
 	PlatformConfig    Type = 0xa
+	CompactHash       Type = 0xc
 	IPL               Type = 0xd
+	NonHostInfo       Type = 0x11
+	OmitBootEvents    Type = 0x12
 	VariableConfig    Type = 0x80000001
 	VariableBoot      Type = 0x80000002
 	BootApplication   Type = 0x80000003
+	BootDriver        Type = 0x80000004
+	RuntimeDriver     Type = 0x80000005
 	GPT               Type = 0x80000006
 	Action            Type = 0x80000007
 	FirmwareBlob      Type = 0x80000008
@@ -49,7 +54,8 @@ const (
 var typeNames = map[Type]string{
 	PostCode: "POST code", NoAction: "no action", Separator: "separator", EventTag: "event tag", CRTMVersion: "CRTM version",
 	PlatformConfig: "platform configuration", IPL: "IPL", VariableConfig: "variable", VariableBoot: "boot variable",
-	BootApplication: "boot application", GPT: "partition table", Action: "action", FirmwareBlob: "firmware blob",
+	BootApplication: "boot application", BootDriver: "boot driver", RuntimeDriver: "runtime driver", CompactHash: "compact hash",
+	NonHostInfo: "non-host information", OmitBootEvents: "omitted boot events", GPT: "partition table", Action: "action", FirmwareBlob: "firmware blob",
 	FirmwareBlob2: "firmware blob", HandoffTables2: "hand-off tables", VariableAuth: "variable authority", DstackRuntime: "runtime event",
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/retally/retally/pipeline/run"
 	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
 	"github.com/retally/retally/pipeline/stages/published"
+	"github.com/retally/retally/pipeline/stages/tdx"
 	"github.com/retally/retally/privatemode"
 )
 
@@ -30,16 +31,23 @@ type File struct {
 }
 
 // CompareFiles compares two published files of the same kind without
-// recomputing anything: manifests of any version, hashes files, or reports.
+// recomputing anything: manifests of any version, hashes files, reports, or event
+// logs.
 func CompareFiles(a, b File, tool pipeline.Tool) (*pipeline.Report, error) {
 	ka, kb := recognize.Content(a.Name, a.Data), recognize.Content(b.Name, b.Data)
+	published := []recognize.Kind{recognize.KindManifest, recognize.KindHashes, recognize.KindReport}
+	if !slices.Contains(published, ka) && !slices.Contains(published, kb) {
+		if rep, ok, err := compareLogs(a, b, ka, kb, newComparison(a.Name, b.Name, tool)); ok {
+			return rep, err
+		}
+	}
 	for _, f := range []struct {
 		File
 		kind recognize.Kind
 	}{{a, ka}, {b, kb}} {
-		if !slices.Contains([]recognize.Kind{recognize.KindManifest, recognize.KindHashes, recognize.KindReport}, f.kind) {
+		if !slices.Contains(published, f.kind) {
 			return nil, &pipeline.InputError{
-				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file or a retally report but %s", orNothing(f.kind)),
+				Op: "compare", File: f.Name, Err: fmt.Errorf("is not a manifest, a hashes file, a retally report or an event log but %s", orNothing(f.kind)),
 				Hint: "deployments and checkouts are compared with --release",
 			}
 		}
@@ -74,6 +82,9 @@ func orNothing(k recognize.Kind) string {
 	if k == recognize.KindUnknown {
 		return "nothing that retally knows"
 	}
+	if strings.ContainsRune("aeiou", rune(k[0])) {
+		return "an " + string(k)
+	}
 	return "a " + string(k)
 }
 
@@ -82,6 +93,8 @@ type comparison struct {
 	rep  *pipeline.Report
 	ms   []pipeline.Measurement
 	refs []pipeline.Reference
+	// causes say why a value differs, where that can be told.
+	causes map[pipeline.Key][]pipeline.Cause
 }
 
 func newComparison(a, b string, tool pipeline.Tool) *comparison {
@@ -116,7 +129,8 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	}
 	all := []string{"**"}
 	c.rep.Measurements = c.ms
-	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all, NothingRecounted: true})
+	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Causes: c.causes, Allow: all, NothingRecounted: true})
+	c.zeros()
 	for i := range c.rep.Findings {
 		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
 			f.Note = ""
@@ -127,6 +141,24 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	c.rep.Coverage = pipeline.Coverage{Kinds: []pipeline.KindCoverage{}}
 	c.rep.Summary = c.sentence()
 	return c.rep
+}
+
+// zeros says of registers that differ what it means that one side is all zero.
+func (c *comparison) zeros() {
+	for i := range c.rep.Findings {
+		f := &c.rep.Findings[i]
+		if k := f.Key.Kind(); f.Verdict != pipeline.Differs || k != "tdx" && k != "evidence" {
+			continue
+		}
+		for _, side := range []struct {
+			name  string
+			value pipeline.Value
+		}{{c.rep.GotName, f.Got}, {c.rep.WantName, f.Want}} {
+			if words := tdx.ZeroWords(tdx.RegisterOf(f.Key), side.value.Digest()); words != "" {
+				f.Why = append(f.Why, pipeline.Cause{Path: []string{string(f.Key), "zero"}, Note: "the value of " + side.name + " is " + words, Standing: pipeline.Suspected})
+			}
+		}
+	}
 }
 
 func (c *comparison) sentence() string {

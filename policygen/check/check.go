@@ -60,27 +60,37 @@ type Policy struct {
 	Limits Limits
 
 	compiled    *ast.Compiler
-	explanation string        // our rules over the policy's data
+	text        string
+	old         bool          // Rego of before version 1
+	failures    *bool         // whether the agent allows what the rules deny, once asked
+	explanation string        // our rules over the policy's data, "" where it has none
 	explain     *ast.Compiler // compiled when first needed
 	store       storage.Store
 	state       []byte
 }
 
-// Parse compiles a policy text: rules and policy_data.
+// oldRego is said of policies that only older agents read.
+const oldRego = "the text is Rego of before version 1 (rules without if): agents with a newer engine refuse it"
+
+// Parse compiles a policy text: rules and policy_data, or rules that were written
+// by hand and need none.
 func Parse(name string, text []byte) (*Policy, error) {
 	data, err := policygen.SplitPolicy(text)
-	if err != nil {
+	if err != nil && !policygen.IsRego(text) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	p := &Policy{state: []byte(`{"pstate":{}}`)}
-	if p.compiled, err = compile(name, string(text)); err != nil {
+	byHand := err != nil
+	p := &Policy{state: []byte(`{"pstate":{}}`), text: string(text)}
+	if p.compiled, p.old, err = compile(name, p.text, nil); err != nil {
 		return nil, err
 	}
-	own, err := rules.Default(bindingOf(text))
-	if err != nil {
-		return nil, err
+	if !byHand {
+		own, err := rules.Default(bindingOf(text))
+		if err != nil {
+			return nil, err
+		}
+		p.explanation = string(slices.Concat(own.Text, []byte("\npolicy_data := "), data.JSON, []byte(explainRules)))
 	}
-	p.explanation = string(slices.Concat(own.Text, []byte("\npolicy_data := "), data.JSON, []byte(explainRules)))
 	p.reset()
 	return p, nil
 }
@@ -120,11 +130,23 @@ explanations["AddARPNeighborsRequest"] := [{"container": -1, "name": "", "checks
 `
 
 // compile builds a policy without any builtin that reaches out of it: a
-// foreign policy must not open connections or read the environment.
-func compile(name, text string) (*ast.Compiler, error) {
+// foreign policy must not open connections or read the environment. A text that
+// is not Rego of version 1 is read as what came before, if it is that; change,
+// if not nil, may take parts of it away first.
+func compile(name, text string, change func(*ast.Module)) (_ *ast.Compiler, old bool, err error) {
 	module, err := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV1})
 	if err != nil {
-		return nil, fmt.Errorf("parse policy: %w", err)
+		before, errBefore := ast.ParseModuleWithOpts(name, text, ast.ParserOptions{RegoVersion: ast.RegoV0})
+		if errBefore != nil {
+			return nil, false, fmt.Errorf("parse policy: %w", err)
+		}
+		module, old = before, true
+	}
+	if module == nil {
+		return nil, false, errors.New("parse policy: the text is empty")
+	}
+	if change != nil {
+		change(module)
 	}
 	caps := ast.CapabilitiesForThisVersion()
 	caps.Builtins = slices.DeleteFunc(slices.Clone(caps.Builtins), func(b *ast.Builtin) bool {
@@ -134,9 +156,9 @@ func compile(name, text string) (*ast.Compiler, error) {
 	c := ast.NewCompiler().WithCapabilities(caps)
 	c.Compile(map[string]*ast.Module{name: module})
 	if c.Failed() {
-		return nil, fmt.Errorf("compile policy: %w", c.Errors)
+		return nil, false, fmt.Errorf("compile policy: %w", c.Errors)
 	}
-	return c, nil
+	return c, old, nil
 }
 
 func (p *Policy) reset() { p.store = inmem.NewFromReader(bytes.NewReader(p.state)) }
@@ -155,6 +177,10 @@ func (p *Policy) Evaluate(ctx context.Context, kind string, input []byte) (*Deci
 	if !isName(kind) {
 		return nil, fmt.Errorf("evaluate policy: %q is no kind of request", kind)
 	}
+	everything, err := p.everything(ctx) // the agent asks before the first request
+	if err != nil {
+		return nil, err
+	}
 	answer, err := p.query(ctx, p.compiled, "data.agent_policy."+kind, request)
 	if err != nil {
 		return nil, err
@@ -171,7 +197,14 @@ func (p *Policy) Evaluate(ctx context.Context, kind string, input []byte) (*Deci
 			}
 		}
 	}
+	if p.old {
+		d.Note = oldRego
+	}
 	if d.Allowed {
+		return d, nil
+	}
+	if everything {
+		d.Allowed, d.Note = true, "the rules deny it, but "+allowFailures+" is set: the agent allows what they deny"
 		return d, nil
 	}
 	return d, p.reasons(ctx, d, request)
@@ -220,8 +253,12 @@ func (p *Policy) apply(ops any) error {
 // reasons evaluates the checks of our own rules, whatever rules the policy
 // has: what a denial is about is in the data.
 func (p *Policy) reasons(ctx context.Context, d *Decision, request any) error {
+	if p.explanation == "" {
+		d.Note = strings.TrimPrefix(d.Note+"; the policy has no data to explain it with: what denies it is in its rules", "; ")
+		return nil
+	}
 	if p.explain == nil {
-		c, err := compile("explanation", p.explanation)
+		c, _, err := compile("explanation", p.explanation, nil)
 		if err != nil {
 			// Data of another generator may lack members that our rules name.
 			d.Note = "no explanation: the policy's data has another form than ours: " + err.Error()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 )
@@ -28,7 +29,11 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("read request: %d bytes, the limit is %d", len(text), maxRequest)
 	}
-	object, err := findObject(text)
+	named := kind
+	if named == "" {
+		named = string(kindPattern.Find(text))
+	}
+	object, err := findObject(text, named, kind != "")
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +53,7 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 		}
 	}
 	if kind == "" {
-		kind = string(kindPattern.Find(text))
+		kind = named
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(object, &members); err != nil {
@@ -63,38 +68,45 @@ func ParseRequest(text []byte, kind string) (*Request, error) {
 	return &Request{Kind: kind, Input: withDefaults(kind, object)}, nil
 }
 
-// findObject gives the JSON object in the text that looks like a request, else
-// the largest, taking away one level of escapes after another.
-func findObject(text []byte) ([]byte, error) {
-	const levels, starts = 5, 256
-	if whole := bytes.TrimSpace(text); string(whole) == "{}" {
+// CutError is a text that ends inside the request, or holds parts of it only.
+type CutError struct {
+	Kind  string // "" where the text does not name it
+	Bytes int    // of the request that are there, 0 where its beginning was not found
+}
+
+func (e *CutError) Error() string {
+	kind := e.Kind
+	if kind == "" {
+		kind = "request"
+	}
+	if e.Bytes == 0 {
+		return fmt.Sprintf("the %s is cut off: the text has no whole one, only other objects", kind)
+	}
+	return fmt.Sprintf("the %s is cut off: the text ends inside it, after %d bytes of it", kind, e.Bytes)
+}
+
+// findObject gives the JSON object in the text that looks like a request of that
+// kind, else the largest, taking away one level of escapes after another. Rules
+// print other objects before the request (kata's print what they compare it
+// with), so where the request itself is cut off none of those is it.
+func findObject(text []byte, kind string, given bool) ([]byte, error) {
+	const levels = 5
+	whole := bytes.TrimSpace(text)
+	if string(whole) == "{}" || given && len(whole) > 0 && whole[0] == '{' && json.Valid(whole) && tellingMember(kind) == "" {
 		return whole, nil
 	}
 	var fallback []byte // of the first level that has any
+	cut := 0
 	for range levels {
-		var best []byte
-		rest := text
-		for range starts {
-			at := bytes.IndexByte(rest, '{')
-			if at < 0 {
-				break
-			}
-			rest = rest[at:]
-			var object json.RawMessage
-			if json.NewDecoder(bytes.NewReader(rest)).Decode(&object) == nil {
-				if len(object) > len(best) && len(object) > 2 {
-					best = object
-				}
-				if isRequest(object) {
-					return object, nil
-				}
-				rest = rest[len(object):]
-				continue
-			}
-			rest = rest[1:]
+		found, best, inside := scanObjects(text, kind)
+		if found != nil {
+			return found, nil
 		}
 		if fallback == nil {
 			fallback = best
+		}
+		if cut == 0 {
+			cut = inside
 		}
 		next := unescape(text)
 		if bytes.Equal(next, text) {
@@ -102,22 +114,78 @@ func findObject(text []byte) ([]byte, error) {
 		}
 		text = next
 	}
-	if fallback != nil {
-		return fallback, nil
+	switch {
+	case given && len(whole) > 0 && whole[0] == '{' && json.Valid(whole):
+		return whole, nil
+	case cut > 0:
+		return nil, &CutError{kind, cut}
+	case fallback == nil:
+		return nil, errors.New("read request: no JSON object in the text, escaped or not")
+	case tellingMember(kind) != "":
+		return nil, &CutError{Kind: kind}
 	}
-	return nil, errors.New("read request: no JSON object in the text, escaped or not")
+	return fallback, nil
 }
 
-// isRequest tells a request, or the object around one, by its members.
-func isRequest(object []byte) bool {
+// scanObjects looks at one level of escapes: the request, the largest object, and
+// how much there is of an object that the text ends in.
+func scanObjects(text []byte, kind string) (request, best []byte, inside int) {
+	const starts = 4096
+	work := 16*len(text) + 1<<20 // what failed attempts may read
+	rest := text
+	for range starts {
+		at := bytes.IndexByte(rest, '{')
+		if at < 0 || work < 0 {
+			break
+		}
+		rest = rest[at:]
+		var object json.RawMessage
+		err := json.NewDecoder(bytes.NewReader(rest)).Decode(&object)
+		if err == nil {
+			if len(object) > len(best) && len(object) > 2 {
+				best = object
+			}
+			if isRequest(object, kind) {
+				return object, best, inside
+			}
+			rest = rest[len(object):]
+			continue
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			// What follows is part of it. Prose ends in a brace, not in a member.
+			if memberStart.Match(rest) {
+				return nil, best, len(rest)
+			}
+			work -= len(rest)
+		}
+		var bad *json.SyntaxError
+		if errors.As(err, &bad) {
+			work -= int(bad.Offset)
+		}
+		rest = rest[1:]
+	}
+	return nil, best, inside
+}
+
+var memberStart = regexp.MustCompile(`^\{\s*"`)
+
+// isRequest tells a request of that kind, or the object around one, by its members.
+func isRequest(object []byte, kind string) bool {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(object, &members) != nil {
 		return false
 	}
 	_, input := members["input"]
 	_, request := members["request"]
-	_, kind := members["kind"]
-	return guessKind(members) != "" || kind && (input || request)
+	if _, named := members["kind"]; named && (input || request) {
+		return true
+	}
+	if member := tellingMember(kind); member != "" {
+		_, has := members[member]
+		return has
+	}
+	// A kind that no member tells is found by its name alone.
+	return kind == "" && guessKind(members) != ""
 }
 
 // unescape takes away one level of backslashes.
@@ -151,9 +219,9 @@ func unescape(text []byte) []byte {
 	return out
 }
 
-// guessKind tells a request by a member that only its kind has.
-func guessKind(members map[string]json.RawMessage) string {
-	for _, k := range []struct{ member, kind string }{
+// telling are members that only requests of a kind have.
+func telling() []struct{ member, kind string } {
+	return []struct{ member, kind string }{
 		{"OCI", "CreateContainerRequest"},
 		{"process", "ExecProcessRequest"},
 		{"guest_hook_path", "CreateSandboxRequest"},
@@ -161,7 +229,22 @@ func guessKind(members map[string]json.RawMessage) string {
 		{"routes", "UpdateRoutesRequest"},
 		{"interface", "UpdateInterfaceRequest"},
 		{"neighbors", "AddARPNeighborsRequest"},
-	} {
+	}
+}
+
+// tellingMember is the member that tells a kind, "" where none does.
+func tellingMember(kind string) string {
+	for _, k := range telling() {
+		if k.kind == kind {
+			return k.member
+		}
+	}
+	return ""
+}
+
+// guessKind tells a request by a member that only its kind has.
+func guessKind(members map[string]json.RawMessage) string {
+	for _, k := range telling() {
 		if _, ok := members[k.member]; ok {
 			return k.kind
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -179,5 +180,83 @@ func TestRequestCasesBound(t *testing.T) {
 		}
 		slices.Sort(denied)
 		t.Logf("binding %s denies %d of the allowed:\n%s", b, len(denied), strings.Join(denied, "\n"))
+	}
+}
+
+// TestCutRequest: what rules print before a request is not taken for it.
+func TestCutRequest(t *testing.T) {
+	const prints = `CreateContainerRequest is blocked by policy: p_env_map = {"PATH": "/bin"} p_mount = {"destination": "/proc", "path": "/x"} `
+	const whole = `{"container_id":"a","OCI":{"Version":"1.1.0","Process":{"Args":["sh"]}},"stdin_port":0}`
+	escaped := func(s string, times int) string {
+		for range times {
+			b, _ := json.Marshal(s)
+			s = string(b[1 : len(b)-1])
+		}
+		return s
+	}
+	if r, err := check.ParseRequest([]byte(prints+"input = "+whole+`: end": unknown`), ""); err != nil || !strings.Contains(string(r.Input), `"container_id":"a"`) {
+		t.Fatalf("the whole request: %v", err)
+	}
+	for n := 1; n < len(whole); n++ {
+		for level := range 3 {
+			for _, tail := range []string{"", `": unknown`, "... (truncated)", `"}`} {
+				text := escaped(prints+"input = "+whole[:n], level) + tail
+				var cut *check.CutError
+				if r, err := check.ParseRequest([]byte(text), ""); !errors.As(err, &cut) {
+					t.Fatalf("cut after %d bytes, escaped %d times, tail %q: %v %v", n, level, tail, r, err)
+				}
+			}
+		}
+	}
+	// The front is missing: a ring buffer lost it.
+	for n := 1; n < len(whole); n++ {
+		var cut *check.CutError
+		r, err := check.ParseRequest([]byte("CreateContainerRequest: "+whole[n:]), "")
+		if err == nil || strings.Contains(whole[n:], "{") && !errors.As(err, &cut) {
+			t.Fatalf("front of %d bytes missing: %v %v", n, r, err)
+		}
+	}
+	for _, tt := range []struct{ text, kind string }{
+		{`RemoveContainerRequest is blocked: p = {"a": 1} input = {"container_id": "x", "tim`, ""},
+		{`{"container_id": "x", "timeout"`, "RemoveContainerRequest"},
+		{`{"container_id": "x", "process": {"Args": ["sh"]}`, ""},
+		{`p = {"path": "/etc"} input = {"container_id": "x", "pro`, "ExecProcessRequest"},
+	} {
+		var cut *check.CutError
+		if r, err := check.ParseRequest([]byte(tt.text), tt.kind); !errors.As(err, &cut) {
+			t.Errorf("%s: %v %v", tt.text, r, err)
+		}
+	}
+	// A brace in prose is no beginning, and an outer log line may be cut where the
+	// request in it is whole.
+	for _, text := range []string{
+		"CreateContainerRequest in template { " + whole,
+		`{"log":"CreateContainerRequest: ` + escaped(whole, 1) + ` and more`,
+		"CreateContainerRequest " + strings.Repeat(`{"p": 1} `, 1000) + whole + " {",
+	} {
+		if _, err := check.ParseRequest([]byte(text), ""); err != nil {
+			t.Errorf("%.60s: %v", text, err)
+		}
+	}
+}
+
+// TestSequencesLoseNothing: the last of a sequence may be cut off.
+func TestSequencesLoseNothing(t *testing.T) {
+	for text, want := range map[string]int{
+		`{"a":1}` + "\n" + `{"b":1`:                  2,
+		`{"a":1}{"b":2}`:                             2,
+		"{\n\"a\":1\n}\n{\n\"b\":2\n}\n":             2,
+		`{"a":1}` + "\n" + `{bad` + "\n" + `{"c":3}`: 2,
+		`{"a":1}` + "\n" + `{"b":2}` + "\nprose":     3,
+		`{"a":1} and prose`:                          1,
+		`{"a":1}`:                                    1,
+	} {
+		if list := check.SplitRequests([]byte(text)); len(list) != want {
+			t.Errorf("%q: %d requests, want %d", text, len(list), want)
+		}
+	}
+	list := check.SplitRequests([]byte("{\n\"a\":1\n}\n\n{\n\"b\":2\n}\n"))
+	if list[0].Line != 1 || list[1].Line != 5 {
+		t.Errorf("lines %d and %d, want 1 and 5", list[0].Line, list[1].Line)
 	}
 }

@@ -31,8 +31,8 @@ func (r Sequenced) Description() string {
 	return d.Description
 }
 
-// SplitRequests takes a sequence apart: lines that are JSON objects each, or
-// the elements of an array. Everything else is one request.
+// SplitRequests takes a sequence apart: JSON objects one after the other, or the
+// elements of an array. Everything else is one request.
 func SplitRequests(data []byte) []Sequenced {
 	trimmed := bytes.TrimSpace(data)
 	if bytes.HasPrefix(trimmed, []byte("[")) {
@@ -45,18 +45,29 @@ func SplitRequests(data []byte) []Sequenced {
 			return out
 		}
 	}
+	if len(trimmed) == 0 || trimmed[0] != '{' {
+		return []Sequenced{{Text: data}}
+	}
+	// Objects one after the other, on one line each or on several. What follows
+	// a sequence is one more that cannot be read: it is not left out.
 	var out []Sequenced
-	n := 0
-	for line := range bytes.Lines(data) {
-		n++
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
-			continue
+	rest, line := data, 1
+	for {
+		space := len(rest) - len(bytes.TrimLeft(rest, " \t\r\n"))
+		line += bytes.Count(rest[:space], []byte("\n"))
+		if rest = rest[space:]; len(rest) == 0 {
+			break
 		}
-		if line[0] != '{' || !json.Valid(line) {
-			return []Sequenced{{Text: data}}
+		var one json.RawMessage
+		if rest[0] != '{' || json.NewDecoder(bytes.NewReader(rest)).Decode(&one) != nil {
+			if len(out) == 0 || len(out) == 1 && rest[0] != '{' {
+				return []Sequenced{{Text: data}}
+			}
+			return append(out, Sequenced{rest, line})
 		}
-		out = append(out, Sequenced{line, n})
+		out = append(out, Sequenced{rest[:len(one)], line})
+		line += bytes.Count(one, []byte("\n"))
+		rest = rest[len(one):]
 	}
 	if len(out) < 2 {
 		return []Sequenced{{Text: data}}

@@ -119,8 +119,8 @@ func (s Shape) Check() error {
 		return s.bad("memory", "1 MiB to 4 PiB in whole MiB", "%d bytes", s.Memory)
 	case s.PXB && !s.NUMA:
 		return s.bad("expander bridge", "a NUMA node with it", "no NUMA node")
-	case s.PCIHole64 != 0 && (s.PCIHole64 < 1<<30 || s.PCIHole64 > 1<<46):
-		return s.bad("64-bit PCI hole", "1 GiB to 64 TiB", "%d bytes", s.PCIHole64)
+	case s.PCIHole64 != 0 && (s.PCIHole64 < 1<<30 || s.PCIHole64 > s.mostHole64()):
+		return s.bad("64-bit PCI hole", fmt.Sprintf("1 GiB to %d bytes, so that it ends below 4 PiB", s.mostHole64()), "%d bytes", s.PCIHole64)
 	case s.PCI64Max != 0 && s.PCI64Max <= pci64Base:
 		return s.bad("64-bit PCI window", fmt.Sprintf("an end above %#x", uint64(pci64Base)), "%#x", s.PCI64Max)
 	}

@@ -299,12 +299,7 @@ func (s Shape) highStart(below4G uint64) uint64 {
 func (s Shape) pci64Window() (first, last uint64) {
 	first = pci64Base
 	if !s.hasDevices() {
-		below4G := s.Memory
-		if s.Memory >= lowSplit {
-			below4G = lowMemoryEnd
-		}
-		const unit = 1 << 30
-		first = (s.highStart(below4G) + s.Memory - below4G + unit - 1) / unit * unit
+		first = s.memoryEnd()
 	}
 	switch {
 	case s.PCI64Max != 0:
@@ -316,7 +311,30 @@ func (s Shape) pci64Window() (first, last uint64) {
 		// 128 GiB and 48 MiB of BARs behind the port: found by search.
 		return first, 0x38200300ffff
 	}
-	return first, first + s.hole64() - 1
+	const unit = 1 << 30 // QEMU ends the window at a whole GiB
+	return first, (first+s.hole64()+unit-1)/unit*unit - 1
+}
+
+// memoryEnd is the first whole GiB above memory.
+func (s Shape) memoryEnd() uint64 {
+	below4G := s.Memory
+	if s.Memory >= lowSplit {
+		below4G = lowMemoryEnd
+	}
+	const unit = 1 << 30
+	return (s.highStart(below4G) + s.Memory - below4G + unit - 1) / unit * unit
+}
+
+// mostHole64 is the largest 64-bit PCI hole that QEMU starts with: it must end,
+// counted from the end of memory, within what a processor of 52 address bits, the
+// most that there are, can name (QEMU, hw/i386/pc.c, pc_memory_init and
+// pc_max_used_gpa; QEMU 8.2 starts with the most and refuses one byte more). Of the real machines with GPUs some have 2^50.
+func (s Shape) mostHole64() uint64 {
+	const space = 1 << 52
+	if end := s.memoryEnd(); end < space {
+		return space - end
+	}
+	return 0
 }
 
 // hole64 is the least size of the 64-bit window. Devices of this package's

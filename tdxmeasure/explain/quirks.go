@@ -225,7 +225,7 @@ func excludeTables() axis {
 
 func holeSize() axis {
 	a := axis{Name: "64-bit PCI window"}
-	for _, gib := range []uint64{1024, 2048, 4096, 8192, 16384, 64, 128, 256, 512} {
+	for _, gib := range []uint64{1024, 2048, 4096, 8192, 16384, 64, 128, 256, 512, 1 << 20} {
 		a.Variants = append(a.Variants, variant{
 			ID: fmt.Sprintf("pci-hole-%dG", gib), Note: fmt.Sprintf("a 64-bit PCI window of %d GiB", gib), Apply: func(c *candidate) { c.Devices.PCIHole64 = gib << 30 },
 		})

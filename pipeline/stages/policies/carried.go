@@ -1,7 +1,9 @@
 package policies
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,6 +26,7 @@ func (r *policyRun) carried(policies []computedPolicy) {
 	}
 	for i := range r.d.Workloads {
 		w := &r.d.Workloads[i]
+		r.carriedElsewhere(w, policies)
 		text, has := w.Annotations[initdataAnnotation]
 		if !has || text == "" {
 			continue // contrast generate writes it later
@@ -44,6 +47,27 @@ func (r *policyRun) carried(policies []computedPolicy) {
 			continue
 		}
 		r.problem(pipeline.LevelError, "initdata", where, fmt.Sprintf("%s carries a policy document with SHA-256 %s, which is neither the computed one nor published for it: the guest gets the document that stands there", w.ID(), sum), "take the annotation away, or let contrast generate write it")
+	}
+}
+
+// carriedElsewhere holds what other annotations carry against the computed policy:
+// some runtimes read those.
+func (r *policyRun) carriedElsewhere(w *deployment.Workload, policies []computedPolicy) {
+	for _, key := range slices.Sorted(maps.Keys(w.Annotations)) {
+		text, isPolicy, carries, err := policygen.CarriesPolicy(key, w.Annotations[key])
+		if !carries {
+			continue
+		}
+		where := pipeline.Where{File: r.d.File, Line: w.Line}
+		if err != nil {
+			r.problem(pipeline.LevelError, "initdata", where, fmt.Sprintf("%s: the annotation %s carries a policy that is not read: %v", w.ID(), key, err), "take it away")
+			continue
+		}
+		at := slices.IndexFunc(policies, func(p computedPolicy) bool { return p.w.ID() == w.ID() })
+		if at >= 0 && (isPolicy && bytes.Equal(text, policies[at].Policy.Text()) || !isPolicy && digest.SHA256.Sum(text) == r.hash(&policies[at].Policy)) {
+			continue
+		}
+		r.problem(pipeline.LevelError, "initdata", where, fmt.Sprintf("%s: the annotation %s carries a policy with SHA-256 %s, which is not the computed one: runtimes that read this annotation give the guest what stands there", w.ID(), key, digest.SHA256.Sum(text).Hex()), "take the annotation away")
 	}
 }
 

@@ -35,6 +35,15 @@ func TestCarriedDocuments(t *testing.T) {
 	}{
 		"another document": {annotated(base64.StdEncoding.EncodeToString(packed.Bytes())), "neither the computed one nor published"},
 		"no document":      {annotated("AAAA"), "cannot be read"},
+		"another annotation": {func(s string) string {
+			return strings.Replace(s, meta, meta+"      annotations:\n        io.katacontainers.config.agent.policy: "+base64.StdEncoding.EncodeToString([]byte("package agent_policy\ndefault ExecProcessRequest := true\n"))+"\n", 1)
+		}, "agent.policy carries a policy with SHA-256"},
+		"peer pods' annotation": {func(s string) string {
+			return strings.Replace(s, meta, meta+"      annotations:\n        io.katacontainers.config.runtime.cc_init_data: "+base64.StdEncoding.EncodeToString(packed.Bytes())+"\n", 1)
+		}, "runtime.cc_init_data carries a policy with SHA-256"},
+		"unknown annotation": {func(s string) string {
+			return strings.Replace(s, meta, meta+"      annotations:\n        io.katacontainers.config.hypervisor.initdata2: AAAA\n", 1)
+		}, "carries a policy that is not read"},
 		"invented platform": {func(s string) string {
 			return strings.Replace(s, "contrast-cc-metal-qemu-tdx-gpu", "contrast-cc-runc", 1)
 		}, "names the platform runc"},

@@ -98,6 +98,9 @@ func (d *Differences) Text(w io.Writer, verbose bool) {
 			continue
 		}
 		show.Line(w, "  %s: %s", name, x.State)
+		if x.InitdataA != "" && x.InitdataB != "" && x.InitdataA != x.InitdataB {
+			show.Line(w, "    initdata digest, which is attested: %s in A, %s in B", x.InitdataA, x.InitdataB)
+		}
 		for i, c := range x.Causes {
 			if i == most && !verbose {
 				show.Line(w, "    and %d more (-v shows all)", len(x.Causes)-most)
@@ -107,22 +110,6 @@ func (d *Differences) Text(w io.Writer, verbose bool) {
 		}
 		for _, u := range x.Unchecked {
 			show.Line(w, "    unchecked: %s", u)
-		}
-	}
-}
-
-// ShownText says in plain words what policies permit.
-func ShownText(w io.Writer, list []policygen.Shown) {
-	for _, s := range list {
-		show.Line(w, "%s", show.Or(WorkloadName(s.Kind, s.Namespace, s.Name), "the policy"))
-		for _, p := range s.Pod {
-			show.Line(w, "  %s", p)
-		}
-		for _, c := range s.Containers {
-			show.Line(w, "  container %s may", c.Name)
-			for _, may := range c.May {
-				show.Line(w, "    %s", may)
-			}
 		}
 	}
 }

@@ -66,6 +66,9 @@ func (m *Machine) Cause(ctx context.Context, in *run.In, i int, key pipeline.Key
 		c := tdxCause(i, search.Answer{})
 		c.Path, c.Expected, c.Actual, c.Where = []string{string(key)}, got.String(), want.String(), where
 		c.Standing, c.Note = pipeline.Suspected, "deviations are known of a direct boot from an image's files only"
+		if zero := tdxmeasure.ZeroRegister(i, want); zero != "" {
+			c.Note = "the other value is " + zero
+		}
 		return c, nil
 	}
 	if explain.Register(i) == explain.RTMR1 {
@@ -89,6 +92,10 @@ func (m *Machine) Cause(ctx context.Context, in *run.In, i int, key pipeline.Key
 		return c, nil
 	}
 	c.Standing = pipeline.Suspected
+	if zero := tdxmeasure.ZeroRegister(i, want); zero != "" {
+		c.Note = "the other value is " + zero
+		return c, nil
+	}
 	c.Note = fmt.Sprintf("%s: %s", answer.Sentence(), m.suspect(i))
 	if !answer.Exhausted {
 		c.Note += "; a search by retally explain " + string(key) + " tries more"

@@ -41,6 +41,15 @@ type Answer struct {
 	// Shape says that the machine's whole shape was searched, not only what
 	// deviates from the described one.
 	Shape bool `json:"shape"`
+	// Zero says what a wanted value of zeros means that no deviation gives.
+	Zero string `json:"zero,omitempty"`
+}
+
+// ZeroAnswer answers for a wanted value of zeros where no machine is described;
+// false for any other.
+func ZeroAnswer(register explain.Register, want digest.Digest) (*Answer, bool) {
+	zero := tdxmeasure.ZeroRegister(int(register), want)
+	return &Answer{Register: Registers[register], Want: want.Hex(), Sentence: zero, Zero: zero, Deviations: []search.Deviation{}}, zero != ""
 }
 
 // A Watch is what a search tells while it runs.
@@ -81,6 +90,9 @@ func (s *Search) Find(ctx context.Context, shape bool, w *Watch) (*Answer, error
 	a.Found, a.Sentence, a.Exhausted = answer.Found, answer.Sentence(), answer.Exhausted
 	if a.Deviations = answer.Deviations; a.Deviations == nil {
 		a.Deviations = []search.Deviation{}
+	}
+	if !a.Found {
+		a.Zero = tdxmeasure.ZeroRegister(int(s.Register), s.Want)
 	}
 	return a, nil
 }
@@ -123,7 +135,15 @@ func (a *Answer) Outcome() pipeline.Outcome {
 
 // Text is the form for people.
 func (a *Answer) Text(w io.Writer) {
-	show.Line(w, "%s  %s", a.Register, a.Sentence)
+	if a.Zero != "" {
+		show.Line(w, "%s  %s", a.Register, a.Zero)
+		if a.Tried == 0 {
+			return
+		}
+	}
+	if a.Zero == "" || a.Zero != a.Sentence {
+		show.Line(w, "%s  %s", a.Register, a.Sentence)
+	}
 	machine := ""
 	if a.Register == "rtmr0" {
 		machine = ", " + a.Machine
@@ -137,7 +157,7 @@ func (a *Answer) Text(w io.Writer) {
 		show.Line(w, "  deviation  %s (%s%s): %s", d.ID, d.Axis, since, d.Note)
 	}
 	show.Line(w, "  tried      %s", show.Plural(a.Tried, "combination", "combinations"))
-	if !a.Found {
+	if !a.Found && a.Zero == "" {
 		fmt.Fprintln(w, "  what next  docs/why-it-differs.md#intel-tdx; another firmware, kernel or file is not among the known variants")
 	}
 }

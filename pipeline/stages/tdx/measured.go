@@ -51,6 +51,22 @@ type RegisterComparison struct {
 	Got      string `json:"got"`
 	Want     string `json:"want"`
 	Match    bool   `json:"match"`
+	// Zero says what it means where the wanted value is all zero.
+	Zero string `json:"zero,omitempty"`
+}
+
+// ZeroWords says what it means that a register's value is all zero; "" for
+// another value, and for what is no register.
+func ZeroWords(register string, value digest.Digest) string {
+	return tdxmeasure.ZeroRegister(slices.Index(Registers[:], register), value)
+}
+
+func zeroWords(register, value string) string {
+	d, err := digest.ParseHex(digest.SHA384, value)
+	if err != nil {
+		return ""
+	}
+	return ZeroWords(register, d)
 }
 
 // LogDifference says where the computed events of a register leave those of a
@@ -194,6 +210,9 @@ func (r *Measured) Compare(list []RegisterComparison) {
 		for _, f := range r.report.Findings {
 			if RegisterOf(f.Key) == c.Register && f.Set == "expect of "+ByFlags {
 				c.Got, c.Match = f.Got.Digest().Hex(), f.Verdict == pipeline.Match
+				if !c.Match {
+					c.Zero = zeroWords(c.Register, c.Want)
+				}
 			}
 		}
 		r.Compared = append(r.Compared, c)
@@ -307,6 +326,9 @@ func (r *Measured) comparisons(line func(format string, args ...any)) {
 		line("%-13s  %s DIFFERS", "expected", c.Register)
 		line("%-13s    expected  %s", "", c.Want)
 		line("%-13s    computed  %s", "", c.Got)
+		if c.Zero != "" {
+			line("%-13s    the expected value is %s", "", c.Zero)
+		}
 	}
 	for _, d := range r.Log {
 		if d.Match {

@@ -23,6 +23,7 @@ type Replay struct {
 	RTMR3    string               `json:"rtmr3"`
 	Events   []ReplayedEvent      `json:"events"`
 	Problems []string             `json:"problems"`
+	Notes    []string             `json:"notes,omitempty"`
 	Compared []RegisterComparison `json:"compared,omitempty"`
 
 	name string
@@ -36,27 +37,36 @@ type ReplayedEvent struct {
 	Label    string        `json:"label"`
 	Digest   digest.Digest `json:"digest"`
 	Offset   int64         `json:"offset"` // in the log
+	// Text is what the data says to people, whole, where it says something.
+	Text string `json:"text,omitempty"`
+	Data string `json:"data"` // of the event, hexadecimal
 }
 
 // ReplayLog folds a log, or the reply that holds it, and holds the registers
 // against those that are expected.
 func ReplayLog(name string, data []byte, expected []RegisterComparison) (*Replay, error) {
-	log, format, err := tdxmeasure.ReplayLog(name, tdxmeasure.Embedded(data, "event_log"))
+	data, err := tdxmeasure.EmbeddedLog(name, data)
+	if err != nil {
+		return nil, err
+	}
+	log, format, err := tdxmeasure.ReplayLog(name, data)
 	if err != nil {
 		return nil, err
 	}
 	r := &Replay{
 		Format: format, RTMR0: log.RTMR[0].Hex(), RTMR1: log.RTMR[1].Hex(), RTMR2: log.RTMR[2].Hex(), RTMR3: log.RTMR[3].Hex(),
-		Events: []ReplayedEvent{}, Problems: append([]string{}, log.Problems...), name: name, log: log,
+		Events: []ReplayedEvent{}, Problems: append([]string{}, log.Problems...), Notes: log.Notes, name: name, log: log,
 	}
 	for i, t := range log.Trace {
 		for n, e := range t.Events {
-			r.Events = append(r.Events, ReplayedEvent{Registers[i+1], n, e.Label, e.Digest, e.Origin.Offset})
+			r.Events = append(r.Events, ReplayedEvent{Registers[i+1], n, e.Label, e.Digest, e.Origin.Offset, log.Contents[i][n].Text, hex.EncodeToString(log.Contents[i][n].Data)})
 		}
 	}
 	for _, c := range expected {
 		c.Got = log.RTMR[c.index()].Hex()
-		c.Match = c.Got == c.Want
+		if c.Match = c.Got == c.Want; !c.Match {
+			c.Zero = zeroWords(c.Register, c.Want)
+		}
 		r.Compared = append(r.Compared, c)
 	}
 	return r, nil
@@ -105,15 +115,28 @@ func (r *Replay) Out() (*run.Out, error) {
 }
 
 // Text is the form for people.
-func (r *Replay) Text(w io.Writer, _ bool) {
+func (r *Replay) Text(w io.Writer, verbose bool) {
 	for i, value := range []string{r.RTMR0, r.RTMR1, r.RTMR2, r.RTMR3} {
 		name := Registers[i+1]
+		if !slices.ContainsFunc(r.Events, func(e ReplayedEvent) bool { return e.Register == name }) {
+			show.Line(w, "%s  %s  replayed: the log has no event for it", name, value)
+			continue
+		}
 		show.Line(w, "%s  %s  replayed", name, value)
 		for _, e := range r.Events {
 			if e.Register == name {
 				show.Line(w, "  %3d  %s  %s", e.Index, e.Digest.Hex(), e.Label)
+				// The label holds the text unless it is too long or of several lines.
+				if verbose && e.Text != "" && !strings.HasSuffix(e.Label, e.Text) {
+					for line := range strings.Lines(e.Text) {
+						show.Line(w, "       %s", strings.TrimRight(line, "\r\n"))
+					}
+				}
 			}
 		}
+	}
+	for _, n := range r.Notes {
+		show.Line(w, "note  %s", n)
 	}
 	for _, p := range r.Problems {
 		show.Line(w, "CONTRADICTION  %s", p)
@@ -122,6 +145,9 @@ func (r *Replay) Text(w io.Writer, _ bool) {
 		text := fmt.Sprintf("expected  %s agrees", c.Register)
 		if !c.Match {
 			text = fmt.Sprintf("expected  %s DIFFERS: expected %s", c.Register, c.Want)
+			if c.Zero != "" {
+				text += ", which is " + c.Zero
+			}
 		}
 		show.Line(w, "%s", text)
 	}

@@ -136,7 +136,10 @@ func (m *Machine) readEvents(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		log, err := eventlog.ParseJSON(conf.EventLog, tdxmeasure.Embedded(data, "event_log"))
+		if data, err = tdxmeasure.EmbeddedLog(conf.EventLog, data); err != nil {
+			return err
+		}
+		log, err := eventlog.ParseJSON(conf.EventLog, data)
 		if err != nil {
 			return err
 		}
@@ -424,7 +427,11 @@ func (m *Machine) readLog(ctx context.Context) (*tdxmeasure.Replayed, error) {
 // ParseLog reads an event log of a machine: CCEL, dstack's JSON, or a reply that
 // holds it.
 func ParseLog(name string, data []byte) (*tdxmeasure.Replayed, error) {
-	log, _, err := tdxmeasure.ReplayLog(name, tdxmeasure.Embedded(bytes.Clone(data), "event_log"))
+	data, err := tdxmeasure.EmbeddedLog(name, bytes.Clone(data))
+	if err != nil {
+		return nil, err
+	}
+	log, _, err := tdxmeasure.ReplayLog(name, data)
 	return log, err
 }
 

@@ -2,6 +2,7 @@ package decide
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,7 +16,10 @@ const op = "policy check"
 
 // New is a policy that was asked nothing yet. rules says whose its rules are.
 func New(p *policygen.NamedPolicy, rules, file string) (*Decisions, error) {
-	policy, err := check.Parse(file, slices.Concat(p.Rules, []byte("\npolicy_data := "), p.Data))
+	if p.Rules == nil {
+		return nil, &pipeline.InputError{Op: op, File: file, Err: errors.New("the initdata document has no policy: the guest's own one decides"), Hint: "ask that policy, which is part of the guest's image"}
+	}
+	policy, err := check.Parse(file, text(p))
 	if err != nil {
 		return nil, &pipeline.InputError{Op: op, File: file, Err: err}
 	}
@@ -25,11 +29,23 @@ func New(p *policygen.NamedPolicy, rules, file string) (*Decisions, error) {
 	}, nil
 }
 
+// text is the whole text of a policy that has rules.
+func text(p *policygen.NamedPolicy) []byte {
+	if p.Data == nil {
+		return p.Rules
+	}
+	return slices.Concat(p.Rules, []byte("\npolicy_data := "), p.Data)
+}
+
 // Ask asks the policy about every request in a file; what one of them changes
 // holds for the next. Without kind it is as the text or its members tell.
 func (d *Decisions) Ask(ctx context.Context, file string, data []byte, kind string) error {
 	for i, one := range check.SplitRequests(data) {
 		req, err := check.ParseRequest(one.Text, kind)
+		var cut *check.CutError
+		if errors.As(err, &cut) {
+			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "events and kernel logs shorten long messages: take the whole one from the log of containerd or of the agent"}
+		}
 		if err != nil {
 			return &pipeline.InputError{Op: op, File: one.Place(file), Err: err, Hint: "{kind} names the kind"}
 		}
