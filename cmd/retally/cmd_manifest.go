@@ -101,7 +101,10 @@ func (a *app) variables(ctx context.Context, p *manifest.Plan, plan, deploy stri
 		return nil, plain(err)
 	}
 	in := a.inputs(&config.Config{Deployment: deploy, Manifest: &config.Manifest{Adjust: plan, Variables: values}})
-	values, err = manifeststage.Variables(ctx, in, p)
+	values, empty, err := manifeststage.Variables(ctx, in, p)
+	for _, e := range empty {
+		a.talk("retally: warning: %s (--var sets it)", e.Msg)
+	}
 	var missing *pipeline.InputError
 	if errors.As(err, &missing) && missing.Op == "find variable" {
 		return nil, &userError{op: "manifest adjust", path: missing.File, err: missing.Err, hint: "add --deployment FILE or --var NAME=VALUE"}

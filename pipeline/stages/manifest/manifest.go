@@ -4,11 +4,13 @@ package manifest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/retally/retally/deployment"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
@@ -258,10 +260,11 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 				out.Problems = append(out.Problems, pipeline.Problem{Level: pipeline.LevelWarning, Code: "profile-version", Where: pipeline.Where{File: c.Adjust}, Msg: remark})
 			}
 		}
-		vars, err := Variables(ctx, in, plan)
+		vars, empty, err := Variables(ctx, in, plan)
 		if err != nil {
 			return nil, err
 		}
+		out.Problems = append(out.Problems, empty...)
 		res, err := plan.Apply(baseData, vars)
 		if err != nil {
 			return nil, err
@@ -289,9 +292,12 @@ func buildManifest(ctx context.Context, in *run.In, out *run.Out) (*built, error
 }
 
 // Variables takes a plan's variables from the deployment and from the
-// configuration, which wins.
-func Variables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[string]string, error) {
-	vars := map[string]string{}
+// configuration, which wins. A variable whose object the deployment does not
+// have is empty, as it is in the vendors' scripts, with a problem that names it:
+// such a script goes on as long as no whole value becomes empty, and so does
+// [manifest.Plan.Apply].
+func Variables(ctx context.Context, in *run.In, plan *manifest.Plan) (vars map[string]string, empty []pipeline.Problem, err error) {
+	vars = map[string]string{}
 	given := in.Config.Manifest.Variables
 	for _, name := range plan.VariableNames() {
 		if v, ok := given[name]; ok {
@@ -300,27 +306,34 @@ func Variables(ctx context.Context, in *run.In, plan *manifest.Plan) (map[string
 		}
 		v := plan.Variables()[name]
 		if in.Config.Deployment == "" {
-			return nil, &pipeline.InputError{
+			return nil, nil, &pipeline.InputError{
 				Op: "find variable", File: in.Config.Manifest.Adjust, Err: fmt.Errorf("${%s} comes from the deployment, and none is given", name),
 				Hint: "add deployment: FILE, or manifest.variables." + name,
 			}
 		}
 		d, err := published.Deployment(ctx, in, in.Config)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
-		if err != nil {
-			return nil, &pipeline.InputError{Op: "find variable", File: in.Config.Deployment, Err: fmt.Errorf("${%s}: %w", name, err), Hint: "set manifest.variables." + name}
+		var lookup *deployment.LookupError
+		switch {
+		case errors.As(err, &lookup) && lookup.NoObject:
+			empty = append(empty, pipeline.Problem{
+				Level: pipeline.LevelWarning, Code: "adjust-variable", Where: pipeline.Where{File: in.Config.Deployment},
+				Msg: fmt.Sprintf("${%s} of the plan is empty: %v", name, err), Hint: "the vendor's script goes on with an empty text, too; manifest.variables." + name + " sets it",
+			})
+		case err != nil:
+			return nil, nil, &pipeline.InputError{Op: "find variable", File: in.Config.Deployment, Err: fmt.Errorf("${%s}: %w", name, err), Hint: "set manifest.variables." + name}
 		}
 		vars[name] = text
 	}
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if _, ok := plan.Variables()[name]; !ok {
-			return nil, &pipeline.InputError{Op: "set variable", File: in.Config.Manifest.Adjust, Err: fmt.Errorf("the plan has no variable %q", name), Hint: "known: " + strings.Join(plan.VariableNames(), ", ")}
+			return nil, nil, &pipeline.InputError{Op: "set variable", File: in.Config.Manifest.Adjust, Err: fmt.Errorf("the plan has no variable %q", name), Hint: "known: " + strings.Join(plan.VariableNames(), ", ")}
 		}
 	}
-	return vars, nil
+	return vars, empty, nil
 }
 
 // workloadsAgree checks that the base manifest is one of this deployment:
