@@ -17,8 +17,8 @@ import (
 const smallFile = 16 << 20
 
 func (a *app) manifestCommand() *cobra.Command {
-	return group("manifest", "Edit and check Contrast manifests",
-		a.manifestAdjustCommand(), a.manifestCheckCommand())
+	return group("manifest", "Generate, edit and check Contrast manifests",
+		a.manifestGenerateCommand(), a.manifestAdjustCommand(), a.manifestCheckCommand())
 }
 
 func (a *app) manifestAdjustCommand() *cobra.Command {

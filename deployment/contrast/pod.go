@@ -244,7 +244,7 @@ func (p *pod) replaceImages(r *Release) (unknown []string) {
 		for _, c := range objects(p.spec[key]) {
 			image, _ := c["image"].(string)
 			to, ok := r.replacement(image)
-			if !ok && isPlaceholder(image) {
+			if !ok && IsPlaceholder(image) {
 				to = Replacement{From: image}
 			} else if !ok {
 				continue
@@ -261,9 +261,9 @@ func (p *pod) replaceImages(r *Release) (unknown []string) {
 	return unknown
 }
 
-// isPlaceholder reports whether a release is bound to replace the image: what is
+// IsPlaceholder reports whether a release is bound to replace the image: what is
 // called so is never pulled.
-func isPlaceholder(image string) bool {
+func IsPlaceholder(image string) bool {
 	return strings.HasPrefix(image, "ghcr.io/edgelesssys/contrast/") && strings.HasSuffix(image, ":latest")
 }
 

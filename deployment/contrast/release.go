@@ -57,6 +57,9 @@ type Release struct {
 	CoordinatorHost Choice `yaml:"coordinator_host"`
 	// PodRole is where the Coordinator's role stands: "annotation" or "label".
 	PodRole Choice `yaml:"pod_role"`
+	// Coordinator says how a manifest lists the Coordinator: as a policy with a
+	// "role", or not at all, "none".
+	Coordinator Choice `yaml:"coordinator"`
 	// ImageStore is "on" or "off" where no flag says it.
 	ImageStore Choice `yaml:"image_store"`
 	// VCPUs is what of a container counts: "max" of request and limit, or "limits".
@@ -113,6 +116,7 @@ func (r *Release) choices() []namedChoice {
 		{"mutations", &r.Mutations, false, "current or early", words("current", "early")},
 		{"coordinator_host", &r.CoordinatorHost, false, "a name, with ${namespace} for the Coordinator's", name},
 		{"pod_role", &r.PodRole, false, "annotation or label", words("annotation", "label")},
+		{"coordinator", &r.Coordinator, false, "role or none", words("role", "none")},
 		{"image_store", &r.ImageStore, false, "on or off", words("on", "off")},
 		{"vcpus", &r.VCPUs, false, "max or limits", words("max", "limits")},
 		{"id_block", &r.IDBlock, false, "current, early or none", words("current", "early", "none")},
