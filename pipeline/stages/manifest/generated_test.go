@@ -1,0 +1,391 @@
+package manifest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/retally/retally/fixtures"
+	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/internal/testenv"
+	"github.com/retally/retally/internal/testrun"
+	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
+	"github.com/retally/retally/pipeline/stages"
+	stage "github.com/retally/retally/pipeline/stages/manifest"
+	"github.com/retally/retally/profiles"
+	"github.com/retally/retally/snpmeasure"
+)
+
+// space is a folder with a deployment and what a manifest is generated from.
+type space struct {
+	testing.TB
+	dir string
+}
+
+func (s space) write(name string, data []byte) {
+	s.Helper()
+	at := filepath.Join(s.dir, filepath.FromSlash(name))
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		s.Fatal(err)
+	}
+	if err := os.WriteFile(at, data, 0o600); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s space) read(parts ...string) []byte {
+	s.Helper()
+	data, err := os.ReadFile(filepath.Join(parts...))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return data
+}
+
+func (s space) run(config string) *run.Result {
+	s.Helper()
+	res, err := run.Run(context.Background(), stages.Table(), testrun.Config(s, config), run.Options{Root: s.dir})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return res
+}
+
+func made(t testing.TB, res *run.Result) []byte {
+	t.Helper()
+	for _, a := range res.Artifacts {
+		if a.Name == "manifest.json" {
+			return a.Data
+		}
+	}
+	t.Fatal("the run made no manifest")
+	return nil
+}
+
+// privatemode is Privatemode v1.40.0's real deployment, with the digests of
+// synthetic images in place of the real ones, whose bytes are not public.
+func privatemode(t testing.TB) space {
+	t.Helper()
+	published, own := testenv.Vectors(t, "published/privatemode"), testenv.Vectors(t, "own/policy")
+	s := space{t, t.TempDir()}
+	text := string(s.read(published, "deployments/v1.40.0.deployment.yaml"))
+	s.write("real.yaml", []byte(text))
+	s.write("rules.rego", s.read(own, "rules", "mini.rego"))
+	s.write("settings.json", s.read(published, "settings/genpolicy-settings.contrast-kata-3.28.0-prod.json"))
+	var refs map[string]struct{ Digest, MediaType string }
+	if err := json.Unmarshal(s.read(own, "images", "refs.json"), &refs); err != nil {
+		t.Fatal(err)
+	}
+	for name, ref := range map[string]string{
+		"coordinator": "contrast/coordinator:v1.20.0", "pause": "pause:3.6", "attestation-agent": "privatemode/attestation-agent:v1.40.0", "disk-mounter": "privatemode/disk-mounter:v1.40.0",
+		"inference-proxy": "privatemode/inference-proxy:v1.40.0", "secret-service": "privatemode/secret-service:v1.40.0", "unstructured-api": "unstructured-io/unstructured-api:0.1.3",
+		"vllm-openai": "vllm/vllm-openai:v0.20.0", "initializer": "privatemode/attestation-agent:v1.40.0",
+	} {
+		r := refs["localhost:5000/"+ref]
+		d, err := digest.Parse(r.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = regexp.MustCompile(`(/`+name+`:[^@\s]+)@sha256:[0-9a-f]{64}`).ReplaceAllString(text, "${1}@"+r.Digest)
+		blob := func(hex string) []byte {
+			data := s.read(own, "images", "blobs", "sha256", hex)
+			s.write(path.Join("images", name, "blobs", "sha256", hex), data)
+			return data
+		}
+		data := blob(d.Hex())
+		var m struct {
+			Config struct{ Digest string }
+			Layers []struct{ Digest string }
+		}
+		if err := json.Unmarshal(data, &m); err != nil {
+			t.Fatal(err)
+		}
+		blob(strings.TrimPrefix(m.Config.Digest, "sha256:"))
+		for _, l := range m.Layers {
+			blob(strings.TrimPrefix(l.Digest, "sha256:"))
+		}
+		s.write(path.Join("images", name, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`))
+		s.write(path.Join("images", name, "index.json"), fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}]}`, r.MediaType, r.Digest, len(data)))
+		if name == "initializer" {
+			_, release, _ := profiles.Contrast("v1.20.0")
+			to := fmt.Sprintf("latest, to: \"ghcr.io/edgelesssys/contrast/initializer:v1.20.0@%s\", source", r.Digest)
+			s.write("release.yaml", bytes.Replace(release, []byte("initializer:latest, source"), []byte("initializer:"+to), 1))
+		}
+	}
+	s.write("deployment.yaml", []byte(text))
+	files, err := fixtures.Demo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name, "guest/") {
+			s.write(f.Name, f.Data)
+		}
+	}
+	return s
+}
+
+const (
+	releasePart  = "manifest: {release: release.yaml, default_platform: metal-qemu-snp-gpu, adjust: \"profile:privatemode@v1.40.0\"}\n"
+	policiesPart = "policies: {settings: settings.json, rules: rules.rego}\n"
+	snpPart      = "  metal-qemu-snp-gpu: {tee: snp, profile: contrast, firmware: guest/OVMF-SNP.fd, kernel: guest/bzImage, initrd: guest/initrd.cpio, cmdline: a}\n"
+	tdxPart      = "  metal-qemu-tdx-gpu: {tee: tdx, profile: contrast-1.20, firmware: guest/OVMF.fd, kernel: guest/bzImage, initrd: guest/initrd.cpio, cmdline: a}\n"
+)
+
+func imagesPart(names ...string) string {
+	all := []string{"coordinator", "pause", "attestation-agent", "disk-mounter", "inference-proxy", "secret-service", "unstructured-api", "vllm-openai", "initializer"}
+	out := "images:\n"
+	for _, n := range all {
+		if !slices.Contains(names, n) {
+			out += "  " + n + ": {oci: images/" + n + "}\n"
+		}
+	}
+	return out
+}
+
+func whole(deployment string, parts ...string) string {
+	return "version: 1\ndeployment: " + deployment + "\n" + strings.Join(parts, "")
+}
+
+// missingOf lists the values that are not there, with their inputs.
+func missingOf(res *run.Result) map[string]string {
+	out := map[string]string{}
+	for _, v := range stage.NewGenerated(res).Values {
+		if v.Basis == "missing" {
+			out[string(v.Key)] = strings.Join(v.Missing, "; ")
+		}
+	}
+	return out
+}
+
+// Privatemode v1.40.0 whole, with every input at hand: nine policies, of which
+// those of SNP pods hold the ID blocks of the computed launch digests, and
+// reference values from artifacts. The names and order are those that the
+// vendor's own script gives.
+func TestGeneratePrivatemode(t *testing.T) {
+	s := privatemode(t)
+	res := s.run(whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart))
+	data := made(t, res)
+	m, err := manifest.Parse("m", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Placeholders(); len(got) != 1 || got[0] != "/SeedshareOwnerPubKeys/0" {
+		t.Errorf("placeholders: got %q, missing %v", got, missingOf(res))
+	}
+	g := stage.NewGenerated(res)
+	counts := g.Counts()
+	t.Logf("%d policies, values %v", len(m.Policies()), counts)
+	if !g.Complete() || counts["missing"] != 1 { // the exempt key
+		t.Errorf("missing: %v", missingOf(res))
+	}
+	after, err := manifest.Parse("after", s.read(testenv.Vectors(t, "published/privatemode/adjust"), "v1.40.0.after.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sans := map[string]string{}
+	for _, p := range after.Policies() {
+		sans[p.WorkloadSecretID] = strings.Join(p.SANs, " ") + p.Role
+	}
+	for _, p := range m.Policies() {
+		if sans[p.WorkloadSecretID] != strings.Join(p.SANs, " ")+p.Role {
+			t.Errorf("%s: got %q, want %q", p.WorkloadSecretID, p.SANs, sans[p.WorkloadSecretID])
+		}
+	}
+	if len(m.Policies()) != 9 || len(m.Policies()) != len(after.Policies()) {
+		t.Errorf("got %d policies, want 9", len(m.Policies()))
+	}
+	launch := testrun.Measured(res.Report, "snp/metal-qemu-snp-gpu/Genoa/cpus=1/launch")
+	if launch == nil || len(m.SNP()) != 1 || m.SNP()[0].TrustedMeasurement != launch.Value.Digest().Hex() {
+		t.Fatalf("SNP entries: got %v, want one with the computed launch digest", m.SNP())
+	}
+	block, _, err := snpmeasure.ContrastID(snpmeasure.ContrastCurrent, launch.Value.Digest(), 0x30000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := block.Bytes()
+	snp, tdx := 0, 0
+	for _, a := range res.Artifacts {
+		if strings.HasPrefix(a.Name, "policies/") {
+			if bytes.Contains(a.Data, []byte(base64.StdEncoding.EncodeToString(raw))) {
+				snp++
+			} else {
+				tdx++
+			}
+		}
+	}
+	if snp != 7 || tdx != 2 {
+		t.Errorf("policies with the ID block: got %d and %d without, want 7 and 2", snp, tdx)
+	}
+	// Nothing of it may call itself checked: the release is assumed.
+	for _, v := range g.Values {
+		if strings.HasPrefix(string(v.Key), "policy/") && strings.Count(string(v.Key), "/") == 3 && v.Basis != "assumed" {
+			t.Errorf("%s: basis %s, want assumed", v.Key, v.Basis)
+		}
+	}
+}
+
+// One missing input stops nothing else, and each value names what it lacks.
+func TestGenerateMissing(t *testing.T) {
+	s := privatemode(t)
+	const initializer, launch = "the digest of image ghcr.io/edgelesssys/contrast/initializer:latest in Contrast v1.20.0", "the launch digest of Metal-QEMU-SNP-GPU for Genoa with 1 vCPUs"
+	builtin := strings.Replace(releasePart, "release.yaml", `"profile:contrast@v1.20.0"`, 1)
+	for _, tt := range []struct {
+		name, config string
+		policies     int // that are computed
+		want         map[string]string
+	}{
+		{"the release's initializer", whole("deployment.yaml", builtin, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart), 1, map[string]string{"policy/Deployment/continuum-347e1b/workload-kimi": initializer}},
+		{"SNP artifacts", whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", tdxPart), 2, map[string]string{"snp/Metal-QEMU-SNP-GPU/Genoa/cpus=1/launch": launch, "policy/StatefulSet/continuum-347e1b/coordinator": launch}},
+		{"TDX artifacts", whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart), 9, map[string]string{"tdx/Metal-QEMU-TDX-GPU/mrtd": "mrtd of", "tdx/Metal-QEMU-TDX-GPU/rtmr2": "rtmr2 of"}},
+		{"an image", whole("deployment.yaml", releasePart, policiesPart, imagesPart("disk-mounter"), "platforms:\n", snpPart, tdxPart), 3, map[string]string{"policy/Deployment/continuum-347e1b/workload-kimi": "the bytes of image ghcr.io/edgelesssys/privatemode/disk-mounter"}},
+		{"the pause image", whole("deployment.yaml", releasePart, policiesPart, imagesPart("pause"), "platforms:\n", snpPart, tdxPart), 0, map[string]string{"policy/Deployment/continuum-347e1b/workload-kimi": "the bytes of the pause image"}},
+		{"the real images", whole("real.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart), 0, map[string]string{"policy/Deployment/continuum-347e1b/workload-kimi": "is given for it"}},
+		{"settings and rules", whole("deployment.yaml", releasePart, imagesPart(), "platforms:\n", snpPart, tdxPart), 0, map[string]string{"policy/StatefulSet/continuum-347e1b/coordinator": "settings and rules"}},
+		{"the default platform", whole("deployment.yaml", strings.Replace(releasePart, "default_platform: metal-qemu-snp-gpu, ", "", 1), policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart), 7, map[string]string{"policy/Deployment/continuum-347e1b/unstructured-api": "the platform of runtime class contrast-cc"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := space{t, s.dir}
+			res := s.run(tt.config)
+			missing := missingOf(res)
+			for key, want := range tt.want {
+				if !strings.Contains(missing[key], want) {
+					t.Errorf("%s: got %q, want %q", key, missing[key], want)
+				}
+			}
+			n := 0
+			for _, m := range res.Report.Measurements {
+				if m.Key.Kind() == "policy" && len(m.Key.Parts()) == 4 {
+					n++
+					if missing[string(m.Key)] != "" {
+						t.Errorf("%s is measured and missing: %s", m.Key, missing[string(m.Key)])
+					}
+				}
+			}
+			if n != tt.policies {
+				t.Errorf("got %d policies, want %d; missing %v", n, tt.policies, missing)
+			}
+			m, err := manifest.Parse("m", made(t, res))
+			if err != nil || len(m.Policies()) != 9 || m.SNP() == nil || m.TDX() == nil {
+				t.Errorf("the manifest is not whole: %v, %d policies", err, len(m.Policies()))
+			}
+			if len(m.Placeholders()) != len(missing) {
+				t.Errorf("%d placeholders, %d missing values: %q, %v", len(m.Placeholders()), len(missing), m.Placeholders(), missing)
+			}
+			// Held against anything, what is missing never matches: not against
+			// the same placeholders, and not against a manifest with all values.
+			s.write("same.json", made(t, res))
+			for _, against := range []string{"same.json", "full.json"} {
+				if against == "full.json" {
+					s.write(against, s.read(testenv.Vectors(t, "published/privatemode/adjust"), "v1.40.0.after.json"))
+				}
+				r := s.run(tt.config + "against: " + against + "\n").Report
+				if r.Outcome == pipeline.OutcomeMatch || r.Bytes.Verdict == pipeline.Match {
+					t.Errorf("against %s: outcome %s, bytes %s", against, r.Outcome, r.Bytes.Verdict)
+				}
+				for _, f := range r.Findings {
+					if missing[string(f.Key)] != "" && f.Key != "keys/SeedshareOwnerPubKeys" && f.Verdict != pipeline.Unchecked {
+						t.Errorf("against %s: %s is %s, want unchecked", against, f.Key, f.Verdict)
+					}
+				}
+			}
+		})
+	}
+}
+
+// The manifest that Privatemode v1.12.0 served, from its deployment: with the
+// hashes, the measurement and the key said by somebody it is the same byte for
+// byte, and what was said is copied.
+func TestGeneratePublished(t *testing.T) {
+	published := testenv.Vectors(t, "published/privatemode")
+	s := space{t, t.TempDir()}
+	want := s.read(published, "published/83c1af.manifest.json")
+	m, err := manifest.Parse("published", want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := "version: 1\nsource: the published manifest 83c1af\nsnp:\n- {product: Genoa, launch: " + m.SNP()[0].TrustedMeasurement + "}\npolicies:\n"
+	for _, p := range m.Policies() {
+		w, _ := manifest.ParseWorkloadID(p.WorkloadSecretID)
+		values += fmt.Sprintf("- {kind: %s, namespace: %s, name: %s, hash: %s}\n", w.Kind, w.Namespace, w.Name, p.HashText)
+	}
+	values += "seedshare_owner_keys: [" + m.Tree().Get("SeedshareOwnerPubKeys").Elems[0].Text + "]\n"
+	s.write("published.json", want)
+	s.write("values.yaml", []byte(values))
+	s.write("deployment.yaml", s.read(published, "deployments/v1.12.0.deployment.yaml"))
+	s.write("plan.yaml", s.read(published, "adjust/real-83c1af.adjustments.yaml"))
+	config := whole("deployment.yaml", "manifest: {release: \"profile:contrast@v1.6.0\", default_platform: metal-qemu-snp-gpu, values: values.yaml, adjust: plan.yaml}\nagainst: published.json\n")
+	res := s.run(config)
+	if got := made(t, res); !bytes.Equal(got, want) {
+		t.Errorf("the manifest is another:\n%s", got)
+	}
+	if res.Report.Bytes.Verdict != pipeline.Match || len(res.Report.Bytes.Exempt) != 0 {
+		t.Errorf("bytes: got %+v, want a match with nothing exempt", res.Report.Bytes)
+	}
+	copied := 0
+	for _, v := range stage.NewGenerated(res).Values {
+		if v.Basis == "copied" {
+			copied++
+		}
+	}
+	if copied != 6 || res.Report.Outcome != pipeline.OutcomeUnchecked {
+		t.Errorf("%d values are copied, outcome %s; want the four hashes, the measurement and the key, and unchecked", copied, res.Report.Outcome)
+	}
+	for _, f := range res.Report.Findings {
+		if f.Bad() {
+			t.Errorf("%s: %s", f.Key, f.Verdict)
+		}
+	}
+	// Without one of the hashes the others stay, and the bytes are not compared.
+	s.write("values.yaml", []byte(regexp.MustCompile(`(?m)^- .*name: unstructured-api.*\n`).ReplaceAllString(values, "")))
+	res = s.run(config)
+	if res.Report.Bytes.Verdict != pipeline.Unchecked || missingOf(res)["policy/Deployment/continuum-83c1af/unstructured-api"] == "" {
+		t.Errorf("without a hash: bytes %+v, missing %v", res.Report.Bytes, missingOf(res))
+	}
+	// A hash for a workload of another name is nobody's.
+	s.write("values.yaml", []byte(strings.Replace(values, "name: unstructured-api", "name: unstructured", 1)))
+	res = s.run(config)
+	if !slices.ContainsFunc(res.Report.Problems, func(p pipeline.Problem) bool { return p.Code == "given-policy" }) {
+		t.Errorf("no problem names the hash of nobody: %v", res.Report.Problems)
+	}
+}
+
+// The same bytes whatever the order of what is described and of who computes.
+func TestGenerateSameBytes(t *testing.T) {
+	s := privatemode(t)
+	parts := []string{releasePart, policiesPart, imagesPart(), "platforms:\n" + snpPart + tdxPart}
+	runs := 8
+	if testing.Short() {
+		runs = 3
+	} else if testenv.IsLong() {
+		runs = 50
+	}
+	var first []byte
+	r := rand.New(rand.NewPCG(1, 2))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for i := range runs {
+		r.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
+		runtime.GOMAXPROCS(1 + i%4)
+		got := made(t, s.run(whole("deployment.yaml", parts...)))
+		if first == nil {
+			first = got
+		}
+		if !bytes.Equal(first, got) {
+			t.Fatalf("run %d gives other bytes", i)
+		}
+	}
+	t.Logf("%d runs, sha256 %s", runs, digest.SHA256.Sum(first))
+}
