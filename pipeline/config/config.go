@@ -39,6 +39,9 @@ type Config struct {
 	Images map[string]Image `yaml:"images" json:"images,omitempty"`
 	// Hashes is a hashes-<host>.json of a rebuild.
 	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
+	// Proxy is what `docker inspect` prints of the proxy's image; its digest is
+	// held against the rebuilt one.
+	Proxy string `yaml:"proxy,omitempty" json:"proxy,omitempty"`
 	// Disks says where the models are whose disks are measured, by their key in
 	// the models file.
 	Disks map[string]Disk `yaml:"disks" json:"disks,omitempty"`
@@ -234,7 +237,7 @@ func (c *Config) MachinesOnly() bool {
 // of them is written over. Of a folder everything counts; those of policies,
 // of which only some files are read, are not among them (Policies.Loose).
 func (c *Config) Files() []string {
-	out := []string{c.Deployment, c.Models, c.Hashes, c.Compose, c.Registry, c.Against}
+	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Against}
 	for _, i := range c.Images {
 		out = append(out, i.OCI, i.Archive)
 	}

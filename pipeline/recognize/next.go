@@ -19,7 +19,7 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) string {
 	case s.Checkout != nil && c.Hashes == "":
 		return fmt.Sprintf("(cd %s && scripts/calculate-image-digests.sh), then retally check %s", show.Word(s.Root), at)
 	case s.Checkout != nil && c.Against == "":
-		return fmt.Sprintf("retally init --profile privatemode %s", show.Word(s.Root))
+		return fmt.Sprintf("retally init --profile privatemode %s, then retally run -f %s --against WORKSPACE, the proxy's", show.Word(s.Root), show.Word(filepath.ToSlash(filepath.Join(s.Root, "retally.yaml"))))
 	case len(c.Disks) > 0 && c.Models == "":
 		return fmt.Sprintf("retally check %s models.yaml, with the published root hashes; or retally disk %s --normalize", at, at)
 	case len(c.Images) > 0 && c.Deployment == "":

@@ -24,7 +24,7 @@ import (
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
 func Stage() run.Stage {
-	return run.Stage{Name: "images", Version: 5, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "images", Version: 6, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -32,6 +32,9 @@ func plan(c *config.Config) []run.PlanLine {
 	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
 		source, _ := c.Images[name].Source()
 		lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("image", name, "manifest")), From: source})
+	}
+	if c.Proxy != "" {
+		lines = append(lines, run.PlanLine{Key: string(proxyKey), From: c.Proxy + ", against the rebuilt image"})
 	}
 	switch {
 	case c.Hashes != "":
@@ -87,6 +90,11 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	}
 	if in.Config.Hashes != "" {
 		if err := r.hashes(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if in.Config.Proxy != "" {
+		if err := r.proxy(ctx); err != nil {
 			return nil, err
 		}
 	}

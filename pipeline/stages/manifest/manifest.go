@@ -373,7 +373,7 @@ func Variables(ctx context.Context, in *run.In, plan *manifest.Plan) (vars map[s
 		text, _, err := d.Lookup(v.Kind, v.Name, v.Field)
 		var lookup *deployment.LookupError
 		switch {
-		case errors.As(err, &lookup) && lookup.NoObject:
+		case errors.As(err, &lookup) && lookup.NoObject && len(d.Workloads) > 0: // else it is no deployment
 			empty = append(empty, pipeline.Problem{
 				Level: pipeline.LevelWarning, Code: "adjust-variable", Where: pipeline.Where{File: in.Config.Deployment},
 				Msg: fmt.Sprintf("${%s} of the plan is empty: %v", name, err), Hint: "the vendor's script goes on with an empty text, too; manifest.variables." + name + " sets it",

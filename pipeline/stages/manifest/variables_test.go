@@ -24,17 +24,19 @@ steps: [{op: set, path: /a, value: "%s"}]
 // objects that differ, stays an error, and so does a whole value that would
 // become empty.
 func TestVariables(t *testing.T) {
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: ns}\nspec: {containers: [{name: a, image: b}]}\n"
 	for _, tt := range []struct {
 		name, deployment, value string
 		want, problem, err      string
 	}{
 		{"there", "kind: Pod\nmetadata: {name: workload, namespace: ns}\n", "a.${x}.b", "ns", "", ""},
-		{"no object", "kind: Pod\nmetadata: {name: web, namespace: ns}\n", "a.${x}.b", "", "${x} of the plan is empty", ""},
-		{"no object, a similar one", "kind: Pod\nmetadata: {name: workloads, namespace: ns}\n", "a.${x}.b", "", `there is "workloads"`, ""},
+		{"no object", pod, "a.${x}.b", "", "${x} of the plan is empty", ""},
+		{"no object, a similar one", strings.Replace(pod, "name: web", "name: workloads", 1), "a.${x}.b", "", `there is "workloads"`, ""},
+		{"no deployment", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\n", "a.${x}.b", "", "", "no such object"},
 		{"no such field", "kind: Pod\nmetadata: {name: workload}\n", "a.${x}.b", "", "", "has no such field"},
 		{"two values", "kind: Pod\nmetadata: {name: workload, namespace: a}\n---\nkind: Job\nmetadata: {name: workload, namespace: b}\n", "a.${x}.b", "", "", `but "b"`},
 		{"no single value", "kind: Pod\nmetadata: {name: workload, namespace: [a]}\n", "a.${x}.b", "", "", "no single value"},
-		{"a whole value", "kind: Pod\nmetadata: {name: web}\n", "${x}", "", "${x} of the plan is empty", "empty"},
+		{"a whole value", pod, "${x}", "", "${x} of the plan is empty", "empty"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
