@@ -132,6 +132,8 @@ func (c *comparison) sentence() string {
 	m := &c.rep.Meaning
 	bad := m.Loosened + m.Tightened + m.Unexplained
 	switch {
+	case c.rep.Bytes.Verdict == pipeline.Unchecked && c.rep.Bytes.Note != "":
+		return "One of the two was not reproduced in full."
 	case bad == 0 && c.rep.Bytes.Verdict == pipeline.Match:
 		return "The two are identical."
 	case bad == 0 && m.Volatile == 0:
@@ -161,8 +163,13 @@ func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
 	ms, refs := manifeststage.Sides(ma, mb, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a.Name)}
 	})
-	c.ms, c.refs = ms, refs
+	// What stands for no value is none, on neither side.
+	c.ms, _ = manifeststage.WithoutPlaceholders(ms)
+	c.refs = refs
 	c.rep.Bytes = rawBytes(a.Data, b.Data)
+	if n := len(ma.Placeholders()) + len(mb.Placeholders()); n > 0 && c.rep.Bytes.Verdict == pipeline.Match {
+		c.rep.Bytes.Verdict, c.rep.Bytes.Note = pipeline.Unchecked, "values that were not reproduced are not the same by being written alike"
+	}
 	c.rep.Problems = append(manifeststage.Problems(a.Name, ma, false), manifeststage.Problems(b.Name, mb, false)...)
 	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
 	sb, _, _ := strings.Cut(mb.Shape().String(), ":")

@@ -314,9 +314,9 @@ func (g *generated) lacking(missing map[pipeline.Key]bool) {
 	}
 }
 
-// withoutPlaceholders takes out what stands for a value that is not there: it is
+// WithoutPlaceholders takes out what stands for a value that is not there: it is
 // no measurement, whatever it is compared with.
-func withoutPlaceholders(ms []pipeline.Measurement) ([]pipeline.Measurement, map[pipeline.Key]bool) {
+func WithoutPlaceholders(ms []pipeline.Measurement) ([]pipeline.Measurement, map[pipeline.Key]bool) {
 	missing := map[pipeline.Key]bool{}
 	kept := slices.DeleteFunc(slices.Clone(ms), func(m pipeline.Measurement) bool {
 		if m.Key == "keys/SeedshareOwnerPubKeys" || !holdsPlaceholder(m.Value) {

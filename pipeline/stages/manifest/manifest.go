@@ -86,7 +86,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 		against = ours
 	}
 	ms, refs := Sides(ours, against, m.basis)
-	ms, missing := withoutPlaceholders(ms)
+	ms, missing := WithoutPlaceholders(ms)
 	if m.made != nil {
 		m.made.lacking(missing)
 	}
