@@ -81,6 +81,9 @@ func (g *manifestGenerate) config(a *app) (*config.Config, error) {
 	if g.policies.Settings != "" && g.policies.Rules != "" {
 		c.Policies = &g.policies
 	}
+	if len(g.vars) > 0 && g.plan == "" {
+		return nil, &userError{op: "manifest generate", msg: "--var sets a variable of a plan, and none is given", hint: "--plan FILE"}
+	}
 	for _, v := range g.vars {
 		name, value, ok := strings.Cut(v, "=")
 		if !ok || name == "" {

@@ -230,7 +230,7 @@ func (c *changer) alike() {
 	byID, byName := map[string][]int{}, map[string][]int{}
 	for i := range c.result.Workloads {
 		w := &c.result.Workloads[i]
-		byID[w.SecretID] = append(byID[w.SecretID], i)
+		byID[joinedBy(w.SecretID)] = append(byID[joinedBy(w.SecretID)], i)
 		byName[w.ID()] = append(byName[w.ID()], i)
 	}
 	for what, groups := range map[string]map[string][]int{"workload secret identity": byID, "name": byName} {
@@ -245,6 +245,15 @@ func (c *changer) alike() {
 			}
 		}
 	}
+}
+
+// joinedBy is what values are joined by: of an identity in the usual form kind,
+// namespace and name, which an annotation can borrow under another group.
+func joinedBy(id string) string {
+	if parts := strings.Split(id, "/"); len(parts) == 5 {
+		return strings.Join(parts[2:], "/")
+	}
+	return id
 }
 
 // platforms are those of explicit runtime classes and the default.

@@ -201,7 +201,7 @@ func TestRuntimeClasses(t *testing.T) {
 func TestAlike(t *testing.T) {
 	r := release(t, "v1.20.0")
 	a, b := deploymentOf("a", snp, "", ""), deploymentOf("b", snp, annotated("contrast.edgeless.systems/workload-secret-id: apps/v1/Deployment/ns/a"), "")
-	for name, text := range map[string]string{"same object": a + "---\n" + a, "borrowed identity": a + "---\n" + b, "same identity": b + "---\n" + strings.Replace(b, "name: b", "name: c", 1)} {
+	for name, text := range map[string]string{"same object": a + "---\n" + a, "borrowed identity": a + "---\n" + b, "borrowed under another group": a + "---\n" + strings.Replace(b, "id: apps/v1", "id: x/v9", 1), "same identity": b + "---\n" + strings.Replace(b, "name: b", "name: c", 1)} {
 		got := change(t, text, r, contrast.Options{})
 		for _, w := range got.Workloads {
 			if !strings.Contains(missing(w), "which of 2 workloads") {

@@ -363,6 +363,72 @@ func TestGeneratePublished(t *testing.T) {
 	}
 }
 
+// valuesOf writes all hashes and measurements of a manifest down as said.
+func valuesOf(m *manifest.Manifest) string {
+	out := "version: 1\nsource: the vector\nsnp:\n"
+	for _, e := range m.SNP() {
+		cpus := uint64(1)
+		if e.CPUs != nil {
+			cpus = *e.CPUs
+		}
+		out += fmt.Sprintf("- {platform: %q, product: %s, cpus: %d, launch: %q}\n", e.Platform, e.ProductName, cpus, e.TrustedMeasurement)
+	}
+	out += "tdx:\n"
+	for _, e := range m.TDX() {
+		out += fmt.Sprintf("- {platform: %s, mrtd: %q, rtmr0: %q, rtmr1: %q, rtmr2: %q, rtmr3: %q}\n", e.Platform, e.MrTd, e.Rtmrs[0], e.Rtmrs[1], e.Rtmrs[2], e.Rtmrs[3])
+	}
+	out += "policies:\n"
+	for _, p := range m.Policies() {
+		w, _ := manifest.ParseWorkloadID(p.WorkloadSecretID)
+		out += fmt.Sprintf("- {kind: %s, namespace: %s, name: %s, hash: %q}\n", w.Kind, w.Namespace, w.Name, p.HashText)
+	}
+	return out + "seedshare_owner_keys: [" + m.Tree().Get("SeedshareOwnerPubKeys").Elems[0].Text + "]\n"
+}
+
+// Every release of Privatemode whose manifest's form is known: the manifest
+// before the edits follows from its deployment and the said hashes, and the one
+// after them with its plan. Of Contrast 1.16 to 1.19 the vectors' form is made up,
+// and another one than the specification's.
+func TestGenerateReleases(t *testing.T) {
+	dir := testenv.Vectors(t, "published/privatemode")
+	releases := map[string]string{
+		"v1.10.0": "1.6.0", "v1.12.0": "1.6.0", "v1.13.0": "1.7.0", "v1.15.0": "1.7.0", "v1.16.0": "1.7.0", "v1.18.0": "1.9.0", "v1.19.0": "1.9.0",
+		"v1.24.0": "1.12.0", "v1.25.0": "1.12.0", "v1.26.0": "1.13.0", "v1.40.0": "1.20.0",
+	}
+	for tag, contrast := range releases {
+		t.Run(tag, func(t *testing.T) {
+			s := space{t, t.TempDir()}
+			before := s.read(dir, "adjust", tag+".before.json")
+			m, err := manifest.Parse(tag, before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.write("values.yaml", []byte(valuesOf(m)))
+			s.write("deployment.yaml", s.read(dir, "deployments", tag+".deployment.yaml"))
+			s.write("plan.yaml", s.read(dir, "adjust", tag+".adjustments.yaml"))
+			config := "manifest: {release: \"profile:contrast@v" + contrast + "\", default_platform: metal-qemu-snp-gpu, values: values.yaml"
+			if got := made(t, s.run(whole("deployment.yaml", config+"}\n"))); !bytes.Equal(got, before) {
+				t.Errorf("before the edits it is another:\n%s", got)
+			}
+			res := s.run(whole("deployment.yaml", config+", adjust: plan.yaml}\n"))
+			if got := made(t, res); !bytes.Equal(got, s.read(dir, "adjust", tag+".after.json")) {
+				t.Errorf("after the edits it is another:\n%s", got)
+			}
+			warned := slices.ContainsFunc(res.Report.Problems, func(p pipeline.Problem) bool {
+				return p.Code == "adjust-variable" && strings.Contains(p.Msg, "${namespace}")
+			})
+			if warned != (tag == "v1.10.0") {
+				t.Errorf("a warning that names the empty variable: got %v", warned)
+			}
+			for _, v := range stage.NewGenerated(res).Values {
+				if parts := v.Key.Parts(); (parts[0] == "policy" && len(parts) == 4 || parts[len(parts)-1] == "launch" || parts[len(parts)-1] == "mrtd") && v.Basis != "copied" {
+					t.Errorf("%s: basis %s, want copied", v.Key, v.Basis)
+				}
+			}
+		})
+	}
+}
+
 // The same bytes whatever the order of what is described and of who computes.
 func TestGenerateSameBytes(t *testing.T) {
 	s := privatemode(t)

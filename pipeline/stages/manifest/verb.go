@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -49,11 +50,13 @@ func NewGenerated(res *run.Result) *MadeManifest {
 	standings := pipeline.Standings(res.Report.Measurements)
 	has := map[pipeline.Key]bool{}
 	for _, m := range res.Report.Measurements {
-		if m.Key == "manifest/bytes" || res.Missing[m.Key] != nil || !ofManifest(m.Key) {
+		if m.Key == "manifest/bytes" || holdsPlaceholder(m.Value) || !ofManifest(m.Key) {
 			continue
 		}
+		// What was said by somebody lacks what it would be computed from.
+		lacks := append([]string{}, res.Missing[m.Key]...)
 		has[m.Key] = true
-		g.Values = append(g.Values, GeneratedValue{Key: m.Key, Value: m.Value.String(), Basis: standings[m.Key].Effective.String(), Missing: []string{}})
+		g.Values = append(g.Values, GeneratedValue{Key: m.Key, Value: m.Value.String(), Basis: standings[m.Key].Effective.String(), Missing: lacks})
 	}
 	for _, key := range slices.Sorted(maps.Keys(res.Missing)) {
 		if !has[key] {
@@ -131,6 +134,7 @@ func (g *MadeManifest) Text(w io.Writer, _ bool) { _, _ = io.WriteString(w, g.Ma
 // is missing and for which values, and the count.
 func (g *MadeManifest) Talk(verbose bool) []string {
 	var out []string
+	said := map[string]int{}
 	for _, p := range g.out.Problems {
 		if p.Level == pipeline.LevelNote && !verbose {
 			continue
@@ -139,7 +143,15 @@ func (g *MadeManifest) Talk(verbose bool) []string {
 		if at != "" {
 			at += ": "
 		}
-		out = append(out, p.Level+": "+at+p.Msg)
+		line := p.Level + ": " + at + p.Msg
+		if said[line]++; said[line] == 1 {
+			out = append(out, line)
+		}
+	}
+	for i, line := range out {
+		if n := said[line]; n > 1 {
+			out[i] += fmt.Sprintf(" (at %d places)", n)
+		}
 	}
 	switch n := len(g.Assumed); {
 	case n > 0 && verbose:
