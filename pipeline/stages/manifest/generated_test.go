@@ -455,3 +455,41 @@ func TestGenerateSameBytes(t *testing.T) {
 	}
 	t.Logf("%d runs, sha256 %s", runs, digest.SHA256.Sum(first))
 }
+
+// A published hash that another choice of the generation gives is explained by
+// that choice, proved; one that none gives stays unknown.
+func TestGenerationChoices(t *testing.T) {
+	s := privatemode(t)
+	config := whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart)
+	release := string(s.read(s.dir, "release.yaml"))
+	const coordinator, service = "policy/StatefulSet/continuum-347e1b/coordinator", "policy/StatefulSet/continuum-347e1b/secret-service"
+	for _, tt := range []struct{ name, from, to, more, key, want string }{
+		{"guest policy", `guest_policy: {value: "0x30000"`, `guest_policy: {value: "0x2030000"`, "", coordinator, "guest policy 0x2030000"},
+		{"form of ID blocks", `id_block: {value: "current"`, `id_block: {value: "early"`, "", coordinator, "id_block = early"},
+		{"no ID blocks", `id_block: {value: "current"`, `id_block: {value: "none"`, "", service, "id_block = none"},
+		{"changes", `mutations: {value: "current"`, `mutations: {value: "early"`, "", service, "mutations = early"},
+		{"host", `value: "coordinator-ready.${namespace}"`, `value: "coordinator-ready"`, "", service, "coordinator_host = coordinator-ready"},
+		{"role", `pod_role: {value: "annotation"`, `pod_role: {value: "label"`, "", coordinator, "pod_role = label"},
+		{"image store", `image_store: {value: "off"`, `image_store: {value: "on"`, "", service, "with the image store"},
+		{"initializer", "", "", ", skip: [initializer]", service, "without the initializer"},
+		{"unknown", `value: "coordinator-ready.${namespace}"`, `value: "another"`, "", service, "unknown"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := space{t, s.dir}
+			if !strings.Contains(release, tt.from) {
+				t.Fatalf("the release has no %q", tt.from)
+			}
+			s.write("other.yaml", []byte(strings.Replace(release, tt.from, tt.to, 1)))
+			other := strings.Replace(strings.Replace(config, "release.yaml", "other.yaml", 1), `v1.40.0"}`, `v1.40.0"`+tt.more+"}", 1)
+			s.write("published.json", made(t, s.run(other)))
+			r := s.run(config + "against: published.json\n").Report
+			causes := testrun.Causes(testrun.Finding(t, r, pipeline.Key(tt.key)))
+			if !strings.Contains(causes, tt.want) {
+				t.Errorf("causes: got %s, want %q", causes, tt.want)
+			}
+			if f := testrun.Finding(t, r, pipeline.Key(tt.key)); (f.Why[0].Standing == pipeline.Proved) != (tt.name != "unknown") {
+				t.Errorf("standing: got %v", f.Why[0])
+			}
+		})
+	}
+}

@@ -28,9 +28,11 @@ type Generation struct {
 	Changed *deployment.Deployment // the changed deployment
 	Values  *manifest.Values       // nil where no file of values is given
 
-	in     *run.In
-	byLine map[int]*contrast.Workload
-	uses   map[string][]Launch // launch digests of ID blocks, by platform and vCPUs
+	in      *run.In
+	given   *deployment.Deployment // as it was given
+	options contrast.Options
+	byLine  map[int]*contrast.Workload
+	uses    map[string][]Launch // launch digests of ID blocks, by platform and vCPUs
 }
 
 // Launch is a launch digest and how it is known.
@@ -48,7 +50,7 @@ func Generate(ctx context.Context, in *run.In) (*Generation, error) {
 	if c == nil || c.Release == "" {
 		return nil, nil
 	}
-	g := &Generation{in: in, byLine: map[int]*contrast.Workload{}, uses: map[string][]Launch{}}
+	g := &Generation{in: in}
 	d, err := Deployment(ctx, in, in.Config)
 	if err != nil {
 		return nil, err
@@ -61,26 +63,41 @@ func Generate(ctx context.Context, in *run.In) (*Generation, error) {
 			return nil, err
 		}
 	}
-	o := contrast.Options{
-		DefaultPlatform: c.DefaultPlatform, SkipInitializer: slices.Contains(c.Skip, "initializer"), SkipServiceMesh: slices.Contains(c.Skip, "service-mesh"),
-		Blocks: func(p contrast.Platform, n int) (map[string]string, []contrast.Missing) { return g.blocks(ctx, p, n) },
-	}
+	g.given = d
+	g.options = contrast.Options{DefaultPlatform: c.DefaultPlatform, SkipInitializer: slices.Contains(c.Skip, "initializer"), SkipServiceMesh: slices.Contains(c.Skip, "service-mesh")}
 	switch {
 	case slices.Contains(c.Skip, "image-store"):
-		o.ImageStore = "off"
+		g.options.ImageStore = "off"
 	case c.ImageStore:
-		o.ImageStore = "on"
+		g.options.ImageStore = "on"
 	}
-	if g.Result, err = contrast.Change(d, g.Release, o); err != nil {
-		return nil, &pipeline.InputError{Op: "generate", File: in.Config.Deployment, Err: err}
+	return g, g.change(ctx)
+}
+
+// change fills in what follows from deployment, release and options.
+func (g *Generation) change(ctx context.Context) error {
+	g.byLine, g.uses = map[int]*contrast.Workload{}, map[string][]Launch{}
+	o := g.options
+	o.Blocks = func(p contrast.Platform, n int) (map[string]string, []contrast.Missing) { return g.blocks(ctx, p, n) }
+	var err error
+	if g.Result, err = contrast.Change(g.given, g.Release, o); err != nil {
+		return &pipeline.InputError{Op: "generate", File: g.given.File, Err: err}
 	}
-	if g.Changed, err = deployment.ParseWith(g.File, g.YAML, DeploymentOptions(in.Config)); err != nil {
-		return nil, fmt.Errorf("read the changed deployment: %w", err)
+	if g.Changed, err = deployment.ParseWith(g.File, g.YAML, DeploymentOptions(g.in.Config)); err != nil {
+		return fmt.Errorf("read the changed deployment: %w", err)
 	}
 	for i := range g.Workloads {
 		g.byLine[g.Workloads[i].Line] = &g.Workloads[i]
 	}
-	return g, nil
+	return nil
+}
+
+// With is the generation with other choices: change is given copies.
+func (g *Generation) With(ctx context.Context, change func(*contrast.Release, *contrast.Options)) (*Generation, error) {
+	other, release := *g, *g.Release
+	other.Release = &release
+	change(other.Release, &other.options)
+	return &other, other.change(ctx)
 }
 
 // Of is the workload that a workload of the changed deployment came from: they
