@@ -81,6 +81,8 @@ type comparison struct {
 	rep  *pipeline.Report
 	ms   []pipeline.Measurement
 	refs []pipeline.Reference
+
+	causes map[pipeline.Key][]pipeline.Cause
 }
 
 func newComparison(a, b string, tool pipeline.Tool) *comparison {
@@ -115,7 +117,7 @@ func (c *comparison) finish(files ...File) *pipeline.Report {
 	}
 	all := []string{"**"}
 	c.rep.Measurements = c.ms
-	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Allow: all, NothingRecounted: true})
+	c.rep.Judge(pipeline.Case{CompareOptions: pipeline.CompareOptions{Complete: all, Published: all}, References: c.refs, Causes: c.causes, Allow: all, NothingRecounted: true})
 	for i := range c.rep.Findings {
 		if f := &c.rep.Findings[i]; f.Verdict == pipeline.Missing || f.Verdict == pipeline.Extra {
 			f.Note = ""
@@ -171,12 +173,44 @@ func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
 		c.rep.Bytes.Verdict, c.rep.Bytes.Note = pipeline.Unchecked, "values that were not reproduced are not the same by being written alike"
 	}
 	c.rep.Problems = append(manifeststage.Problems(a.Name, ma, false), manifeststage.Problems(b.Name, mb, false)...)
+	c.common(ma, mb)
 	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
 	sb, _, _ := strings.Cut(mb.Shape().String(), ":")
 	if sa != sb {
 		c.rep.Problems = append(c.rep.Problems, pipeline.Problem{Level: pipeline.LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("different versions wrote the two: %s %s, %s %s", sa, c.rep.GotName, sb, c.rep.WantName)})
 	}
 	return c.finish(a, b), nil
+}
+
+// common says first what two manifests have as a whole that makes every policy
+// hash another: they are of two releases, or of two namespaces. Two hashes cannot
+// tell what else differs.
+func (c *comparison) common(a, b *manifest.Manifest) {
+	var shared []pipeline.Cause
+	sa, sb := a.Shape(), b.Shape()
+	if sa.Known() && sb.Known() && (sa.Newest < sb.Oldest || sb.Newest < sa.Oldest) {
+		va, _, _ := strings.Cut(sa.String(), ":")
+		vb, _, _ := strings.Cut(sb.String(), ":")
+		shared = append(shared, pipeline.Cause{Path: []string{"release"}, Standing: pipeline.Suspected, Hint: "generator-version", Expected: va, Actual: vb, Note: "the two were written by different releases of Contrast, each with a generator, an initializer and launch digests of its own"})
+	}
+	na, nb := a.Namespaces(), b.Namespaces()
+	if len(na) > 0 && len(nb) > 0 && !slices.Equal(na, nb) {
+		shared = append(shared, pipeline.Cause{Path: []string{"namespace"}, Standing: pipeline.Suspected, Hint: "namespace", Expected: strings.Join(na, ", "), Actual: strings.Join(nb, ", "), Note: "the two are of different namespaces, which every policy holds"})
+	}
+	if len(shared) == 0 {
+		return
+	}
+	c.causes = map[pipeline.Key][]pipeline.Cause{}
+	has := map[pipeline.Key]bool{}
+	for _, m := range c.ms {
+		has[m.Key] = true
+	}
+	for _, r := range c.refs {
+		// A workload that only one of the two lets in is no matter of hashes.
+		if parts := r.Key.Parts(); parts[0] == "policy" && len(parts) == 4 && has[r.Key] {
+			c.causes[r.Key] = shared
+		}
+	}
 }
 
 func rawBytes(a, b []byte) pipeline.BytesResult {
