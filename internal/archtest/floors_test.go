@@ -42,7 +42,7 @@ var floors = []struct {
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	// Asking a policy needs a rule engine, which no stage does.
 	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen"}},
-	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode")},
+	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{

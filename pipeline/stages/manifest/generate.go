@@ -15,6 +15,7 @@ import (
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/published"
+	"github.com/retally/retally/profiles"
 )
 
 // generated is a base manifest that was made here, and how its values are known.
@@ -234,6 +235,12 @@ func (g *generated) tdx(gen *manifest.Generation, p contrast.Platform) {
 	t := manifest.TDXValues{Platform: p.Name, Xfam: [8]byte{0xe7, 0x02, 0x06}}
 	given, ok := g.Values.FindTDX(p.Name)
 	own := machinesOf(g.in).of("tdx", p.Name)
+	for _, name := range slices.Sorted(maps.Keys(g.in.Config.Platforms)) {
+		m := g.in.Config.Platforms[name]
+		if want := g.recipe(p); strings.EqualFold(name, p.Name) && m.TEE == "tdx" && m.Profile != want {
+			g.out.Problem(pipeline.LevelWarning, "release-profile", pipeline.Where{File: g.Release.File()}, fmt.Sprintf("registers of %s in Contrast %s are taken to follow profile %s, and the platform has %q", p.Name, g.Release.Release, want, m.Profile), "platforms."+name+".profile: "+want)
+		}
+	}
 	for i, name := range []string{"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"} {
 		to := &t.MrTd
 		said := given.MrTd
@@ -253,11 +260,32 @@ func (g *generated) tdx(gen *manifest.Generation, p contrast.Platform) {
 		default:
 			g.absent[pipeline.NewKey("tdx", p.Name, name)] = contrast.Missing{
 				What: name + " of " + p.Name,
-				How:  "platforms: {" + strings.ToLower(p.Name) + ": {tee: tdx, profile: " + g.Release.TDX.Value + ", firmware: OVMF.fd, kernel: bzImage, initrd: initrd, cmdline: LINE}} of the release, or manifest.values with the register and its source",
+				How:  "platforms: {" + strings.ToLower(p.Name) + ": {tee: tdx, profile: " + g.recipe(p) + ", firmware: OVMF.fd, kernel: bzImage, initrd: initrd, cmdline: LINE}} of the release, or manifest.values with the register and its source",
 			}
 		}
 	}
 	gen.TDX = append(gen.TDX, t)
+}
+
+// recipe names the profile of a platform's registers: with a GPU the firmware
+// measures no ACPI tables.
+func (g *generated) recipe(p contrast.Platform) string {
+	name := g.Release.TDX.Value
+	if other := name + "-nogpu"; !strings.Contains(strings.ToLower(p.Name), "gpu") && slices.Contains(profiles.TDXNames(), other) {
+		return other
+	}
+	return name
+}
+
+// count says how much of the generated manifest is there.
+func (g *generated) count(ms []pipeline.Measurement, missing int) {
+	n := 0
+	for _, m := range ms {
+		if m.Key.MatchAny(manifestKeys) && !holdsPlaceholder(m.Value) {
+			n++
+		}
+	}
+	g.out.Facts = append(g.out.Facts, fmt.Sprintf("manifest: generated as Contrast %s does, %d of %s there", g.Release.Release, n, show.Plural(n+missing, "value", "values")))
 }
 
 // bases says of every value of the base how it is known: a hash or measurement

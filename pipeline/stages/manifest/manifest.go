@@ -89,6 +89,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	ms, missing := WithoutPlaceholders(ms)
 	if m.made != nil {
 		m.made.lacking(missing)
+		m.made.count(ms, len(missing))
 	}
 	out.Measurements = append(out.Measurements, ownMachines(in, withoutComputed(slices.Clone(ms), m.policies))...)
 	m.incomplete = len(openPlaceholders(ours.Placeholders()))

@@ -108,9 +108,10 @@ func (g *MadeManifest) Counts() map[string]int {
 
 // JSON is the form that scripts read.
 func (g *MadeManifest) JSON() any {
-	outcome, reasons := pipeline.OutcomeMatch, []string{} // generated whole; there is nothing to compare with
-	if !g.Complete() {
-		outcome = pipeline.OutcomeUnchecked
+	// A manifest generated whole is no match: nothing was compared.
+	outcome, reasons := pipeline.OutcomeUnchecked, []string{}
+	if g.Complete() {
+		reasons = append(reasons, "nothing is missing, and nothing was compared")
 	}
 	for _, l := range g.lacks {
 		reasons = append(reasons, l.For+": not reproduced: "+l.What)
