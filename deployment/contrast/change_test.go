@@ -379,7 +379,7 @@ func TestParseRelease(t *testing.T) {
 		{`id_block: {value: "current"`, `id_block: {value: ""`, "is not known"},
 		{"version: 1", "version: 2", "not known"},
 		{"release: v1.20.0", "release: newest", "is no release"},
-		{`counts: {value: "1..8"`, `counts: {value: "1..99"`, "is not known"},
+		{`counts: {value: "1..8"`, `counts: {value: "1..999"`, "is not known"},
 		{`guest_policy: {value: "0x30000"`, `guest_policy: {value: "x"`, "is not known"},
 		{`rules: {value: "4f`, `rules: {value: "zz`, "is not known"},
 		{"tee: snp", "tee: sev", "tee: snp or tdx"},

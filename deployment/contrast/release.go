@@ -121,7 +121,7 @@ func (r *Release) choices() []namedChoice {
 		{"vcpus", &r.VCPUs, false, "max or limits", words("max", "limits")},
 		{"id_block", &r.IDBlock, false, "current, early or none", words("current", "early", "none")},
 		{"guest_policy", &r.GuestPolicy, false, "a number such as 0x30000", func(s string) bool { _, err := strconv.ParseUint(s, 0, 64); return err == nil }},
-		{"counts", &r.Counts, false, "A..B, at most 1..64", func(s string) bool { _, _, ok := countsOf(s); return ok }},
+		{"counts", &r.Counts, false, "A..B, at most 1..220", func(s string) bool { _, _, ok := countsOf(s); return ok }},
 		{"tdx", &r.TDX, true, "the name of a profile of TDX machines", name},
 	}
 }
@@ -141,7 +141,7 @@ func countsOf(s string) (from, to int, ok bool) {
 	}
 	from, errA := strconv.Atoi(a)
 	to, errB := strconv.Atoi(b)
-	return from, to, errA == nil && errB == nil && 1 <= from && from <= to && to <= 64
+	return from, to, errA == nil && errB == nil && 1 <= from && from <= to && to <= 220
 }
 
 // VCPUCounts are the counts that have a launch digest of their own.

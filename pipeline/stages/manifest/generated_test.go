@@ -171,6 +171,83 @@ func missingOf(res *run.Result) map[string]string {
 	return out
 }
 
+// Since releases after 1.20 a digest for one vCPU and the AP reset address stand
+// for all counts: the ID block of a pod with three is of the extended digest.
+func TestGenerateExtends(t *testing.T) {
+	s := space{t, t.TempDir()}
+	var v struct {
+		Digests map[string]string
+		APEIP   string `json:"ap_eip"`
+	}
+	if err := json.Unmarshal(s.read(testenv.Vectors(t, "own/contrast/snp-extend.json")), &v); err != nil {
+		t.Fatal(err)
+	}
+	_, release, _ := profiles.Contrast("v1.20.0")
+	text := strings.NewReplacer(`manifest: {value: "1.20"`, `manifest: {value: "newer"`, `counts: {value: "1..8"`, `counts: {value: "1..220"`).Replace(string(release))
+	s.write("release.yaml", []byte(text))
+	s.write("values.yaml", fmt.Appendf(nil, "version: 1\nsource: v\nsnp:\n- {platform: metal-qemu-snp, product: Genoa, cpus: 1, launch: %[1]q, apeip: %[2]q}\n- {platform: metal-qemu-snp, product: Milan, cpus: 1, launch: %[1]q, apeip: %[2]q}\n", v.Digests["1"], v.APEIP))
+	s.write("deployment.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {runtimeClassName: contrast-cc-metal-qemu-snp, containers: [{name: a, image: a, resources: {limits: {cpu: 1500m}}}]}\n"))
+	res := s.run(whole("deployment.yaml", "manifest: {release: release.yaml, values: values.yaml}\n"))
+	m, err := manifest.Parse("m", made(t, res))
+	if err != nil || len(m.SNP()) != 2 || *m.SNP()[1].APEIP != v.APEIP || m.SNP()[1].TrustedMeasurement != v.Digests["1"] {
+		t.Fatalf("entries: got %+v, %v", m.SNP(), err)
+	}
+	want, err := digest.ParseHex(digest.SHA384, v.Digests["3"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _, err := snpmeasure.ContrastID(snpmeasure.ContrastCurrent, want, 0x30000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := block.Bytes()
+	for _, a := range res.Artifacts {
+		if a.Name == "deployment.v1.20.0.yaml" && bytes.Contains(a.Data, []byte("snp_id_block_Genoa: "+base64.StdEncoding.EncodeToString(raw))) {
+			return
+		}
+	}
+	t.Error("no ID block of the digest for three vCPUs")
+}
+
+// What the published manifest lets in besides is extra, also where other values
+// are missing here; and a workload's published hash that is another than the
+// computed one differs.
+func TestGenerateAgainstForged(t *testing.T) {
+	s := privatemode(t)
+	config := whole("deployment.yaml", releasePart, policiesPart, imagesPart("disk-mounter"), "platforms:\n", snpPart, tdxPart) + "against: forged.json\n"
+	full := string(made(t, s.run(whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart))))
+	const first = "{\n  \"Policies\": {\n"
+	coordinator := regexp.MustCompile(`"([0-9a-f]{64})": \{\s+"SANs": \[\s+"coordinator"`).FindStringSubmatch(full)
+	if coordinator == nil || !strings.HasPrefix(full, first) {
+		t.Fatalf("the manifest has another form:\n%.300s", full)
+	}
+	for _, tt := range []struct {
+		name, forged, key string
+		want              pipeline.Verdict
+	}{
+		{"nothing", full, "policy/StatefulSet/continuum-347e1b/coordinator", pipeline.Match},
+		{"one more workload", strings.Replace(full, first, first+"    \""+strings.Repeat("0", 64)+"\": {\"SANs\": [\"x\"], \"WorkloadSecretID\": \"apps/v1/Deployment/continuum-347e1b/x\"},\n", 1), "policy/Deployment/continuum-347e1b/x", pipeline.Extra},
+		{"a second policy of a workload", strings.Replace(full, first, first+"    \""+strings.Repeat("0", 64)+"\": {\"SANs\": [\"x\"], \"WorkloadSecretID\": \"apps/v1/Deployment/continuum-347e1b/workload-kimi\"},\n", 1), "policy/Deployment/continuum-347e1b/workload-kimi%232", pipeline.Extra},
+		{"another hash", strings.Replace(full, coordinator[1], strings.Repeat("0", 64), 1), "policy/StatefulSet/continuum-347e1b/coordinator", pipeline.Differs},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := space{t, s.dir}
+			s.write("forged.json", []byte(tt.forged))
+			r := s.run(config).Report
+			verdicts := map[string]pipeline.Verdict{}
+			for _, f := range r.Findings {
+				verdicts[string(f.Key)] = f.Verdict
+			}
+			if got := verdicts[tt.key]; got != tt.want {
+				t.Errorf("%s: got %q, want %q; %v", tt.key, got, tt.want, verdicts)
+			}
+			if want := map[bool]pipeline.Outcome{true: pipeline.OutcomeUnchecked, false: pipeline.OutcomeDiffers}[tt.want == pipeline.Match]; r.Outcome != want && tt.want != pipeline.Match || r.Outcome == pipeline.OutcomeMatch {
+				t.Errorf("outcome %s, want %s", r.Outcome, want)
+			}
+		})
+	}
+}
+
 // Privatemode v1.40.0 whole, with every input at hand: nine policies, of which
 // those of SNP pods hold the ID blocks of the computed launch digests, and
 // reference values from artifacts. The names and order are those that the
