@@ -186,18 +186,14 @@ func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
 // hash another: they are of two releases, or of two namespaces. Two hashes cannot
 // tell what else differs.
 func (c *comparison) common(a, b *manifest.Manifest) {
-	var shared []pipeline.Cause
-	sa, sb := a.Shape(), b.Shape()
-	if sa.Known() && sb.Known() && (sa.Newest < sb.Oldest || sb.Newest < sa.Oldest) {
-		va, _, _ := strings.Cut(sa.String(), ":")
-		vb, _, _ := strings.Cut(sb.String(), ":")
-		shared = append(shared, pipeline.Cause{Path: []string{"release"}, Standing: pipeline.Suspected, Hint: "generator-version", Expected: va, Actual: vb, Note: "the two were written by different releases of Contrast, each with a generator, an initializer and launch digests of its own"})
-	}
-	na, nb := a.Namespaces(), b.Namespaces()
-	if len(na) > 0 && len(nb) > 0 && !slices.Equal(na, nb) {
-		shared = append(shared, pipeline.Cause{Path: []string{"namespace"}, Standing: pipeline.Suspected, Hint: "namespace", Expected: strings.Join(na, ", "), Actual: strings.Join(nb, ", "), Note: "the two are of different namespaces, which every policy holds"})
-	}
-	if len(shared) == 0 {
+	sa, sb, na, nb := a.Shape(), b.Shape(), a.Namespaces(), b.Namespaces()
+	shared := pipeline.Cause{Standing: pipeline.Suspected}
+	switch {
+	case sa.Known() && sb.Known() && (sa.Newest < sb.Oldest || sb.Newest < sa.Oldest):
+		shared.Path, shared.Hint, shared.Note = []string{"release"}, "generator-version", "another release of Contrast"
+	case len(na) > 0 && len(nb) > 0 && !slices.Equal(na, nb):
+		shared.Path, shared.Hint, shared.Note = []string{"namespace"}, "namespace", "another namespace"
+	default:
 		return
 	}
 	c.causes = map[pipeline.Key][]pipeline.Cause{}
@@ -208,7 +204,7 @@ func (c *comparison) common(a, b *manifest.Manifest) {
 	for _, r := range c.refs {
 		// A workload that only one of the two lets in is no matter of hashes.
 		if parts := r.Key.Parts(); parts[0] == "policy" && len(parts) == 4 && has[r.Key] {
-			c.causes[r.Key] = shared
+			c.causes[r.Key] = []pipeline.Cause{shared}
 		}
 	}
 }
