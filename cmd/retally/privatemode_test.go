@@ -163,3 +163,42 @@ func TestHostileWorkspace(t *testing.T) {
 		})
 	}
 }
+
+// init chooses the release that the checkout pins, says where another stands for
+// it, and what the script of that version passes.
+func TestPrivatemodeInit(t *testing.T) {
+	for _, tt := range []struct {
+		version, contrast string
+		want, not         []string
+	}{
+		{"v1.27.0", "v1.13.0", []string{"contrast-version pins Contrast v1.13.0.", "skip: [image-store]", "profile:privatemode@v1.27.0", "as they are since v1.26.0"}, []string{"nothing is known"}},
+		{"v1.40.1", "v1.20.1", []string{"nothing is known of Contrast v1.20.1 by itself", "v1.20.0, stands for it"}, []string{"image-store"}},
+		{"v1.12.0", "v1.6.0", []string{"profile:contrast@v1.6.0"}, nil},
+		{"v1.9.9", "v1.5.0", []string{"# manifest:"}, []string{"\nmanifest:", "profile:contrast"}},
+	} {
+		dir, _ := privatemodeCheckout(t)
+		for name, text := range map[string]string{"version.nix": "{ version = \"" + tt.version + "\"; }\n", "contrast-version": tt.contrast + "\n"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := commandLine{map[string]string{"RETALLY_CACHE": t.TempDir()}, ""}
+		if code, out, errOut := c.run(t, "init", "--profile", "privatemode", dir); code != 0 {
+			t.Fatalf("%s: exit %d\n%s%s", tt.version, code, out, errOut)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "retally.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s: retally.yaml lacks %q:\n%s", tt.version, want, text)
+			}
+		}
+		for _, not := range tt.not {
+			if strings.Contains(string(text), not) {
+				t.Errorf("%s: retally.yaml has %q:\n%s", tt.version, not, text)
+			}
+		}
+	}
+}

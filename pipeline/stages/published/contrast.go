@@ -77,8 +77,23 @@ func Generate(ctx context.Context, in *run.In) (*Generation, error) {
 // change fills in what follows from deployment, release and options.
 func (g *Generation) change(ctx context.Context) error {
 	g.byLine, g.uses = map[int]*contrast.Workload{}, map[string][]Launch{}
+	// Finding a key takes milliseconds, and a deployment may have thousands of
+	// pods of one size.
+	type blocks struct {
+		annotations map[string]string
+		missing     []contrast.Missing
+	}
+	made := map[string]blocks{}
 	o := g.options
-	o.Blocks = func(p contrast.Platform, n int) (map[string]string, []contrast.Missing) { return g.blocks(ctx, p, n) }
+	o.Blocks = func(p contrast.Platform, n int) (map[string]string, []contrast.Missing) {
+		key := useKey(p.Name, n)
+		b, ok := made[key]
+		if !ok {
+			b.annotations, b.missing = g.blocks(ctx, p, n)
+			made[key] = b
+		}
+		return b.annotations, b.missing
+	}
 	var err error
 	if g.Result, err = contrast.Change(g.given, g.Release, o); err != nil {
 		return &pipeline.InputError{Op: "generate", File: g.given.File, Err: err}
