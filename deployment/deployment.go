@@ -94,7 +94,8 @@ func (d *Deployment) spend(n int) bool {
 type Object struct {
 	APIVersion, Kind, Namespace, Name string
 	Line                              int
-	Document                          int // of the stream, from 1
+	Document                          int  // of the stream, from 1
+	InList                            bool // an item of a List
 	Node                              *yaml.Node
 
 	file string
@@ -135,6 +136,7 @@ type Workload struct {
 	SecretID    string      // WorkloadSecretID as `contrast generate` derives it
 	SANs        []string    // as `contrast generate` writes them, before later edits
 	Volumes     []Volume
+	Template    []string // path to the pod template; none means the object itself
 }
 
 // Container is one container of a pod template.

@@ -16,6 +16,9 @@ type LookupError struct {
 	Lines                   []int // of the objects, or of the differing values
 	Msg                     string
 	Hint                    string
+	// NoObject says that no object has the name: a script that selects by it
+	// goes on with an empty text.
+	NoObject bool
 }
 
 func (e *LookupError) Error() string {
@@ -80,7 +83,7 @@ func (d *Deployment) Lookup(kind, name, field string) (string, int, error) {
 	case len(fail.Lines) > 0:
 		fail.Msg = fmt.Sprintf("the object on line %d has no such field", fail.Lines[0])
 	default:
-		fail.Msg = "no such object"
+		fail.Msg, fail.NoObject = "no such object", true
 		if near := yamldoc.Nearest(name, names); near != "" {
 			fail.Hint = fmt.Sprintf("there is %q", near)
 		}

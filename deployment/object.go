@@ -81,7 +81,7 @@ func (d *Deployment) addObject(n *yaml.Node, kind, apiVersion string, depth int)
 	o := Object{
 		APIVersion: apiVersion, Kind: kind,
 		Namespace: textOf(n, "metadata", "namespace"), Name: textOf(n, "metadata", "name"),
-		Line: n.Line, Document: d.document, Node: n, file: d.File,
+		Line: n.Line, Document: d.document, InList: depth > 0, Node: n, file: d.File,
 	}
 	for _, keys := range [][]string{{"kind"}, {"apiVersion"}, {"metadata", "name"}, {"metadata", "namespace"}} {
 		if f := yamldoc.Path(n, keys...); f != nil && !yamldoc.IsNull(f) && f.ShortTag() != "!!str" {
@@ -130,7 +130,9 @@ func (d *Deployment) addWorkload(o *Object) {
 			d.reportAt(orNode(template, o.Node), ShapeWrong, o.ID(), "", "no pod template at %s", strings.Join(k.template, "."))
 			return
 		}
-		d.Workloads = append(d.Workloads, d.workload(*o, template))
+		w := d.workload(*o, template)
+		w.Template = k.template
+		d.Workloads = append(d.Workloads, w)
 		return
 	}
 	if !inert(*o) {

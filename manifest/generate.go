@@ -25,6 +25,10 @@ type Generation struct {
 	WorkloadOwnerKeys []string
 	// SeedshareOwnerKeys are hex digits of PKCS #1 DER RSA public keys.
 	SeedshareOwnerKeys []string
+	// Incomplete writes a placeholder in the place of a hash, measurement or
+	// seedshare key that is not given, in place of an error. Such a manifest is
+	// for people to read; Manifest.Placeholders finds what is missing.
+	Incomplete bool
 }
 
 // GeneratedPolicy is one workload with its policy hash.
@@ -44,12 +48,13 @@ type SNPValues struct {
 	Platform, ProductName   string
 	TrustedMeasurement      digest.Digest // SHA-384
 	APEIP                   uint32        // Newer only
+	NoAPEIP                 bool          // it is not known (Generation.Incomplete)
 	MinimumTCB              SNPTCB        // nil prints null
 	GuestPolicy             GuestPolicy
 	PlatformInfo            PlatformInfo
 	MinimumMitigationVector uint64
 	AllowedChipIDs          []string // nil prints null
-	CPUs                    uint64   // V120 only
+	CPUs                    uint64   // V116, where it is not 0, and V120
 }
 
 // GuestPolicy is the SEV-SNP guest policy, in the order in which it is written
@@ -132,10 +137,18 @@ func Generate(g Generation) (Generated, error) {
 		"Policies", policies,
 		"ReferenceValues", refs,
 		owner, keys(owner, g.WorkloadOwnerKeys, digestSize),
-		"SeedshareOwnerPubKeys", keys("SeedshareOwnerPubKeys", g.SeedshareOwnerKeys, 0),
+		"SeedshareOwnerPubKeys", g.seedshare(keys),
 	)
 	out.Warnings = warnings
 	return out, errors.Join(errs...)
+}
+
+// seedshare gives the keys, or one placeholder: each generate makes one anew.
+func (g Generation) seedshare(keys func(string, []string, int) *jsondoc.Value) *jsondoc.Value {
+	if g.Incomplete && g.SeedshareOwnerKeys == nil {
+		return stringArray([]string{Placeholder("the seedshare owner's public key")})
+	}
+	return keys("SeedshareOwnerPubKeys", g.SeedshareOwnerKeys, 0)
 }
 
 func (g Generation) policies() (*jsondoc.Value, []string, error) {
@@ -149,7 +162,8 @@ func (g Generation) policies() (*jsondoc.Value, []string, error) {
 	}
 	var hashes []string
 	for i, p := range g.Policies {
-		if p.Hash.Algorithm() != digest.SHA256 {
+		missing := g.Incomplete && p.Hash.IsZero()
+		if p.Hash.Algorithm() != digest.SHA256 && !missing {
 			return nil, nil, fmt.Errorf("policy %d (%s): want a SHA-256 hash, found %s", i, p.Workload.ID(), p.Hash)
 		}
 		if p.SANs == nil && p.Workload.Name == "" {
@@ -159,6 +173,12 @@ func (g Generation) policies() (*jsondoc.Value, []string, error) {
 			return nil, nil, fmt.Errorf("policy %d (%s): unknown role %q", i, p.Workload.ID(), p.Role)
 		}
 		h := p.Hash.Hex()
+		if missing {
+			h = Placeholder("policy of " + p.Workload.ID())
+			if p.SecretID != "" && p.SecretID != p.Workload.ID() {
+				h = Placeholder("policy of " + p.SecretID + ", " + p.Workload.ID())
+			}
+		}
 		first, dup := byHash[h]
 		switch {
 		case !dup:
@@ -195,7 +215,7 @@ func (g Generation) references() (*jsondoc.Value, error) {
 	if len(g.SNP) > 0 {
 		list := &jsondoc.Value{Kind: jsondoc.Array}
 		for i, s := range g.SNP {
-			e, err := s.tree(g.Version)
+			e, err := s.tree(g.Version, g.Incomplete)
 			if err != nil {
 				return nil, fmt.Errorf("snp[%d]: %w", i, err)
 			}
@@ -209,7 +229,7 @@ func (g Generation) references() (*jsondoc.Value, error) {
 		}
 		list := &jsondoc.Value{Kind: jsondoc.Array}
 		for i, t := range g.TDX {
-			e, err := t.tree()
+			e, err := t.tree(g.Incomplete)
 			if err != nil {
 				return nil, fmt.Errorf("tdx[%d]: %w", i, err)
 			}
@@ -220,9 +240,21 @@ func (g Generation) references() (*jsondoc.Value, error) {
 	return refs, nil
 }
 
-func (s SNPValues) tree(version Version) (*jsondoc.Value, error) {
-	if s.TrustedMeasurement.Algorithm() != digest.SHA384 {
-		return nil, fmt.Errorf("field TrustedMeasurement: want 48 bytes, found %s", s.TrustedMeasurement)
+// measured is a digest of 48 bytes, or a placeholder for it.
+func measured(field string, d digest.Digest, incomplete bool) (*jsondoc.Value, error) {
+	switch {
+	case incomplete && d.IsZero():
+		return jsondoc.NewString(Placeholder(field)), nil
+	case d.Algorithm() != digest.SHA384:
+		return nil, fmt.Errorf("field %s: want 48 bytes, found %s", field, d)
+	}
+	return jsondoc.NewString(d.Hex()), nil
+}
+
+func (s SNPValues) tree(version Version, incomplete bool) (*jsondoc.Value, error) {
+	launch, err := measured("TrustedMeasurement", s.TrustedMeasurement, incomplete)
+	if err != nil {
+		return nil, err
 	}
 	chips, err := hexArray(s.AllowedChipIDs, 64)
 	if err != nil {
@@ -235,18 +267,21 @@ func (s SNPValues) tree(version Version) (*jsondoc.Value, error) {
 		"MicrocodeVersion", optional(s.MinimumTCB.MicrocodeVersion),
 	)
 	product := jsondoc.NewString(s.ProductName)
-	measured := jsondoc.NewString(s.TrustedMeasurement.Hex())
 	if version == V16 {
-		return object("MinimumTCB", tcb, "ProductName", product, "TrustedMeasurement", measured), nil
+		return object("MinimumTCB", tcb, "ProductName", product, "TrustedMeasurement", launch), nil
 	}
 	e := object()
 	if version >= V116 {
 		e.Set("Platform", jsondoc.NewString(s.Platform))
 	}
 	e.Set("ProductName", product)
-	e.Set("TrustedMeasurement", measured)
+	e.Set("TrustedMeasurement", launch)
 	if version == Newer {
-		e.Set("APEIP", jsondoc.NewString(fmt.Sprintf("%08x", s.APEIP)))
+		eip := fmt.Sprintf("%08x", s.APEIP)
+		if incomplete && s.NoAPEIP {
+			eip = Placeholder("APEIP")
+		}
+		e.Set("APEIP", jsondoc.NewString(eip))
 	}
 	e.Set("MinimumTCB", tcb)
 	e.Set("GuestPolicy", s.GuestPolicy.tree())
@@ -255,7 +290,7 @@ func (s SNPValues) tree(version Version) (*jsondoc.Value, error) {
 		e.Set("MinimumMitigationVector", whole(s.MinimumMitigationVector))
 		e.Set("AllowedChipIDs", chips)
 	}
-	if version == V120 {
+	if version == V120 || version == V116 && s.CPUs != 0 {
 		e.Set("CPUs", whole(s.CPUs))
 	}
 	return e, nil
@@ -289,19 +324,21 @@ func (p PlatformInfo) tree() *jsondoc.Value {
 	)
 }
 
-func (t TDXValues) tree() (*jsondoc.Value, error) {
-	if t.MrTd.Algorithm() != digest.SHA384 {
-		return nil, fmt.Errorf("field MrTd: want 48 bytes, found %s", t.MrTd)
+func (t TDXValues) tree(incomplete bool) (*jsondoc.Value, error) {
+	mrtd, err := measured("MrTd", t.MrTd, incomplete)
+	if err != nil {
+		return nil, err
 	}
 	if raw, err := hex.DecodeString(t.MrSeam); err != nil || len(raw) != 0 && len(raw) != 48 {
 		return nil, fmt.Errorf("field MrSeam: want nothing or 96 hex digits, found %q", clip(t.MrSeam))
 	}
 	rtmrs := &jsondoc.Value{Kind: jsondoc.Array}
 	for i, r := range t.Rtmrs {
-		if r.Algorithm() != digest.SHA384 {
-			return nil, fmt.Errorf("field Rtmrs[%d]: want 48 bytes, found %s", i, r)
+		v, err := measured(fmt.Sprintf("Rtmrs[%d]", i), r, incomplete)
+		if err != nil {
+			return nil, err
 		}
-		rtmrs.Elems = append(rtmrs.Elems, jsondoc.NewString(r.Hex()))
+		rtmrs.Elems = append(rtmrs.Elems, v)
 	}
 	piids, err := hexArray(t.AllowedPIIDs, 16)
 	if err != nil {
@@ -310,7 +347,7 @@ func (t TDXValues) tree() (*jsondoc.Value, error) {
 	return object(
 		"Platform", jsondoc.NewString(t.Platform),
 		"MinTCBEvaluationDataNumber", whole(t.MinTCBEvaluationDataNumber),
-		"MrTd", jsondoc.NewString(t.MrTd.Hex()),
+		"MrTd", mrtd,
 		"MrSeam", jsondoc.NewString(t.MrSeam),
 		"Rtmrs", rtmrs,
 		"Xfam", jsondoc.NewString(hex.EncodeToString(t.Xfam[:])),

@@ -45,7 +45,7 @@ func generation(t testing.TB, version manifest.Version) manifest.Generation {
 			{Hash: sum256("db"), Workload: manifest.Workload{Version: "v1", Kind: "Pod", Name: "db"}},
 		},
 		SNP: []manifest.SNPValues{{
-			Platform: "Metal-QEMU-SNP", ProductName: "Genoa", TrustedMeasurement: sum384("genoa"), APEIP: 0x80b004, CPUs: 1,
+			Platform: "Metal-QEMU-SNP", ProductName: "Genoa", TrustedMeasurement: sum384("genoa"), APEIP: 0x80b004,
 			MinimumTCB:   manifest.SNPTCB{BootloaderVersion: ptr[uint64](10), TEEVersion: ptr[uint64](0), SNPVersion: ptr[uint64](28), MicrocodeVersion: ptr[uint64](88)},
 			GuestPolicy:  manifest.GuestPolicy{SMT: true, PageSwapDisable: true},
 			PlatformInfo: manifest.PlatformInfo{SMTEnabled: true},
@@ -57,7 +57,9 @@ func generation(t testing.TB, version manifest.Version) manifest.Generation {
 		WorkloadOwnerKeys:  []string{owner.Hex},
 		SeedshareOwnerKeys: []string{ownerKey(t, "seedshare-owner.pub.pem").Hex},
 	}
-	if version < manifest.V120 {
+	if version >= manifest.V120 {
+		g.SNP[0].CPUs = 1
+	} else {
 		g.WorkloadOwnerKeys = []string{owner.Digest.Hex()}
 	}
 	if version >= manifest.V116 {

@@ -17,8 +17,8 @@ import (
 const smallFile = 16 << 20
 
 func (a *app) manifestCommand() *cobra.Command {
-	return group("manifest", "Edit and check Contrast manifests",
-		a.manifestAdjustCommand(), a.manifestCheckCommand())
+	return group("manifest", "Generate, edit and check Contrast manifests",
+		a.manifestGenerateCommand(), a.manifestAdjustCommand(), a.manifestCheckCommand())
 }
 
 func (a *app) manifestAdjustCommand() *cobra.Command {
@@ -101,7 +101,10 @@ func (a *app) variables(ctx context.Context, p *manifest.Plan, plan, deploy stri
 		return nil, plain(err)
 	}
 	in := a.inputs(&config.Config{Deployment: deploy, Manifest: &config.Manifest{Adjust: plan, Variables: values}})
-	values, err = manifeststage.Variables(ctx, in, p)
+	values, empty, err := manifeststage.Variables(ctx, in, p)
+	for _, e := range empty {
+		a.talk("retally: warning: %s (--var sets it)", e.Msg)
+	}
 	var missing *pipeline.InputError
 	if errors.As(err, &missing) && missing.Op == "find variable" {
 		return nil, &userError{op: "manifest adjust", path: missing.File, err: missing.Err, hint: "add --deployment FILE or --var NAME=VALUE"}

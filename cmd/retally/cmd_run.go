@@ -16,6 +16,7 @@ import (
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages"
+	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
 	"github.com/retally/retally/report"
 )
 
@@ -26,7 +27,8 @@ type runFlags struct {
 	fresh      bool
 	noCache    bool
 	testRootOK bool
-	next       string // command to propose
+	next       string             // command to propose
+	said       []pipeline.Problem // before the run
 }
 
 func (r *runFlags) flags(cmd *cobra.Command) {
@@ -78,6 +80,9 @@ inputs only; run.json does not.`,
 					return plain(err)
 				}
 			}
+			if cfg.Against, flags.said, err = manifeststage.Latest(root, cfg.Against); err != nil {
+				return plain(err)
+			}
 			flags.protect(run.InputPaths(cfg, root)...)
 			if err := errors.Join(flags.checkTargets(targets), run.CheckOut(&flags.guard, out, "manifest.json", "report.json", "run.json")); err != nil {
 				return err
@@ -95,7 +100,7 @@ inputs only; run.json does not.`,
 	flags.flags(cmd)
 	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")
 	cmd.Flags().StringVar(&out, "out", "retally-out", "folder for manifest.json, report.json and run.json")
-	cmd.Flags().StringVar(&against, "against", "", "published manifest to compare with, in place of the configuration's")
+	cmd.Flags().StringVar(&against, "against", "", "published manifest to compare with, or a proxy's workspace, of which the latest entry counts; in place of the configuration's")
 	return cmd
 }
 
@@ -132,7 +137,7 @@ func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject str
 	}
 	o := run.Options{
 		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, TestRootOK: f.testRootOK, Tool: tool(), Build: run.BuildIdentity(),
-		Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
+		Problems: f.said, Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
 	}
 	if !f.noCache {
 		if store, err := a.openCache(); err != nil {

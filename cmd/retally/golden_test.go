@@ -72,6 +72,7 @@ var goldenCases = []goldenCase{
 	{"policy-show", "policy show policies/pod-other.initdata.toml"},
 
 	{"manifest-adjust", "manifest adjust --plan demo/adjustments.yaml --deployment demo/deployment.yaml demo/manifest.generated.json"},
+	{"manifest-generate", "manifest generate --deployment demo/deployment.yaml --profile contrast-1.20.0 --default-platform metal-qemu-snp --plan demo/adjustments.yaml"},
 	{"manifest-check", "manifest check demo/manifest.published.json"},
 	{"manifest-check-invalid", "manifest check invalid.json"},
 

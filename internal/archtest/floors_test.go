@@ -30,9 +30,9 @@ var floors = []struct {
 	{"pipeline/run", []string{"pipeline", "pipeline/config"}},
 	// recognize knows by itself what the stages' rooms read; as their kinds move
 	// into the table, its rooms go.
-	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "tdxmeasure"}},
+	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure"}},
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode", "snpmeasure"}},
 	{"pipeline/stages/deployment", stage("deployment")},
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
@@ -42,7 +42,7 @@ var floors = []struct {
 	{"pipeline/stages/policies", stage("deployment", "imagehash", "manifest", "policygen")},
 	// Asking a policy needs a rule engine, which no stage does.
 	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen"}},
-	{"pipeline/stages/manifest", stage("manifest", "privatemode")},
+	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
@@ -276,7 +276,7 @@ func TestRoomsKnowNoFlags(t *testing.T) {
 // parsers are the functions that read whole documents. A stage calls none: it
 // hands them to run.Parsed, which calls each once for a document.
 var parsers = []string{
-	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "manifest.Parse", "manifest.ParsePlan", "privatemode.ParseHashes", "privatemode.ParseModels", "privatemode.ParseStorageClasses",
+	"deployment.Parse", "evidence.ParseRegistry", "evidence.Read", "contrast.ParseRelease", "manifest.Parse", "manifest.ParsePlan", "manifest.ParseValues", "privatemode.ParseHashes", "privatemode.ParseModels", "privatemode.ParseStorageClasses",
 	"pcrmeasure.ParseGolden", "snpmeasure.ParseReleases", "tdxmeasure.ParseMetadata",
 }
 
@@ -290,6 +290,7 @@ var parsersCalled = map[string]int{
 	"pipeline/stages/manifest/policies.go":   1, // the base with the computed policies in it
 	"pipeline/stages/manifest/recomputed.go": 1, // the base with the computed registers in it
 	"pipeline/stages/policies/causes.go":     1, // the vendor's annotated files, each once
+	"pipeline/stages/manifest/generate.go":   1, // the manifest as generated
 }
 
 func TestDocumentsAreParsedOnce(t *testing.T) {

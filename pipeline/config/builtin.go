@@ -33,6 +33,12 @@ func BuiltIn(name string) ([]byte, error) {
 			return fail("known: "+strings.Join(profiles.SNPNames(), ", "), "there is no profile of %q", version)
 		}
 		return data, nil
+	case "contrast":
+		_, data, ok := profiles.Contrast(version)
+		if !ok {
+			return fail("known: "+strings.Join(profiles.ContrastReleases(), ", "), "there is no release of Contrast %q", version)
+		}
+		return data, nil
 	case rulesVendor:
 		own, err := rules.Default(rules.Binding(version))
 		if err != nil {
@@ -58,8 +64,8 @@ func ProfilePlan(name string) (data []byte, remark string, err error) {
 		return nil, "", err
 	}
 	vendor, version, _ := strings.Cut(strings.TrimPrefix(name, ProfilePrefix), "@")
-	if vendor == "tdx" || vendor == "snp" {
-		return nil, "", &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is how a machine behaves, not a plan of edits"), Hint: "for instance profile:privatemode@v1.40.0"}
+	if vendor == "tdx" || vendor == "snp" || vendor == "contrast" {
+		return nil, "", &pipeline.InputError{Op: "read", File: name, Err: fmt.Errorf("is no plan of edits"), Hint: "for instance profile:privatemode@v1.40.0"}
 	}
 	taken, _, _ := profiles.PrivatemodePlan(version)
 	newest := profiles.PrivatemodePlans()
@@ -67,6 +73,20 @@ func ProfilePlan(name string) (data []byte, remark string, err error) {
 		remark = fmt.Sprintf("the edits of %s are the newest that are known; whether those of %s are the same is not", taken, version)
 	}
 	return data, remark, nil
+}
+
+// ContrastRemark says which release stands for the one that a name asks for,
+// where that is another; "" where it is the one.
+func ContrastRemark(name string) string {
+	version, ok := strings.CutPrefix(name, ProfilePrefix+"contrast@")
+	if !ok {
+		return ""
+	}
+	taken, _, _ := profiles.Contrast(version)
+	if strings.TrimPrefix(version, "v") == strings.TrimPrefix(taken, "v") {
+		return ""
+	}
+	return fmt.Sprintf("nothing is known of Contrast %s by itself: the newest release before it that is, %s, stands for it; whether it changed what counts is not known", version, taken)
 }
 
 // OwnRules names retally's own rules as an input.

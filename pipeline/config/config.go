@@ -42,6 +42,9 @@ type Config struct {
 	Images map[string]Image `yaml:"images" json:"images,omitempty"`
 	// Hashes is a hashes-<host>.json of a rebuild.
 	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
+	// Proxy is what `docker inspect` prints of the proxy's image; its digest is
+	// held against the rebuilt one.
+	Proxy string `yaml:"proxy,omitempty" json:"proxy,omitempty"`
 	// Disks says where the models are whose disks are measured, by their key in
 	// the models file.
 	Disks map[string]Disk `yaml:"disks" json:"disks,omitempty"`
@@ -122,6 +125,19 @@ type Manifest struct {
 	// Base is the manifest as `contrast generate` wrote it; what nothing here
 	// recomputes is taken over from it and labelled as copied.
 	Base string `yaml:"base" json:"base,omitempty"`
+	// Release generates the manifest here, in place of a base: a release of
+	// Contrast as profile:contrast@v1.20.0, or a file in the same form.
+	Release string `yaml:"release,omitempty" json:"release,omitempty"`
+	// DefaultPlatform is what `contrast generate` is given as its reference
+	// values: the platform of workloads that name none.
+	DefaultPlatform string `yaml:"default_platform,omitempty" json:"default_platform,omitempty"`
+	// Values is a file of values that nobody here recomputes, each with its
+	// source; what is made of them is copied.
+	Values string `yaml:"values,omitempty" json:"values,omitempty"`
+	// Skip are changes of the deployment that generate was told to leave out:
+	// initializer, service-mesh, image-store. ImageStore asks for one.
+	Skip       []string `yaml:"skip,omitempty" json:"skip,omitempty"`
+	ImageStore bool     `yaml:"image_store,omitempty" json:"image_store,omitempty"`
 	// Adjust is the plan of the edits after generate.
 	Adjust string `yaml:"adjust" json:"adjust,omitempty"`
 	// Variables set or override the plan's variables.
@@ -233,7 +249,7 @@ func (c *Config) MachinesOnly() bool {
 // of them is written over. Of a folder everything counts; those of policies,
 // of which only some files are read, are not among them (Policies.Loose).
 func (c *Config) Files() []string {
-	out := []string{c.Deployment, c.Models, c.Hashes, c.Compose, c.Registry, c.Against}
+	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Against}
 	out = append(out, c.StorageClasses...)
 	for _, i := range c.Images {
 		out = append(out, i.OCI, i.Archive)
@@ -257,7 +273,7 @@ func (c *Config) Files() []string {
 		out = append(out, e.Collateral...)
 	}
 	if m := c.Manifest; m != nil {
-		out = append(out, m.Base, m.Adjust)
+		out = append(out, m.Base, m.Adjust, m.Release, m.Values)
 	}
 	return slices.DeleteFunc(out, func(name string) bool { return name == "" || strings.HasPrefix(name, ProfilePrefix) })
 }

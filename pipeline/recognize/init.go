@@ -50,10 +50,8 @@ func Init(s *Subject, profile string) ([]byte, error) {
 		return nil, err
 	}
 	b.WriteString("\n# The runtime policies of the deployment: the settings of the generator, the\n# generator's version (retally, kata-4.1, contrast-1.20, kata-3.28) and its rules;\n# without rules, retally's own are taken. images must name every image, the pause\n# image of the settings too.\n")
-	if s.Settings != "" && c.Deployment != "" {
-		fmt.Fprintf(&b, "policies:\n  settings: %s\n  profile: kata-4.1\n  # rules: rules.rego\n", scalar(s.Settings))
-	} else {
-		b.WriteString("# policies:\n#   settings: genpolicy-settings.json\n#   profile: kata-4.1\n#   rules: rules.rego\n")
+	if err := initPolicies(&b, s, profile); err != nil {
+		return nil, err
 	}
 	version := ""
 	if s.Checkout != nil {
@@ -69,6 +67,8 @@ func Init(s *Subject, profile string) ([]byte, error) {
 		if version != "" {
 			fmt.Fprintf(&b, "  # adjust: profile:privatemode@%s\n", version)
 		}
+	} else if release := s.release(profile); release != "" {
+		b.WriteString(release)
 	} else {
 		b.WriteString("\n# How the manifest is made: base is what `contrast generate` wrote, adjust the\n# plan of the edits after it.\n# manifest:\n#   base: manifest.json\n")
 		if version != "" {
@@ -77,7 +77,11 @@ func Init(s *Subject, profile string) ([]byte, error) {
 			b.WriteString("#   adjust: adjustments.yaml\n")
 		}
 	}
-	line("against", against, "The published manifest to compare with, for instance the one that\n# `retally proxy-log WORKSPACE` names.", "manifest.published.json")
+	if profile == "privatemode" {
+		line("proxy", s.Inspect, "The proxy's own image: what `docker inspect IMAGE` prints of it.", "proxy-inspect.json")
+		initMachines(&b)
+	}
+	line("against", against, "The published manifest to compare with, for instance the one that\n# `retally proxy-log WORKSPACE` names, or the WORKSPACE itself.", "manifest.published.json")
 	b.WriteString("\n# Keys that may stay unchecked or rest on copied values (globs). Each is shown in\n# the report.\n# allow_unchecked:\n#   - image/vllm-openai/manifest\n")
 	if _, err := run.ParseConfig(s.table, config.FileName, b.Bytes()); err != nil {
 		hint := "give a folder with a deployment YAML, a models file, image layouts, hashes or a manifest"

@@ -43,6 +43,7 @@ const (
 	KindArchive    Kind = "image archive"
 	KindModelDir   Kind = "model directory"
 	KindSettings   Kind = "policy settings"
+	KindRelease    Kind = "release of Contrast"
 	KindUnknown    Kind = ""
 )
 
@@ -121,6 +122,8 @@ func recognizeYAML(docs []*yaml.Node) Kind {
 		switch {
 		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "steps") != nil:
 			return KindPlan
+		case yamldoc.Get(d, "release") != nil && yamldoc.Get(d, "policy_hash") != nil && yamldoc.Get(d, "replacements") != nil:
+			return KindRelease
 		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "storage_classes", "platforms", "evidence"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
 			return KindConfig
 		case isCompose(d):

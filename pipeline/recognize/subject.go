@@ -178,6 +178,12 @@ func (s *Subject) Prepare(ctx context.Context) error {
 func (s *Subject) prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(pipeline.LevelNote, "checkout", s.Checkout.Notes)
+		if name := s.releaseName(); name != "" {
+			s.Problems = append(s.Problems, pipeline.Problem{
+				Level: pipeline.LevelNote, Code: "release", Where: pipeline.Where{File: s.Checkout.ContrastVersionFile}, Msg: s.releaseWhy() + ": " + name + " fits",
+				Hint: "retally init --profile privatemode writes a configuration that generates the manifest with it",
+			})
+		}
 	}
 	if s.Settings != "" && s.Config.Policies == nil {
 		s.Problems = append(s.Problems, pipeline.Problem{

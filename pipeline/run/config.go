@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/config"
@@ -81,6 +82,25 @@ func CheckTable(table []Stage) error {
 			}
 		}
 		seen[s.Name] = true
+	}
+	return nil
+}
+
+// CheckConfig lets every stage check its section of a configuration that came by
+// flags: a fault names the field.
+func CheckConfig(table []Stage, c *config.Config) error {
+	at := func(msg, hint string, path ...string) error {
+		if hint != "" {
+			msg += " (" + hint + ")"
+		}
+		return fmt.Errorf("%s: %s", strings.Join(path, "."), msg)
+	}
+	for i := range table {
+		if table[i].Check != nil {
+			if err := table[i].Check(c, at); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -49,9 +49,10 @@ type Options struct {
 type Result struct {
 	Report    *pipeline.Report
 	Artifacts []Artifact
-	Reused    []string // stages whose result was taken from the cache
-	Trusted   []string // inputs that were not reread, trusted by their stat identity
-	Warnings  []string // trouble that changes no result, such as an unwritable cache
+	Reused    []string                  // stages whose result was taken from the cache
+	Trusted   []string                  // inputs that were not reread, trusted by their stat identity
+	Missing   map[pipeline.Key][]string // of values that were not computed, which inputs there were not
+	Warnings  []string                  // trouble that changes no result, such as an unwritable cache
 }
 
 // StageError says which stage could not compute.
@@ -182,6 +183,12 @@ func (r *runner) finish() *Result {
 	rep.Next, rep.Problems, rep.Lacks = r.o.Next, slices.Clone(r.o.Problems), slices.Clone(r.o.Lacks)
 	for _, out := range r.outs {
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
+		for key, list := range out.Missing {
+			if r.result.Missing == nil {
+				r.result.Missing = map[pipeline.Key][]string{}
+			}
+			r.result.Missing[key] = append(r.result.Missing[key], list...)
+		}
 	}
 	for _, in := range r.inputs {
 		rep.Inputs = append(rep.Inputs, in)

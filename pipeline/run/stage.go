@@ -211,7 +211,9 @@ type Out struct {
 	Artifacts    []Artifact                        `json:"artifacts,omitempty"` // files the run writes
 	Facts        []string                          `json:"facts,omitempty"`     // what was found in the inputs, counted
 	Bytes        *pipeline.BytesResult             `json:"bytes,omitempty"`
-	TestRoots    []string                          `json:"testRoots,omitempty"` // see pipeline.Report
+	// Missing says of values that were not computed which inputs there were not.
+	Missing   map[pipeline.Key][]string `json:"missing,omitempty"`
+	TestRoots []string                  `json:"testRoots,omitempty"` // see pipeline.Report
 }
 
 // Artifact is a file that a run produces, such as manifest.json.

@@ -165,6 +165,8 @@ func (c *comparison) sentence() string {
 	m := &c.rep.Meaning
 	bad := m.Loosened + m.Tightened + m.Unexplained
 	switch {
+	case c.rep.Bytes.Verdict == pipeline.Unchecked && c.rep.Bytes.Note != "":
+		return "One of the two was not reproduced in full."
 	case bad == 0 && c.rep.Bytes.Verdict == pipeline.Match:
 		return "The two are identical."
 	case bad == 0 && m.Volatile == 0:
@@ -194,15 +196,48 @@ func (c *comparison) manifests(a, b File) (*pipeline.Report, error) {
 	ms, refs := manifeststage.Sides(ma, mb, func(manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(a.Name)}
 	})
-	c.ms, c.refs = ms, refs
+	// What stands for no value is none, on neither side.
+	c.ms, _ = manifeststage.WithoutPlaceholders(ms)
+	c.refs = refs
 	c.rep.Bytes = rawBytes(a.Data, b.Data)
+	if n := len(ma.Placeholders()) + len(mb.Placeholders()); n > 0 && c.rep.Bytes.Verdict == pipeline.Match {
+		c.rep.Bytes.Verdict, c.rep.Bytes.Note = pipeline.Unchecked, "values that were not reproduced are not the same by being written alike"
+	}
 	c.rep.Problems = append(manifeststage.Problems(a.Name, ma, false), manifeststage.Problems(b.Name, mb, false)...)
+	c.common(ma, mb)
 	sa, _, _ := strings.Cut(ma.Shape().String(), ":")
 	sb, _, _ := strings.Cut(mb.Shape().String(), ":")
 	if sa != sb {
 		c.rep.Problems = append(c.rep.Problems, pipeline.Problem{Level: pipeline.LevelNote, Code: "manifest-version", Msg: fmt.Sprintf("different versions wrote the two: %s %s, %s %s", sa, c.rep.GotName, sb, c.rep.WantName)})
 	}
 	return c.finish(a, b), nil
+}
+
+// common says first what two manifests have as a whole that makes every policy
+// hash another: they are of two releases, or of two namespaces. Two hashes cannot
+// tell what else differs.
+func (c *comparison) common(a, b *manifest.Manifest) {
+	sa, sb, na, nb := a.Shape(), b.Shape(), a.Namespaces(), b.Namespaces()
+	shared := pipeline.Cause{Standing: pipeline.Suspected}
+	switch {
+	case sa.Known() && sb.Known() && (sa.Newest < sb.Oldest || sb.Newest < sa.Oldest):
+		shared.Path, shared.Hint, shared.Note = []string{"release"}, "generator-version", "another release of Contrast"
+	case len(na) > 0 && len(nb) > 0 && !slices.Equal(na, nb):
+		shared.Path, shared.Hint, shared.Note = []string{"namespace"}, "namespace", "another namespace"
+	default:
+		return
+	}
+	c.causes = map[pipeline.Key][]pipeline.Cause{}
+	has := map[pipeline.Key]bool{}
+	for _, m := range c.ms {
+		has[m.Key] = true
+	}
+	for _, r := range c.refs {
+		// A workload that only one of the two lets in is no matter of hashes.
+		if parts := r.Key.Parts(); parts[0] == "policy" && len(parts) == 4 && has[r.Key] {
+			c.causes[r.Key] = []pipeline.Cause{shared}
+		}
+	}
 }
 
 func rawBytes(a, b []byte) pipeline.BytesResult {

@@ -33,6 +33,9 @@ func plan(c *config.Config) []run.PlanLine {
 		source, _ := c.Images[name].Source()
 		lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("image", name, "manifest")), From: source})
 	}
+	if c.Proxy != "" {
+		lines = append(lines, run.PlanLine{Key: string(proxyKey), From: c.Proxy + ", against the rebuilt image"})
+	}
 	switch {
 	case c.Hashes != "":
 		lines = append(lines, run.PlanLine{Key: "image/*/manifest", From: c.Hashes + ", taken over as it is"})
@@ -87,6 +90,11 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	}
 	if in.Config.Hashes != "" {
 		if err := r.hashes(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if in.Config.Proxy != "" {
+		if err := r.proxy(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -73,7 +73,7 @@ func keyOf(pointer string) string { return pointer + "\x00key" }
 // basis is the weakest basis of the bytes that a value is made of.
 func (o *origins) basis(f manifest.Field) (pipeline.Basis, []pipeline.InputRef) {
 	if f.Pointer == "" { // absent, with a default: nothing but the base says so
-		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(o.cfg.Manifest.Base)}
+		return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(baseName(o.cfg.Manifest))}
 	}
 	isHash := strings.HasPrefix(f.Path, "policy/") && strings.HasSuffix(f.Path, "/hash")
 	if isHash {
@@ -123,7 +123,7 @@ func (o *origins) one(pointer string, measured bool) (pipeline.Basis, []pipeline
 	if r, ok := o.base[offset]; ok {
 		return r.Basis, r.Inputs
 	}
-	return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(o.cfg.Manifest.Base)}
+	return pipeline.Copied, []pipeline.InputRef{pipeline.FromFile(baseName(o.cfg.Manifest))}
 }
 
 // isName reports whether a field is what its entry is joined by. A name is no

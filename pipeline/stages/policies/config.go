@@ -74,7 +74,7 @@ func fill(c *config.Config) {
 	if p == nil {
 		return
 	}
-	if p.Profile == "" {
+	if p.Profile == "" && (c.Manifest == nil || c.Manifest.Release == "") { // else the release says it
 		p.Profile = policygen.Profiles()[0].Name
 	}
 	if p.Rules == "" && p.ImageBinding == "" {

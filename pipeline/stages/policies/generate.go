@@ -37,7 +37,8 @@ func (r *policyRun) generate(ctx context.Context) ([]computedPolicy, error) {
 			"images: {"+lastPart(r.pauseImage())+": {oci: FOLDER}}; every pod runs it, so every policy holds its configuration")
 		for i := range r.d.Workloads {
 			if w := &r.d.Workloads[i]; r.scope(w) {
-				r.out.Notes[policyKey(w)] = "not computed, because the bytes of the pause image are not at hand"
+				r.lacks(w, "not computed, because the bytes of the pause image are not at hand", "the bytes of the pause image "+r.pauseImage()+" ("+why+")")
+				r.unchanged(w)
 			}
 		}
 		return nil, nil
@@ -94,7 +95,13 @@ func (r *policyRun) available() map[int]bool {
 		}
 		part := r.parts.of(w.Line)
 		keep[part] = true
+		if r.unchanged(w) {
+			lacking[part] = true
+		}
 		for _, c := range w.Containers {
+			if r.changed.Placeholder(c.Image.Text) {
+				continue // its digest is what is missing
+			}
 			why := r.absence(c.Image.Text)
 			if why == "" {
 				continue
@@ -105,7 +112,7 @@ func (r *policyRun) available() map[int]bool {
 			}
 			if key := policyKey(w); !slices.Contains(needs[c.Image.Text], key) {
 				needs[c.Image.Text] = append(needs[c.Image.Text], key)
-				r.out.Notes[key] = "not computed, because the bytes of image " + lastPart(c.Image.Text) + " are not at hand"
+				r.lacks(w, "not computed, because the bytes of image "+lastPart(c.Image.Text)+" are not at hand", "the bytes of image "+c.Image.Text+" ("+why+")")
 			}
 		}
 	}
@@ -138,7 +145,7 @@ func (r *policyRun) faults(problems policygen.Problems, keep map[int]bool) bool 
 		for i := range r.d.Workloads {
 			w := &r.d.Workloads[i]
 			if r.scope(w) && (part < 0 || r.parts.of(w.Line) == part) {
-				r.out.Notes[policyKey(w)] = "not computed, because of a fault in the inputs"
+				r.lacks(w, "not computed, because of a fault in the inputs", "inputs without a fault: "+p.String())
 			}
 		}
 	}
@@ -224,7 +231,7 @@ func (r *policyRun) assign(list []policygen.Policy, parts map[int]bool) ([]compu
 		if !r.scope(w) || r.computed[key] || w.Name == "" {
 			continue // an object that is there twice is reported as such
 		}
-		if needsMutation(r.profile, w) {
+		if r.changed == nil && needsMutation(r.profile, w) {
 			r.in.Lack("the deployment as contrast generate writes it", string(key), "give deployment: the YAML of contrast generate --output; it adds an initializer to "+w.ID()+" before it computes the policy")
 			r.out.Notes[key] = "not computed, because contrast generate adds an initializer first, which the deployment does not have"
 			continue

@@ -24,7 +24,7 @@ import (
 // Stage computes the runtime policy of every workload whose images are
 // at hand. Its values are the hashes that a manifest lists.
 func Stage() run.Stage {
-	return run.Stage{Name: "policies", Version: 2, After: []string{"images"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "policies", Version: 3, After: []string{"images", "snp"}, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -65,6 +65,7 @@ type policyRun struct {
 	inputs   []pipeline.InputRef // of every policy
 	absent   map[string]string   // image text -> why its bytes are not at hand
 	computed map[pipeline.Key]bool
+	changed  *published.Generation // the deployment as Contrast changes it, may be nil
 
 	kept, unwritten int // bytes of documents, and documents beyond the bound
 }
@@ -72,6 +73,9 @@ type policyRun struct {
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	out := &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}
 	if in.Config.Policies == nil {
+		if m := in.Config.Manifest; m != nil && m.Release != "" {
+			return out, withoutPolicies(ctx, in, out)
+		}
 		if in.Config.Deployment != "" && (in.Config.Manifest != nil || in.Config.Against != "") {
 			in.Lack("what the policies are made of", "policy/**", "add policies: {settings: genpolicy-settings.json, profile: kata-4.1}, rules: FILE where they are not retally's own, and images: with the bytes of every container's image")
 		}
@@ -106,7 +110,13 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 
 // read takes in everything but the images.
 func (r *policyRun) read(ctx context.Context) error {
-	in, c := r.in, r.conf
+	in := r.in
+	var err error
+	if r.changed, err = published.Generate(ctx, in); err != nil {
+		return err
+	}
+	r.ofRelease()
+	c := r.conf
 	set, err := Resolve(ctx, in, c)
 	if err != nil {
 		return err
@@ -118,6 +128,11 @@ func (r *policyRun) read(ctx context.Context) error {
 	if r.d, err = published.Deployment(ctx, in, in.Config); err != nil {
 		return err
 	}
+	if r.changed != nil {
+		// Places are those of the changed deployment, which the run writes.
+		data, r.d = r.changed.YAML, r.changed.Changed
+		r.out.Artifacts = append(r.out.Artifacts, run.Artifact{Name: r.changed.File, Data: data})
+	}
 	r.names, r.parts, r.scope = published.ImageNames(r.d.Images()), splitYAML(data), inScope(r.d)
 	set.Input.Images, set.Input.Cache = r.input.Images, r.input.Cache
 	r.profile, r.input, r.base, r.dropIns = set.Input.Profile, set.Input, set.Base, set.DropIns
@@ -126,6 +141,7 @@ func (r *policyRun) read(ctx context.Context) error {
 		r.problem(pipeline.LevelWarning, "policy-rules", pipeline.Where{File: c.RulesName()}, strings.TrimPrefix(w, c.RulesName()+": "), "")
 	}
 	r.pausePin()
+	r.releaseInputs()
 	return r.readListed(ctx)
 }
 
@@ -141,13 +157,16 @@ func (r *policyRun) readListed(ctx context.Context) error {
 		return m, err
 	}
 	var err error
-	if c := r.in.Config.Manifest; c != nil {
+	if c := r.in.Config.Manifest; c != nil && c.Base != "" {
 		if r.made, err = read(c.Base); err != nil {
 			return err
 		}
 	}
 	if r.in.Config.Against != "" {
 		r.listed, err = read(r.in.Config.Against)
+	}
+	if r.changed != nil {
+		r.textHash = r.changed.Release.PolicyHash.Value == "policy"
 	}
 	return err
 }
@@ -185,6 +204,11 @@ func (r *policyRun) measure(p computedPolicy) {
 		basis = pipeline.Assumed
 	}
 	inputs := slices.Clone(r.inputs)
+	if r.changed != nil {
+		own := r.changed.Of(p.w)
+		b, more := r.changed.Basis(own)
+		basis, inputs = max(basis, b), append(inputs, more...)
+	}
 	var seen []pipeline.Key
 	for _, text := range append(imageTexts(p.w), r.pauseImage()) {
 		if key, _ := r.imageKey(text); key != "" && !slices.Contains(seen, key) {

@@ -24,6 +24,8 @@ type variantSearch struct {
 	r    *policyRun
 	left int
 	last *variant
+	// others are the deployment as other choices of a generation change it.
+	others []otherChoice
 }
 
 // variant is a set of changes; an empty field changes nothing.
@@ -92,6 +94,12 @@ func (s *variantSearch) causes(ctx context.Context, p *computedPolicy, entry man
 			c.Note = "the published hash is that of the initdata document, not of the policy text in it"
 		}
 		return []pipeline.Cause{c}, nil
+	}
+	if c, ok, err := s.choices(ctx, p, entry.HashText); ok || err != nil {
+		if ok {
+			return []pipeline.Cause{cause("generated", c)}, nil
+		}
+		return nil, err
 	}
 	id, named := manifest.ParseWorkloadID(entry.WorkloadSecretID)
 	other := named && p.w.Namespace != "" && p.namespace == "" && id.Namespace != p.w.Namespace
