@@ -165,6 +165,8 @@ type Finding struct {
 	Note     string   `json:"note,omitempty"`
 	// Allowed is set where --allow-unchecked or allow_unchecked named the key.
 	Allowed bool `json:"allowed,omitempty"`
+	// Accepted is set where the policy of a gate acknowledges the difference.
+	Accepted bool `json:"accepted,omitempty"`
 }
 
 // Problem is something odd in an input that is not a comparison: an unpinned
