@@ -208,7 +208,8 @@ func (j *judge) bytes() {
 }
 
 // basis holds each value against the demand on how it is known. What is not
-// known at all is unchecked, and no other rule speaks of it.
+// known at all is unchecked already, unless a leave was given: a demand counts
+// more.
 func (j *judge) basis() {
 	for i := range j.p.Basis {
 		d := &j.p.Basis[i]
@@ -219,6 +220,9 @@ func (j *judge) basis() {
 				continue
 			}
 			hit = true
+			if f.Open() {
+				continue // that is unchecked already
+			}
 			if e := f.Standing.Effective; f.Verdict != pipeline.Extra && (e == 0 || e > d.AtLeast) {
 				how := e.String()
 				if f.Verdict == pipeline.Unchecked || e == 0 {
