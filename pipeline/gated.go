@@ -12,8 +12,10 @@ type Gate struct {
 	Denied []Problem `json:"denied,omitempty"`
 	// Accepted are differences, and leaves, that somebody answers for.
 	Accepted []Accepted `json:"accepted,omitempty"`
-	// Moved is what is another than in the release before.
-	Moved []Moved `json:"moved,omitempty"`
+	// Moved is what is another than in the release before: Got is the earlier
+	// side, Want this one. The note names the input files that the value comes
+	// from and that are others, as far as the earlier report names its inputs.
+	Moved []Finding `json:"moved,omitempty"`
 }
 
 // Accepted is a difference that somebody acknowledged, or a leave that somebody
@@ -27,20 +29,6 @@ type Accepted struct {
 	Owner   string `json:"owner"`
 	Expires string `json:"expires"`
 	Where   Where  `json:"where"` // in the policy
-}
-
-// Moved is one value that is another than in the release before. Old is the
-// earlier side, New this one.
-type Moved struct {
-	Key   Key    `json:"key"`
-	Class Class  `json:"class"`
-	Old   Value  `json:"old"`
-	New   Value  `json:"new"`
-	Words string `json:"words,omitempty"`
-	// From are the input files that the value comes from and that are others, as
-	// far as the earlier report names its inputs.
-	From  []string `json:"from,omitempty"`
-	Where Where    `json:"where,omitzero"`
 }
 
 // OutcomeDenied is a gate's: something stands against the release. Its exit

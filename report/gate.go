@@ -41,14 +41,14 @@ func newGateView(g *pipeline.Gate) *GateView {
 			v.Volatile++
 			continue
 		}
-		s := fmt.Sprintf("%s: %s -> %s", m.Key, short(m.Old, false), short(m.New, false))
+		s := fmt.Sprintf("%s: %s -> %s", m.Key, short(m.Got, false), short(m.Want, false))
 		switch {
-		case m.Old.IsNone():
-			s = fmt.Sprintf("%s: new, %s", m.Key, short(m.New, false))
-		case m.New.IsNone():
-			s = fmt.Sprintf("%s: gone, was %s", m.Key, short(m.Old, false))
-		case m.Old.Kind() == pipeline.ListKind && m.New.Kind() == pipeline.ListKind:
-			s = string(m.Key) + ":" + listChange(&pipeline.Finding{Got: m.Old, Want: m.New}, false)
+		case m.Got.IsNone():
+			s = fmt.Sprintf("%s: new, %s", m.Key, short(m.Want, false))
+		case m.Want.IsNone():
+			s = fmt.Sprintf("%s: gone, was %s", m.Key, short(m.Got, false))
+		case m.Got.Kind() == pipeline.ListKind && m.Want.Kind() == pipeline.ListKind:
+			s = string(m.Key) + ":" + listChange(&pipeline.Finding{Got: m.Got, Want: m.Want}, false)
 		}
 		if m.Class == pipeline.ClassLoosened || m.Class == pipeline.ClassTightened {
 			s += ", " + classWords[m.Class]
@@ -57,7 +57,10 @@ func newGateView(g *pipeline.Gate) *GateView {
 		if p := at(m.Where); p != "" {
 			from = append(from, p)
 		}
-		if from = append(from, m.From...); len(from) > 0 {
+		if m.Note != "" {
+			from = append(from, m.Note)
+		}
+		if len(from) > 0 {
 			s += " (" + strings.Join(from, ", ") + ")"
 		}
 		v.Moved = append(v.Moved, s)

@@ -323,7 +323,9 @@ func (j *judge) previous() {
 		if f.Verdict == pipeline.Match {
 			continue
 		}
-		j.gate.Moved = append(j.gate.Moved, pipeline.Moved{Key: f.Key, Class: f.Class, Old: f.Got, New: f.Want, Words: f.Words, From: from[f.Key], Where: f.Where})
+		m := *f
+		m.Note, m.Standing, m.Allowed = strings.Join(from[f.Key], ", "), pipeline.Standing{}, false
+		j.gate.Moved = append(j.gate.Moved, m)
 		if f.Class == pipeline.ClassVolatile || f.Verdict == pipeline.Unchecked {
 			continue
 		}

@@ -147,8 +147,8 @@ func TestPrevious(t *testing.T) {
 	}
 	for _, m := range r.Gate.Moved {
 		// Only the image's input is another than before.
-		if want := m.Key == good.key; want != slices.Equal(m.From, []string{"in/" + string(good.key)}) {
-			t.Errorf("%s comes from %v", m.Key, m.From)
+		if want := m.Key == good.key; want != (m.Note == "in/"+string(good.key)) {
+			t.Errorf("%s comes from %v", m.Key, m.Note)
 		}
 	}
 	r = judge("permit:\n- {rule: loosened, keys: '" + string(loose.key) + "', " + who + "2026-12-31}\n- {rule: new-policy, keys: 'policy/**', " + who + "2026-12-31}\n")
