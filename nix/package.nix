@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-LQnUfRSBWg/YAtHXAO4oVY8HFY2nr+9zM7jmXBJGa30=";
+  vendorHash = "sha256-ZpWVhTGxAZ35rnZ1vkNgHqVUnXrjo4at9Rzl3BZLzl0=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];

@@ -26,6 +26,8 @@ const Home = "https://github.com/retally/retally"
 // a screen.
 func Formats() []Format {
 	return []Format{
+		{"corim", ".cbor", CoRIM, contains(corimProfile)},
+		{"ear", ".json", EAR, isJSONOf(`"eat_profile": "tag:github.com,2023:veraison/ear"`, `"build": "retally `)},
 		{"github", ".txt", GitHub, begins(githubMark)},
 		{"gitlab", ".json", GitLab, func(head []byte) bool {
 			return strings.HasPrefix(string(head), "[") && (bytes.Contains(head, []byte(`"check_name": "retally-`)) || strings.TrimSpace(string(head)) == "[]")
@@ -35,6 +37,7 @@ func Formats() []Format {
 		{"json", ".json", JSON, pipeline.IsReport},
 		{"junit", ".xml", JUnit, contains(`classname="retally.`)},
 		{"markdown", ".md", Markdown, begins(markdownMark)},
+		{"rvps", ".json", RVPS, isJSONOf(`"type": "sample"`, `"payload"`)},
 		{"sarif", ".sarif", SARIF, isJSONOf(`"version": "2.1.0"`, `"name": "retally"`)},
 	}
 }
