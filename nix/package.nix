@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-aCJhGMRnR7TxMp0vR0O0B7tnvQi4xErZqQR0zdxT6IQ=";
+  vendorHash = "sha256-jNk8kBZZ17ETwtzBJbe+lizrLO/nhoeAp4/1yHO+yGo=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];

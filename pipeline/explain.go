@@ -14,12 +14,12 @@ type Explanation struct {
 	Finding     *Finding     `json:"finding,omitempty"`
 	Measurement *Measurement `json:"measurement,omitempty"`
 	Standing    Standing     `json:"standing,omitzero"`
-	Tree        []TreeLine   `json:"tree"` // what the value was computed from
+	Tree        []treeLine   `json:"tree"` // what the value was computed from
 	Sets        []SetResult  `json:"sets,omitempty"`
 }
 
-// TreeLine is one input in the tree below a value.
-type TreeLine struct {
+// treeLine is one input in the tree below a value.
+type treeLine struct {
 	Depth int    `json:"depth"`
 	Name  string `json:"name"` // a key or a file
 	Basis Basis  `json:"basis,omitempty"`
@@ -28,7 +28,7 @@ type TreeLine struct {
 
 // Explain collects what a report says of a key.
 func Explain(r *Report, k Key) (*Explanation, error) {
-	e := &Explanation{Key: k, Tree: []TreeLine{}}
+	e := &Explanation{Key: k, Tree: []treeLine{}}
 	for i := range r.Findings {
 		if r.Findings[i].Key == k {
 			e.Finding = &r.Findings[i]
@@ -54,10 +54,10 @@ func Explain(r *Report, k Key) (*Explanation, error) {
 			seen[m.Key] = true
 			for _, in := range m.Inputs {
 				if in.File != "" {
-					e.Tree = append(e.Tree, TreeLine{Depth: depth, Name: in.File, Value: digests[in.File]})
+					e.Tree = append(e.Tree, treeLine{Depth: depth, Name: in.File, Value: digests[in.File]})
 					continue
 				}
-				line := TreeLine{Depth: depth, Name: string(in.Key)}
+				line := treeLine{Depth: depth, Name: string(in.Key)}
 				next := byKey[in.Key]
 				if next != nil {
 					line.Basis, line.Value = next.Basis, next.Value

@@ -97,6 +97,13 @@ func (r *Report) finish(standings map[Key]Standing, c *Case) {
 		f.Standing = standings[f.Key]
 		f.Allowed = f.Key.MatchAny(c.Allow)
 	}
+	r.sort()
+	r.count()
+	r.judge(c)
+}
+
+// sort puts all lists into their one order.
+func (r *Report) sort() {
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(a.Key, b.Key) })
 	slices.SortStableFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
 	slices.SortFunc(r.Inputs, func(a, b Input) int { return cmp.Compare(a.File, b.File) })
@@ -104,6 +111,4 @@ func (r *Report) finish(standings map[Key]Standing, c *Case) {
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(levelOrder(a.Level), levelOrder(b.Level)), cmp.Compare(aboutUs(a.Code), aboutUs(b.Code)), cmp.Compare(a.Where.File, b.Where.File), cmp.Compare(a.Where.Line, b.Where.Line), cmp.Compare(a.Code, b.Code))
 	})
-	r.count()
-	r.judge(c)
 }

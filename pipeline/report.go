@@ -49,6 +49,8 @@ type Report struct {
 	Lacks        []Lack        `json:"lacks,omitempty"`
 	Inputs       []Input       `json:"inputs"`
 	Measurements []Measurement `json:"measurements"`
+	// Gate is set where a gate's policy was held against the report.
+	Gate *Gate `json:"gate,omitempty"`
 }
 
 // Outcome is the one-word result; it decides the exit code.
@@ -73,6 +75,8 @@ type BytesResult struct {
 	FirstLine int      `json:"firstLine,omitempty"` // first differing line of the published file
 	Lines     int      `json:"lines,omitempty"`     // how many lines differ
 	Note      string   `json:"note,omitempty"`
+	// Accepted is set where the policy of a gate acknowledges the difference.
+	Accepted bool `json:"accepted,omitempty"`
 }
 
 // MeaningResult counts the findings by class.
@@ -212,7 +216,7 @@ func (p *Provenance) add(f *Finding) {
 
 // Bad reports whether the finding alone makes the outcome "differs".
 func (f *Finding) Bad() bool {
-	return f.Class != ClassVolatile && (f.Verdict == Differs || f.Verdict == Missing || f.Verdict == Extra)
+	return f.Class != ClassVolatile && !f.Accepted && (f.Verdict == Differs || f.Verdict == Missing || f.Verdict == Extra)
 }
 
 // Open reports whether the finding alone makes the outcome "unchecked".
@@ -228,7 +232,7 @@ func (f *Finding) weak() bool {
 
 // judge sets the verdicts and the outcome.
 func (r *Report) judge(c *Case) {
-	bad, open := r.Bytes.Verdict == Differs, false
+	bad, open := r.Bytes.Verdict == Differs && !r.Bytes.Accepted, false
 	r.Meaning.Verdict, r.Provenance.Verdict = Match, Match
 	for i := range r.Findings {
 		f := &r.Findings[i]

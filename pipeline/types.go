@@ -50,8 +50,6 @@ type Relation string
 // deployment, so a difference is expected and only reported.
 const (
 	Equal    Relation = "equal"
-	AtLeast  Relation = "atLeast"
-	Mask     Relation = "mask"
 	Volatile Relation = "volatile"
 )
 
@@ -91,8 +89,6 @@ type Reference struct {
 	Key      Key      `json:"key"`
 	Relation Relation `json:"relation"`
 	Want     Value    `json:"want"`
-	// MaskBits holds the bits that count where Relation is Mask.
-	MaskBits uint64   `json:"maskBits,omitempty"`
 	Stricter Stricter `json:"stricter,omitempty"`
 	Where    Where    `json:"where"`
 	Words    string   `json:"words,omitempty"` // what the value is, for people
@@ -171,6 +167,8 @@ type Finding struct {
 	Note     string   `json:"note,omitempty"`
 	// Allowed is set where --allow-unchecked or allow_unchecked named the key.
 	Allowed bool `json:"allowed,omitempty"`
+	// Accepted is set where the policy of a gate acknowledges the difference.
+	Accepted bool `json:"accepted,omitempty"`
 }
 
 // Problem is something odd in an input that is not a comparison: an unpinned

@@ -19,13 +19,26 @@ type Format struct {
 	Is func(head []byte) bool
 }
 
+// Home is where the project is published.
+const Home = "https://github.com/retally/retally"
+
 // Formats are all of them, by name. Text is not among them: it is laid out for
 // a screen.
 func Formats() []Format {
 	return []Format{
+		{"corim", ".cbor", CoRIM, contains(corimProfile)},
+		{"ear", ".json", EAR, isJSONOf(`"eat_profile": "tag:github.com,2023:veraison/ear"`, `"build": "retally `)},
+		{"github", ".txt", GitHub, begins(githubMark)},
+		{"gitlab", ".json", GitLab, func(head []byte) bool {
+			return strings.HasPrefix(string(head), "[") && (bytes.Contains(head, []byte(`"check_name": "retally-`)) || strings.TrimSpace(string(head)) == "[]")
+		}},
 		{"html", ".html", HTML, contains(`<meta name="generator" content="retally">`)},
+		{"intoto", ".json", InToto, isJSONOf(`"_type": "`+statementType, `"subject"`)},
 		{"json", ".json", JSON, pipeline.IsReport},
+		{"junit", ".xml", JUnit, contains(`classname="retally.`)},
 		{"markdown", ".md", Markdown, begins(markdownMark)},
+		{"rvps", ".json", RVPS, isJSONOf(`"type": "sample"`, `"payload"`)},
+		{"sarif", ".sarif", SARIF, isJSONOf(`"version": "2.1.0"`, `"name": "retally"`)},
 	}
 }
 

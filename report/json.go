@@ -18,12 +18,15 @@ var JSONSchema []byte
 
 // JSON writes the report as it is, two spaces of indentation, one final line
 // feed.
-func JSON(w io.Writer, r *pipeline.Report) error {
+func JSON(w io.Writer, r *pipeline.Report) error { return writeJSON(w, r) }
+
+// writeJSON is how every form in JSON is written.
+func writeJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(r); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return err
 	}
 	_, err := w.Write(show.JSON(b.Bytes()))

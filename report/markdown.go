@@ -52,6 +52,7 @@ func Markdown(w io.Writer, r *pipeline.Report) error {
 			fmt.Fprintf(&b, "- %s: %s\n", p.Level, show.Markdown(problemWords(p)))
 		}
 	}
+	markdownGate(&b, v.Gate)
 	if len(v.Lacks) > 0 {
 		b.WriteString("\n## Missing to check more\n\n| missing | for | what to do |\n|---|---|---|\n")
 		for _, l := range v.Lacks {

@@ -54,6 +54,7 @@ func (t *textWriter) report(v *View) {
 		t.group(&v.Groups[i])
 	}
 	t.problems(v)
+	t.gate(v.Gate)
 	t.lacks(v)
 	if t.o.Verbose && len(v.Inputs) > 0 {
 		t.b.WriteString("\nInputs\n")

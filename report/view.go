@@ -32,6 +32,7 @@ type View struct {
 	GotName   string
 	WantName  string
 	Footnotes []string
+	Gate      *GateView
 }
 
 // Result is one of the three separate results.
@@ -71,6 +72,7 @@ func NewView(r *pipeline.Report, o Options) *View {
 	v := &View{
 		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
 		Problems: r.Problems, Lacks: r.Lacks, Next: r.Next, Inputs: r.Inputs, Tool: r.Tool,
+		Gate:    newGateView(r.Gate),
 		GotName: cmp.Or(r.GotName, "here"), WantName: cmp.Or(r.WantName, "published"),
 	}
 	v.Results = []Result{

@@ -145,6 +145,7 @@ var verdictWords = map[pipeline.Outcome]string{
 	pipeline.OutcomeMatch:     "MATCH",
 	pipeline.OutcomeDiffers:   "DIFFERS",
 	pipeline.OutcomeUnchecked: "NOT FULLY CHECKED",
+	pipeline.OutcomeDenied:    "DENIED",
 }
 
 // classWords explain a class where it is used.

@@ -54,7 +54,7 @@ func outcome(o pipeline.Outcome) error {
 	switch o {
 	case pipeline.OutcomeMatch:
 		return nil
-	case pipeline.OutcomeDiffers:
+	case pipeline.OutcomeDiffers, pipeline.OutcomeDenied:
 		return outcomeError{exitDiffers}
 	default:
 		return outcomeError{exitUnchecked}

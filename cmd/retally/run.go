@@ -86,7 +86,7 @@ Exit codes:
 		return &userError{op: cmd.CommandPath(), msg: err.Error(), hint: fmt.Sprintf("%s --help lists the flags", cmd.CommandPath())}
 	})
 	root.AddCommand(
-		a.demoCommand(), a.checkCommand(), a.initCommand(), a.planCommand(), a.runCommand(), a.compareCommand(),
+		a.demoCommand(), a.checkCommand(), a.initCommand(), a.planCommand(), a.runCommand(), a.gateCommand(), a.compareCommand(),
 		a.explainCommand(), a.imageCommand(), a.diskCommand(), a.verityCommand(), a.policyCommand(), a.manifestCommand(),
 		a.tdxCommand(), a.snpCommand(), a.tpmCommand(), a.evidenceCommand(), a.inspectCommand(), a.proxyLogCommand(), a.proxyImageCommand(), a.cacheCommand(),
 		a.doctorCommand(), a.versionCommand(),
