@@ -60,7 +60,7 @@ found and explained:
 			if tamper != "" {
 				flags.next = "retally demo without --tamper agrees again"
 			}
-			res, err := a.execute(cmd.Context(), cfg, root, "the built-in example deployment, against its published manifest", input, &flags)
+			res, err := a.runAll(cmd.Context(), cfg, root, "the built-in example deployment, against its published manifest", input, &flags)
 			if err != nil {
 				return err
 			}

@@ -72,7 +72,7 @@ digests) and PCR 11 (its sections, in the order of systemd 252 and of 257).`,
 				return tpmTrouble(op, err)
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, v)
+				return a.result(output, v, nil)
 			}
 			a.printUKI(v)
 			return nil
@@ -269,7 +269,7 @@ own starts. Nothing is recomputed of the root hash: "retally verity verify" does
 				return tpmTrouble(op, err)
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, v)
+				return a.result(output, v, nil)
 			}
 			a.printDiskImage(v)
 			return nil

@@ -82,7 +82,7 @@ inputs only; run.json does not.`,
 			if err := errors.Join(flags.checkTargets(targets), run.CheckOut(&flags.guard, out, "manifest.json", "report.json", "run.json")); err != nil {
 				return err
 			}
-			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
+			res, err := a.runAll(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
 			if err != nil {
 				return err
 			}
@@ -124,8 +124,8 @@ func (a *app) loadConfig(file string) (cfg *config.Config, input *pipeline.Input
 	return cfg, &in, root, err
 }
 
-// execute runs the pipeline with the program's identity, cache and progress.
-func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject string, input *pipeline.Input, f *runFlags) (*run.Result, error) {
+// runAll runs the pipeline with the program's identity, cache and progress.
+func (a *app) runAll(ctx context.Context, cfg *config.Config, root, subject string, input *pipeline.Input, f *runFlags) (*run.Result, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		return nil, &userError{op: "find", path: root, err: err}

@@ -88,8 +88,12 @@ func (a *app) snpMeasure(ctx context.Context, f *snpFlags) error {
 	}
 	fs := f.cmd.Flags()
 	many := len(m.Results) > 1 || strings.ContainsAny(fs.Lookup("vcpus").Value.String()+fs.Lookup("vcpu-type").Value.String()+fs.Lookup("guest-features").Value.String(), ",.")
+	end := computes()
+	if len(res.Report.Findings) > 0 {
+		end = reported(res.Report)
+	}
 	if f.output == "json" {
-		if err := writeJSON(a.stdout, snpDocument(m.Results, many, f.trace)); err != nil {
+		if err := writeJSON(a.stdout, a.document(end, snpDocument(m.Results, many, f.trace))); err != nil {
 			return err
 		}
 	} else {
@@ -100,16 +104,13 @@ func (a *app) snpMeasure(ctx context.Context, f *snpFlags) error {
 	if err := a.writeReports(&f.comparison, targets, res.Report); err != nil {
 		return err
 	}
-	if len(res.Report.Findings) == 0 {
-		return nil // nothing was to be compared
-	}
-	if f.output != "json" {
+	if f.output != "json" && !end.computed {
 		fmt.Fprintln(a.stdout)
 		if err := a.print(f.output, res.Report); err != nil {
 			return &userError{op: "write result", err: err}
 		}
 	}
-	return outcome(res.Report.Outcome)
+	return end.end()
 }
 
 // snpMachine is the name of the machine that flags describe, in its keys.

@@ -81,7 +81,7 @@ func (a *app) snpIDBlock(f *idFlags) error {
 		}
 	}
 	if f.output == "json" {
-		return writeJSON(a.stdout, out)
+		return a.result(f.output, out, nil)
 	}
 	fmt.Fprintf(a.stdout, "id block           %s\n", out.Block)
 	if auth != nil {

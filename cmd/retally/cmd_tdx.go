@@ -111,7 +111,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 		v.ShowTraces()
 	}
 	computes := len(f.expect) == 0 && p.Log == "" && len(v.Problems) == 0
-	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes, own: true})
+	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes})
 }
 
 // measureMachine runs the stage over one machine that flags describe.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -298,20 +299,19 @@ func (a *app) tpmPredict(ctx context.Context, op string, p *config.Platform, ask
 			return err
 		}
 	}
-	if c.output == "json" {
-		err = writeJSON(a.stdout, v)
-	} else {
-		a.printPrediction(&v, list, wanted, tracing)
-	}
+	end := computes()
 	switch {
-	case err != nil:
-		return err
 	case compared:
-		return outcome(res.Report.Outcome)
+		end = reported(res.Report)
 	case asked != nil && len(v.Missing) > 0:
-		return outcome(pipeline.OutcomeUnchecked)
+		end = concludes(pipeline.OutcomeUnchecked)
+		for _, i := range asked {
+			if why, ok := v.Missing[strconv.Itoa(i)]; ok {
+				end.reasons = append(end.reasons, fmt.Sprintf("PCR %d is missing: %s", i, why))
+			}
+		}
 	}
-	return nil
+	return a.concluded(c.output, end, &v, func(io.Writer) { a.printPrediction(&v, list, wanted, tracing) })
 }
 
 // pcrComparison is an expected value and what came out.

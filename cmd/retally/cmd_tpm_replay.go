@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -66,15 +67,7 @@ kernel, or a PCR that anybody can reset, ends with 3.`,
 				return tpmTrouble(op, err)
 			}
 			v.compare(wanted)
-			if output == "json" {
-				err = writeJSON(a.stdout, v)
-			} else {
-				a.printTPMReplay(v)
-			}
-			if err != nil {
-				return err
-			}
-			return v.outcome()
+			return a.concluded(output, v.conclusion(), v, func(io.Writer) { a.printTPMReplay(v) })
 		},
 	}
 	cmd.Flags().StringVar(&form, "form", "", "form of the log: sha1, crypto-agile (default: as its beginning says)")
@@ -194,24 +187,32 @@ func (v *tpmReplay) worthless(pcr int, bank digest.Algorithm) string {
 	return ""
 }
 
-// outcome is the exit code.
-func (v *tpmReplay) outcome() error {
-	open := len(v.Banks) == 0
+// conclusion: what differs first, then what the log says against itself, then
+// what is open.
+func (v *tpmReplay) conclusion() conclusion {
+	var differs, open []string
+	if len(v.Banks) == 0 {
+		open = append(open, "the log has no bank that can be replayed")
+	}
 	for _, c := range v.Compared {
 		switch c.Verdict {
 		case pipeline.Differs:
-			return outcome(pipeline.OutcomeDiffers)
+			differs = append(differs, fmt.Sprintf("%s pcr%d differs", c.Bank, c.PCR))
 		case pipeline.Unchecked:
-			open = true
+			open = append(open, fmt.Sprintf("%s pcr%d: %s", c.Bank, c.PCR, c.Why))
 		}
 	}
 	switch {
+	case len(differs) > 0:
+		return concludes(pipeline.OutcomeDiffers, differs...)
 	case len(v.Problems) > 0:
-		return outcome(pipeline.OutcomeDiffers)
-	case open:
-		return outcome(pipeline.OutcomeUnchecked)
+		return conclusion{word: wordInvalid, reasons: v.Problems}
+	case len(open) > 0:
+		return concludes(pipeline.OutcomeUnchecked, open...)
+	case len(v.Compared) == 0:
+		return computes()
 	}
-	return nil
+	return concludes(pipeline.OutcomeMatch, show.Plural(len(v.Compared), "PCR agrees", "PCRs agree"))
 }
 
 func (a *app) printTPMReplay(v *tpmReplay) {

@@ -173,6 +173,6 @@ func exitCodesPage() []byte {
 	for _, e := range exitCodes {
 		fmt.Fprintf(&b, "| %d | %s |\n", e.code, e.what)
 	}
-	b.WriteString("\nWith `-o json`, a failure (code 2) is an object on stdout too:\n`{\"error\":{\"code\":2,\"op\":\"...\",\"path\":\"...\",\"message\":\"...\",\"hint\":\"...\"}}`.\n")
+	b.WriteString("\nWith `-o json`, a failure (code 2) is an object on stdout too:\n`{\"error\":{\"code\":2,\"op\":\"...\",\"path\":\"...\",\"message\":\"...\",\"hint\":\"...\"}}`.\n\nHow codes and the outcome in JSON go together is in [json.md](json.md#outcome-and-exit-code).\n")
 	return b.Bytes()
 }

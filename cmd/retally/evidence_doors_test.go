@@ -153,6 +153,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 		}
 		return core(flagsErr)
 	}
+	yaml = string(readFileOf(t, "out/report.json")) // stdout names the verb besides
 	text := string(flags)
 	for _, f := range fields {
 		for _, value := range []string{"FILE", "HEX", "TIME"} {

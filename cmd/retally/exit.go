@@ -28,7 +28,7 @@ var exitCodes = []struct {
 	code int
 	what string
 }{
-	{0, "all compared values match"},
+	{0, "all compared values match; or nothing was asked to be compared, and it is computed"},
 	{1, "something differs, or an input is invalid where validity was the question"},
 	{2, "could not run: usage, I/O or bad input; nothing was concluded"},
 	{3, "nothing differs, but something published was not recomputed or an input is missing"},
@@ -49,17 +49,20 @@ type outcomeError struct{ code int }
 
 func (e outcomeError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// outcome is the one place that turns a result into an exit code.
-func outcome(o pipeline.Outcome) error {
-	switch o {
-	case pipeline.OutcomeMatch:
+// end is the one place that turns a result into an exit code.
+func (c conclusion) end() error {
+	switch {
+	case c.word == string(pipeline.OutcomeMatch), c.computed:
 		return nil
-	case pipeline.OutcomeDiffers:
+	case c.word == string(pipeline.OutcomeDiffers), c.word == wordInvalid, c.word == wordDenied:
 		return outcomeError{exitDiffers}
 	default:
 		return outcomeError{exitUnchecked}
 	}
 }
+
+// outcome turns a comparison's result into an exit code.
+func outcome(o pipeline.Outcome) error { return concludes(o).end() }
 
 // refused is the end of a verb that said by itself why there is no result: the
 // input was understood and does not hold (invalid), or could not be used.
@@ -167,9 +170,7 @@ func (a *app) exit(err error, asJSON bool) int {
 	}
 	op, path, msg, hint := describe(err)
 	if asJSON {
-		writeJSON(a.stdout, map[string]any{"error": map[string]any{
-			"code": exitTrouble, "op": op, "path": path, "message": msg, "hint": hint,
-		}})
+		a.writeFailure(failureError{exitTrouble, op, path, msg, hint}, nil)
 		return exitTrouble
 	}
 	// An error may join several; each is a line of its own. A line break in a

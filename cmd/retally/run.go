@@ -27,15 +27,22 @@ type app struct {
 
 	color, progress string
 	quiet, verbose  bool
+
+	verb string // that runs, in one word: image-digest
+	// watch sees every document before it is printed; tests set it.
+	watch func(verb string, doc any)
 }
 
 // execute executes one command line and returns the exit code.
 func execute(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}).execute(ctx)
+}
+
+func (a *app) execute(ctx context.Context) int {
 	root := a.rootCommand()
-	root.SetArgs(args)
+	root.SetArgs(a.args)
 	err := root.ExecuteContext(ctx)
-	return a.exit(err, wantsJSON(args))
+	return a.exit(err, wantsJSON(a.args))
 }
 
 // wantsJSON looks for -o json without the parser, because a command line that
@@ -72,7 +79,10 @@ Exit codes:
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkGlobals() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			a.setVerb(cmd)
+			return a.checkGlobals()
+		},
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)

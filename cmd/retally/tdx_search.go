@@ -80,8 +80,5 @@ func (a *app) searchRegister(ctx context.Context, output string, s *tdx.Search, 
 	if err != nil {
 		return tdxTrouble("explain", err)
 	}
-	if err := a.result(output, answer, answer.Text); err != nil {
-		return err
-	}
-	return outcome(answer.Outcome())
+	return a.concluded(output, concludes(answer.Outcome(), answer.Sentence), answer, answer.Text)
 }
