@@ -76,6 +76,7 @@ found and explained:
 	flags.flags(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "folder to write the example into (default: a new temporary folder)")
 	cmd.Flags().StringVar(&tamper, "tamper", "", "change one input: "+strings.Join(tamperNames(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("tamper", cobra.FixedCompletions(tamperNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

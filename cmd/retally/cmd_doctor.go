@@ -52,7 +52,7 @@ func (a *app) versionCommand() *cobra.Command {
 			}
 			platform := runtime.GOOS + "/" + runtime.GOARCH
 			return a.result(output, versionView{version, runtime.Version(), platform, revision}, func(w io.Writer) {
-				fmt.Fprintf(w, "retally %s (%s, %s)\n", version, runtime.Version(), platform)
+				fmt.Fprintln(w, versionLine())
 			})
 		},
 	}
@@ -72,4 +72,9 @@ type versionView struct {
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Revision string `json:"revision"`
+}
+
+// versionLine is what version and --version print.
+func versionLine() string {
+	return fmt.Sprintf("retally %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

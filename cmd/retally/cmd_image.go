@@ -57,7 +57,7 @@ func (a *app) remote(r *remoteFlags, p *imagehash.Progress) (opts imagehash.Opti
 		opts.Remote.Retries = -1
 	}
 	if opts.Remote.Mirrors, err = imagehash.ParseMirrors(r.mirrors); err != nil {
-		return opts, nil, &userError{op: "retally", msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
+		return opts, nil, &userError{msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
 	}
 	if r.caFile != "" {
 		if opts.Remote.RootCAs, err = a.readInput("read certificates", r.caFile, smallFile); err != nil {

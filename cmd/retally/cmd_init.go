@@ -29,6 +29,9 @@ with a release's artifacts, the compose file, tdx.csv and what a machine showed.
 An existing retally.yaml is never overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("--profile", profile, "", "privatemode", "secretvm"); err != nil {
+				return err
+			}
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]

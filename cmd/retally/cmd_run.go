@@ -40,7 +40,7 @@ func (r *runFlags) flags(cmd *cobra.Command) {
 func (r *runFlags) checkOnly() error {
 	for _, g := range r.only {
 		if err := pipeline.ValidGlob(g); err != nil {
-			return &userError{op: "retally", msg: "--only: " + err.Error()}
+			return &userError{msg: "--only: " + err.Error()}
 		}
 	}
 	return nil
@@ -183,5 +183,9 @@ func (a *app) cacheDir() (string, error) { return cache.Dir(a.env) }
 
 // version is set by the linker for releases; VERSION holds the same.
 var version = "0.1.0-dev"
+
+// versionDay is the day that the man pages bear. It changes with VERSION and never
+// by itself, so that the pages depend on the source only.
+const versionDay = "2026-11-30"
 
 func tool() pipeline.Tool { return pipeline.Tool{Name: "retally", Version: version} }

@@ -33,9 +33,6 @@ randomized, so two runs differ in them.
 
 --contrast makes both structures as Contrast does, which needs no key: the
 signature is fixed, and the key is recovered from it.`,
-		Example: `  openssl ecparam -name secp384r1 -genkey -noout -out id-key.pem
-  retally snp id-block --launch-digest HEX --family-id prod --image-id v1 --guest-svn 1 --id-key id-key.pem -o json
-  retally snp id-block --launch-digest HEX --policy 0x30000 --contrast current`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.snpIDBlock(f) },
 	}

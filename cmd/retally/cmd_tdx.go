@@ -46,11 +46,6 @@ A register whose artifacts are missing is an error, unless --only names those
 that are wanted. For an absent initrd, command line, compose file, root file
 system, size or number of vCPUs that of the vendors' tools is taken; it is noted,
 and what rests on it is assumed: it agrees with nothing for good (exit code 3).`,
-		Example: `  retally tdx measure --profile secretvm --firmware ovmf.fd --kernel bzImage --initrd initramfs.cpio.gz \
-    --cmdline "console=ttyS0 loglevel=7 clearcpuid=mtrr,rtmr ro initrd=initrd" --memory 2G --vcpus 1 \
-    --compose docker-compose.yaml --rootfs rootfs.iso
-  retally tdx measure --profile dstack --metadata dstack-0.5.4/metadata.json --vcpus 4 --memory 8G --only mrtd,rtmr0,rtmr1,rtmr2
-  retally tdx measure --metadata metadata.json --trace`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.tdxMeasure(cmd.Context(), &f) },
 	}

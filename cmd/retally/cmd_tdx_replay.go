@@ -89,8 +89,7 @@ Flags: -fw -kernel -initrd -rootfs -dockercompose -dockerfiles -memory -cpu
 			var usage *reproducemr.UsageError
 			switch {
 			case errors.Is(err, flag.ErrHelp):
-				fmt.Fprintln(a.stdout, cmd.Long)
-				fmt.Fprintln(a.stdout)
+				fmt.Fprintf(a.stdout, "%s\n\nExamples:\n%s\n\n", cmd.Long, cmd.Example)
 				_, _ = reproducemr.Parse([]string{"-h"}, a.stdout)
 				return nil
 			case errors.As(err, &usage):

@@ -191,10 +191,6 @@ of retally.yaml with "tee: tpm", whose fields have the same names.
 Nothing is compared unless --expect or --golden asks for it: then the exit code
 is that of the comparison. Else 0 says that everything asked for was predicted:
 with --pcr, 3 says that one of these is missing.`,
-		Example: `  retally tpm predict --firmware OVMF_CODE_4M.fd --vars OVMF_VARS_4M.fd --kernel vmlinuz --initrd initrd.gz \
-    --cmdline "console=ttyS0" --memory 2G --cpu 2 -o json
-  retally tpm predict --uki linux.efi --empty-vars --pcr 4,11 --trace
-  retally tpm predict --disk image.raw --vars OVMF_VARS_4M.fd --golden measurements.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			const op = "tpm predict"

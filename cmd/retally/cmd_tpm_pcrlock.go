@@ -31,9 +31,6 @@ they have no measurement in common.
 
 A .pcrlock file may hold one component only: its PCRs are then those of a machine
 that measures nothing else.`,
-		Example: `  retally tpm pcrlock 650-uki.pcrlock
-  retally tpm predict --uki linux.efi --empty-vars --pcrlock ours.pcrlock
-  retally tpm pcrlock ours.pcrlock 650-uki.pcrlock`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const op = "tpm pcrlock"

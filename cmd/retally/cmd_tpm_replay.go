@@ -38,9 +38,6 @@ problem and ends with exit code 1. A log that cannot be read ends with 2 and the
 offset. With --expect the PCRs are compared; one that is equal and still proves
 nothing, as PCR 4 of a machine whose Secure Boot is on and that measured no
 kernel, or a PCR that anybody can reset, ends with 3.`,
-		Example: `  retally tpm replay binary_bios_measurements
-  retally tpm replay - -o json < binary_bios_measurements
-  retally tpm replay eventlog.bin --expect pcr7=65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const op = "tpm replay"

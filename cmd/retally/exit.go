@@ -82,14 +82,17 @@ type userError struct {
 
 func (e *userError) Error() string {
 	s := e.op
-	if e.path != "" {
-		s += " " + e.path
-	}
-	if e.msg != "" {
-		s += ": " + e.msg
+	for _, part := range []struct{ between, text string }{{" ", e.path}, {": ", e.msg}} {
+		if s != "" && part.text != "" {
+			s += part.between
+		}
+		s += part.text
 	}
 	if e.err != nil {
-		s += ": " + e.err.Error()
+		if s != "" {
+			s += ": "
+		}
+		s += e.err.Error()
 	}
 	return s
 }

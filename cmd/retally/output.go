@@ -96,13 +96,13 @@ func (c *comparison) targets(inputs ...string) ([]target, error) {
 			return nil, plain(err)
 		}
 		if slices.ContainsFunc(out, func(t target) bool { return t.path == path }) {
-			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
+			return nil, &userError{msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
 		}
 		out = append(out, target{format, path})
 	}
 	for _, g := range c.allow {
 		if err := pipeline.ValidGlob(g); err != nil {
-			return nil, &userError{op: "retally", msg: "--allow-unchecked: " + err.Error()}
+			return nil, &userError{msg: "--allow-unchecked: " + err.Error()}
 		}
 	}
 	return out, c.checkTargets(out)
