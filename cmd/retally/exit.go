@@ -172,13 +172,17 @@ func (a *app) exit(err error, asJSON bool) int {
 		return exitInterrupted
 	}
 	op, path, msg, hint := describe(err)
+	given := a.asGiven(path)
+	msg = once(msg, path, given)
+	names := []string{path, given}
+	path = given
 	if asJSON {
 		a.writeFailure(failureError{exitTrouble, op, path, msg, hint}, nil)
 		return exitTrouble
 	}
 	// An error may join several; each is a line of its own. A line break in a
 	// file's name must not look like one more.
-	for _, name := range append(slices.Clone(a.args), path) {
+	for _, name := range append(slices.Clone(a.args), names...) {
 		if _, value, ok := strings.Cut(name, "="); ok && strings.HasPrefix(name, "--") {
 			name = value
 		}
