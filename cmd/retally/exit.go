@@ -61,9 +61,6 @@ func (c conclusion) end() error {
 	}
 }
 
-// outcome turns a comparison's result into an exit code.
-func outcome(o pipeline.Outcome) error { return concludes(o).end() }
-
 // refused is the end of a verb that said by itself why there is no result: the
 // input was understood and does not hold (invalid), or could not be used.
 func refused(invalid bool) (code int, err error) {
