@@ -246,7 +246,7 @@ func Verify(r Request) (*Result, error) {
 
 // roots lists what is trusted for the kinds of evidence that there are.
 func (r *Request) roots() ([]Root, error) {
-	var out []Root
+	out := []Root{} // JSON would call nil null
 	if r.Evidence.Quote != nil && r.Profile != NVIDIA {
 		builtIn, err := tdxquote.IntelRoot()
 		if err != nil {

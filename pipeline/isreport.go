@@ -9,10 +9,12 @@ import (
 // names its schema first.
 func IsReport(head []byte) bool {
 	dec := json.NewDecoder(bytes.NewReader(head))
-	for _, want := range []json.Token{json.Delim('{'), "schema", Schema} {
+	for _, want := range []json.Token{json.Delim('{'), "schema"} {
 		if got, err := dec.Token(); err != nil || got != want {
 			return false
 		}
 	}
-	return true
+	name, err := dec.Token()
+	text, ok := name.(string)
+	return err == nil && ok && isSchema(text)
 }

@@ -29,6 +29,9 @@ type Case struct {
 func (r *Report) Judge(c Case) {
 	slices.SortFunc(r.Measurements, func(a, b Measurement) int { return cmp.Compare(a.Key, b.Key) })
 	r.Findings, r.Sets = Compare(r.Measurements, c.References, c.CompareOptions)
+	if r.Findings == nil {
+		r.Findings = []Finding{} // JSON would call it null
+	}
 	standings := Standings(r.Measurements)
 	r.staleGlobs(&c)
 	if len(c.Only) > 0 {

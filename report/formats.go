@@ -64,6 +64,9 @@ func Reasons(r *pipeline.Report) []string {
 				continue
 			}
 			text := string(f.Key) + ": " + string(f.Verdict)
+			if f.Verdict == pipeline.Match {
+				text = string(f.Key) + ": equal, but " + f.Standing.String()
+			}
 			if f.Note != "" {
 				text += ", " + f.Note
 			}

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
+	"fmt"
 	"io"
-	"slices"
 
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
@@ -33,34 +33,80 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// WithOutcome is a verb's own document with the outcome and its reasons behind
-// the members of an object that has neither: a value for encoding/json. word
-// stands for the outcome.
-func WithOutcome(doc any, word string, r *pipeline.Report) any {
-	return withOutcome{doc, word, Reasons(r)}
+// Conclusion is what every JSON result of every verb says of itself, before its
+// own members.
+type Conclusion struct {
+	Schema  string   `json:"schema"`  // retally/<verb>/<n>
+	Outcome string   `json:"outcome"` // match, differs, unchecked, invalid or denied
+	Reasons []string `json:"reasons"` // why; never null
 }
 
-type withOutcome struct {
-	doc     any
-	word    string
-	reasons []string
+// Of is a verb's document behind its conclusion: a value for encoding/json. An
+// array has the conclusion in each of its elements. What the document itself
+// says under the conclusion's names gives way to it.
+func (c Conclusion) Of(doc any) json.Marshaler { return concluded{c, doc} }
+
+type concluded struct {
+	Conclusion
+	doc any
 }
 
 // MarshalJSON implements json.Marshaler.
-func (w withOutcome) MarshalJSON() ([]byte, error) {
-	data, err := marshal(w.doc)
+func (c concluded) MarshalJSON() ([]byte, error) {
+	if c.Reasons == nil {
+		c.Reasons = []string{}
+	}
+	head, err := marshal(c.Conclusion)
 	if err != nil {
 		return nil, err
 	}
-	var members map[string]json.RawMessage
-	if json.Unmarshal(data, &members) != nil || len(members) == 0 || members["outcome"] != nil || members["reasons"] != nil {
-		return data, nil
-	}
-	more, err := marshal(map[string]any{"outcome": w.word, "reasons": w.reasons})
+	data, err := marshal(c.doc)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(bytes.TrimSuffix(data, []byte("}")), []byte(","), bytes.TrimPrefix(more, []byte("{"))), nil
+	if bytes.HasPrefix(data, []byte("[")) {
+		var list []json.RawMessage
+		if err := json.Unmarshal(data, &list); err != nil {
+			return nil, err
+		}
+		for i, element := range list {
+			if list[i], err = behind(head, element); err != nil {
+				return nil, err
+			}
+		}
+		return marshal(list)
+	}
+	return behind(head, data)
+}
+
+// behind puts the members of an object behind those of head, in their order.
+func behind(head, object []byte) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(object))
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return nil, fmt.Errorf("a result must be an object or an array of objects, found %.40q", object)
+	}
+	out := bytes.NewBuffer(bytes.TrimSuffix(head, []byte("}")))
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, err
+		}
+		switch name {
+		case "schema", "outcome", "reasons":
+			continue
+		}
+		quoted, err := marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(out, ",%s:%s", quoted, value)
+	}
+	out.WriteByte('}')
+	return out.Bytes(), nil
 }
 
 // marshal leaves < and > as they are.

@@ -27,7 +27,7 @@ among the user's caches. Two runs may use it at once.`,
 			if err != nil {
 				return err
 			}
-			return a.result(output, map[string]any{"dir": s.Dir(), "entries": n, "bytes": bytes, "limit": s.Limit()}, func(w io.Writer) {
+			return a.result(output, cacheUsage{s.Dir(), n, bytes, s.Limit()}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s: %s, %s of at most %s\n", s.Dir(), show.Plural(n, "result", "results"), size(bytes), size(s.Limit()))
 			})
 		},
@@ -47,7 +47,7 @@ among the user's caches. Two runs may use it at once.`,
 			if err != nil {
 				return err
 			}
-			return a.result(cleanOutput, map[string]any{"dir": s.Dir(), "removed": n, "bytes": bytes}, func(w io.Writer) {
+			return a.result(cleanOutput, cacheCleaned{s.Dir(), n, bytes}, func(w io.Writer) {
 				fmt.Fprintf(w, "removed %s, %s\n", show.Plural(n, "result", "results"), size(bytes))
 			})
 		},
@@ -55,4 +55,19 @@ among the user's caches. Two runs may use it at once.`,
 	outputFlag(clean, &cleanOutput)
 	usage.AddCommand(clean)
 	return usage
+}
+
+// cacheUsage is the result of cache.
+type cacheUsage struct {
+	Dir     string `json:"dir"`
+	Entries int    `json:"entries"`
+	Bytes   int64  `json:"bytes"`
+	Limit   int64  `json:"limit"`
+}
+
+// cacheCleaned is the result of cache clean.
+type cacheCleaned struct {
+	Dir     string `json:"dir"`
+	Removed int    `json:"removed"`
+	Bytes   int64  `json:"bytes"`
 }

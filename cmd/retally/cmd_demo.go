@@ -60,7 +60,7 @@ found and explained:
 			if tamper != "" {
 				flags.next = "retally demo without --tamper agrees again"
 			}
-			res, err := a.execute(cmd.Context(), cfg, root, "the built-in example deployment, against its published manifest", input, &flags)
+			res, err := a.runAll(cmd.Context(), cfg, root, "the built-in example deployment, against its published manifest", input, &flags)
 			if err != nil {
 				return err
 			}
@@ -76,6 +76,7 @@ found and explained:
 	flags.flags(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "folder to write the example into (default: a new temporary folder)")
 	cmd.Flags().StringVar(&tamper, "tamper", "", "change one input: "+strings.Join(tamperNames(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("tamper", cobra.FixedCompletions(tamperNames(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

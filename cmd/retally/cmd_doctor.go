@@ -25,7 +25,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			if err != nil {
 				dir = "none: " + err.Error()
 			}
-			return a.result(output, map[string]any{"tools": states, "cache": dir}, func(w io.Writer) {
+			return a.result(output, doctorView{states, dir}, func(w io.Writer) {
 				helpers.Text(w, states)
 				fmt.Fprintf(w, "\ncache: %s\n", show.Text(dir))
 			})
@@ -51,11 +51,30 @@ func (a *app) versionCommand() *cobra.Command {
 				}
 			}
 			platform := runtime.GOOS + "/" + runtime.GOARCH
-			return a.result(output, map[string]any{"version": version, "go": runtime.Version(), "platform": platform, "revision": revision}, func(w io.Writer) {
-				fmt.Fprintf(w, "retally %s (%s, %s)\n", version, runtime.Version(), platform)
+			return a.result(output, versionView{version, runtime.Version(), platform, revision}, func(w io.Writer) {
+				fmt.Fprintln(w, versionLine())
 			})
 		},
 	}
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// doctorView is the result of doctor.
+type doctorView struct {
+	Tools []helpers.State `json:"tools"`
+	Cache string          `json:"cache"` // its folder
+}
+
+// versionView is the result of version.
+type versionView struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+	Revision string `json:"revision"`
+}
+
+// versionLine is what version and --version print.
+func versionLine() string {
+	return fmt.Sprintf("retally %s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

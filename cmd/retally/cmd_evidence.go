@@ -223,7 +223,7 @@ func (a *app) printCapture(c *capture.Capture, out, output string) error {
 		return err
 	}
 	if output == "json" {
-		return writeJSON(a.stdout, v)
+		return a.concluded(output, computes("nothing is verified yet: retally evidence verify judges it"), v, nil)
 	}
 	line := func(format string, args ...any) {
 		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))

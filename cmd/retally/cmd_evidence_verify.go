@@ -13,8 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/evidence"
+	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/digest"
+	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
@@ -113,15 +116,17 @@ func (a *app) verifyEvidence(cmd *cobra.Command, f *evidenceFlags) error {
 			return err
 		}
 	}
+	end := reported(res.Report)
 	if f.output == "json" {
-		err = writeJSON(a.stdout, v)
-	} else {
-		err = a.printEvidence(v)
+		if end.word == string(pipeline.OutcomeDiffers) && v.Authentic.Verdict == verdict.Fail && slices.Contains(v.Asked, evidence.Authentic) {
+			end.word = wordInvalid // nobody vouches for it, so that what it says is no value
+		}
+		return a.concluded(f.output, end, v, nil)
 	}
-	if err != nil {
+	if err := a.printEvidence(v); err != nil {
 		return &userError{op: "write result", err: err}
 	}
-	return outcome(res.Report.Outcome)
+	return end.end()
 }
 
 // check finds what is wrong with the flags before anything is read.

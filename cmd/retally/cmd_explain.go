@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -63,7 +65,7 @@ value is that of --want, or what the report compared the PCR with.`,
 			}
 			return a.result(output, e, func(w io.Writer) { fmt.Fprint(w, report.Explanation(e)) })
 		},
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 			r, err := a.loadReport(file)
 			if err != nil || len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -72,6 +74,11 @@ value is that of --want, or what the report compared the PCR with.`,
 			for _, f := range r.Findings {
 				keys = append(keys, string(f.Key))
 			}
+			for _, m := range r.Measurements {
+				keys = append(keys, string(m.Key))
+			}
+			slices.Sort(keys)
+			keys = slices.DeleteFunc(slices.Compact(keys), func(key string) bool { return !strings.HasPrefix(key, begun) })
 			return keys, cobra.ShellCompDirectiveNoFileComp
 		},
 	}

@@ -38,9 +38,6 @@ by whom and until when. Without a policy everything must match and be recounted.
 Exit code 0: nothing stands against the release. 1: denied, each reason with its
 file and line. 3: something published was not recounted.
 allow_unchecked of retally.yaml does not count here: leaves stand in the policy.`,
-		Example: `  retally gate -f retally.yaml --against manifest.json
-  retally gate --policy gate.yaml --previous last-release/ --report sarif=gate.sarif
-  retally gate --policy gate.yaml --report junit=gate.xml --report markdown=summary.md`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			targets, err := flags.targets(file, policyFile)
@@ -79,7 +76,7 @@ allow_unchecked of retally.yaml does not count here: leaves stand in the policy.
 				return err
 			}
 			flags.fresh, flags.noCache = true, true
-			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes, before a release", input, &flags)
+			res, err := a.runAll(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes, before a release", input, &flags)
 			if err != nil {
 				return err
 			}

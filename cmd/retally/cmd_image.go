@@ -57,7 +57,7 @@ func (a *app) remote(r *remoteFlags, p *imagehash.Progress) (opts imagehash.Opti
 		opts.Remote.Retries = -1
 	}
 	if opts.Remote.Mirrors, err = imagehash.ParseMirrors(r.mirrors); err != nil {
-		return opts, nil, &userError{op: "retally", msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
+		return opts, nil, &userError{msg: "--mirror " + err.Error(), hint: "for instance --mirror ghcr.io=127.0.0.1:5000"}
 	}
 	if r.caFile != "" {
 		if opts.Remote.RootCAs, err = a.readInput("read certificates", r.caFile, smallFile); err != nil {
@@ -173,7 +173,7 @@ causes out of the verdict, and the verdict says so.`,
 			if err != nil {
 				return err
 			}
-			return a.judged(&flags, targets, args[1]+" compared with "+args[0], images.Difference(d, opts.Ignore), view{json: d, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }, got: "A", want: "B"})
+			return a.judged(&flags, targets, args[1]+" compared with "+args[0], images.Difference(d, opts.Ignore), view{json: imageDiffView{d, d.SameContent, d.EqualIgnoring}, text: func(w io.Writer, verbose bool) { images.DifferenceText(w, d, opts.Ignore, verbose) }, got: "A", want: "B"})
 		},
 	}
 	flags.flags(cmd)
@@ -195,4 +195,12 @@ func (a *app) diffImages(ctx context.Context, refs []string, o imagehash.DiffOpt
 	defer a.follow("image diff", count.Done, count.Total)()
 	d, err = images.Diff(ctx, refs[0], refs[1], o)
 	return d, plain(err)
+}
+
+// imageDiffView is the result of image diff, with two members also in the
+// spelling of all other documents; their old names stay for one release.
+type imageDiffView struct {
+	*imagehash.Difference
+	Same     bool `json:"same_content"`
+	Ignoring bool `json:"equal_ignoring,omitempty"`
 }

@@ -29,6 +29,9 @@ with a release's artifacts, the compose file, tdx.csv and what a machine showed.
 An existing retally.yaml is never overwritten.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("--profile", profile, "", "privatemode", "secretvm"); err != nil {
+				return err
+			}
 			dir := "."
 			if len(args) == 1 {
 				dir = args[0]
@@ -51,7 +54,7 @@ An existing retally.yaml is never overwritten.`,
 				return err
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, map[string]any{"written": target, "recognized": found})
+				return a.result(output, initView{target, found}, nil)
 			}
 			fmt.Fprintln(a.stdout, show.Text("wrote "+target))
 			a.talk("retally: %s", title)
@@ -84,7 +87,7 @@ input is read but the configuration.`,
 			if err != nil {
 				return err
 			}
-			return a.result(output, map[string]any{"config": cfg, "plan": lines}, func(w io.Writer) {
+			return a.result(output, planView{cfg, lines}, func(w io.Writer) {
 				run.PlanText(w, lines)
 				fmt.Fprintf(w, "\n# the configuration with every default\n%s", expanded)
 			})
@@ -93,4 +96,16 @@ input is read but the configuration.`,
 	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")
 	outputFlag(cmd, &output)
 	return cmd
+}
+
+// initView is the result of init.
+type initView struct {
+	Written    string            `json:"written"`
+	Recognized []recognize.Found `json:"recognized"`
+}
+
+// planView is the result of plan.
+type planView struct {
+	Config *config.Config `json:"config"`
+	Plan   []run.PlanLine `json:"plan"`
 }

@@ -33,15 +33,23 @@ the SEV metadata for SEV-SNP, side by side, each with what of it is measured.`,
 			if err != nil {
 				return &userError{op: op, path: args[0], err: err}
 			}
-			err = a.result(output, look, look.Text)
 			// What could be read is shown; what is malformed is no success.
-			for _, fault := range []error{look.TDX.Fault, look.SEV.Fault} {
-				if fault != nil && err == nil {
-					err = &userError{op: op, path: args[0], err: fault}
+			var fault error
+			for _, f := range []error{look.TDX.Fault, look.SEV.Fault} {
+				if f != nil && fault == nil {
+					fault = &userError{op: op, path: args[0], err: f}
 				}
 			}
-			if output == "json" && err != nil {
-				fmt.Fprintln(a.stderr, "retally: "+show.Text(err.Error()))
+			end := computes()
+			if fault != nil {
+				end.reasons = []string{fault.Error()}
+			}
+			err = a.concluded(output, end, look, look.Text)
+			if err == nil {
+				err = fault
+			}
+			if output == "json" && fault != nil {
+				fmt.Fprintln(a.stderr, "retally: "+show.Text(fault.Error()))
 				_, err = refused(false)
 			}
 			return err
@@ -87,10 +95,11 @@ says that they differ.`,
 			if err != nil {
 				return snpTrouble(op, "", err)
 			}
-			if err := a.result(output, v, v.Text); err != nil || !v.Unknown() {
-				return err
+			end := computes()
+			if v.Unknown() {
+				end = concludes(pipeline.OutcomeUnchecked, "a value could not be computed: something in the file is not known")
 			}
-			return outcome(pipeline.OutcomeUnchecked)
+			return a.concluded(output, end, v, v.Text)
 		},
 	}
 	cmd.Flags().BoolVar(&withTrace, "trace", false, "show every measured range")
@@ -104,8 +113,9 @@ func (a *app) compareIGVM(ctx context.Context, op string, left, right *igvm.File
 	if err != nil {
 		return snpTrouble(op, "", err)
 	}
-	if err := a.result(output, d, d.Text); err != nil || len(d.List) == 0 {
-		return err
+	end := concludes(pipeline.OutcomeMatch, "all directives are equal")
+	if n := len(d.List); n > 0 {
+		end = concludes(pipeline.OutcomeDiffers, show.Plural(n, "directive differs", "directives differ"))
 	}
-	return outcome(pipeline.OutcomeDiffers)
+	return a.concluded(output, end, d, d.Text)
 }

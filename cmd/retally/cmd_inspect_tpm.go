@@ -58,8 +58,7 @@ func (a *app) inspectUKICommand() *cobra.Command {
 		Long: `Show the sections of a unified kernel image that systemd's stub knows, and the
 values that it brings into PCR 4 (the image's and its kernel's Authenticode
 digests) and PCR 11 (its sections, in the order of systemd 252 and of 257).`,
-		Example: `  retally inspect uki linux.efi`,
-		Args:    cobra.ExactArgs(1),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			const op = "inspect uki"
 			in, f, err := fileInput(op, args[0])
@@ -72,7 +71,7 @@ digests) and PCR 11 (its sections, in the order of systemd 252 and of 257).`,
 				return tpmTrouble(op, err)
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, v)
+				return a.result(output, v, nil)
 			}
 			a.printUKI(v)
 			return nil
@@ -251,8 +250,7 @@ func (a *app) inspectDiskCommand() *cobra.Command {
 of its EFI system partitions with their digests, partitions with dm-verity and the
 root hash that their UUIDs spell, and what firmware without boot options of its
 own starts. Nothing is recomputed of the root hash: "retally verity verify" does.`,
-		Example: `  retally inspect disk image.raw`,
-		Args:    cobra.ExactArgs(1),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			const op = "inspect disk"
 			in, f, err := fileInput(op, args[0])
@@ -269,7 +267,7 @@ own starts. Nothing is recomputed of the root hash: "retally verity verify" does
 				return tpmTrouble(op, err)
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, v)
+				return a.result(output, v, nil)
 			}
 			a.printDiskImage(v)
 			return nil

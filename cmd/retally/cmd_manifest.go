@@ -68,7 +68,7 @@ most likely a field was renamed. IN may be - for stdin.`,
 				}
 			}
 			if output == "json" {
-				return writeJSON(a.stdout, manifeststage.Adjusted(res))
+				return a.result(output, manifeststage.Adjusted(res), nil)
 			}
 			_, err = a.stdout.Write(res.Bytes)
 			return err

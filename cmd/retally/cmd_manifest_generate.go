@@ -157,5 +157,5 @@ func (a *app) generateManifest(ctx context.Context, g *manifestGenerate) error {
 	for _, line := range made.Talk(a.verbose) {
 		a.talk("retally: %s", line)
 	}
-	return a.judged(&comparison{output: g.output}, nil, res.Report.Subject, made.Out(), view{json: made.JSON(), text: made.Text, computes: made.Complete(), own: true})
+	return a.judged(&comparison{output: g.output}, nil, res.Report.Subject, made.Out(), view{json: made.JSON(), text: made.Text, computes: made.Complete()})
 }

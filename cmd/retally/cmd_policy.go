@@ -36,12 +36,7 @@ func (a *app) policyProblems(err error, op, path, output string) error {
 		summary = strings.TrimSuffix(summary, "; nothing was written")
 	}
 	if output == "json" {
-		if err := writeJSON(a.stdout, map[string]any{
-			"error": map[string]any{
-				"code": code, "op": op, "path": path, "message": summary + "\n" + list.Error(), "hint": list[0].Hint,
-			},
-			"problems": policies.Classed(list),
-		}); err != nil {
+		if err := a.writeFailure(failureError{code, op, path, summary + "\n" + list.Error(), list[0].Hint}, policies.Classed(list)); err != nil {
 			return err
 		}
 		return end

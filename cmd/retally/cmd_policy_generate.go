@@ -57,6 +57,12 @@ whose users and groups it cannot reproduce.`,
 			if err := oneOf("--output", g.output, "text", "json", "yaml"); err != nil {
 				return err
 			}
+			if err := oneOf("--profile", g.of.Profile, append(policies.ProfileNames(), "")...); err != nil {
+				return err
+			}
+			if err := oneOf("--parity", g.parity, append(policies.ProfileNames(), "")...); err != nil {
+				return err
+			}
 			if g.file == "" {
 				return &userError{op: "policy generate", msg: "no deployment given", hint: "-f FILE names it, -f - reads stdin"}
 			}
@@ -75,6 +81,8 @@ whose users and groups it cannot reproduce.`,
 	f.BoolVar(&g.pull, "pull", false, "pull what --images does not have (implied by --mirror, and without --images)")
 	f.StringVar(&g.parity, "parity", "", "ask for the bytes of this generator: kata-4.1")
 	f.StringVar(&g.of.Profile, "profile", "", "which generator's behavior is computed: "+strings.Join(policies.ProfileNames(), ", ")+" (default retally)")
+	_ = cmd.RegisterFlagCompletionFunc("parity", cobra.FixedCompletions([]string{"kata-4.1"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions(policies.ProfileNames(), cobra.ShellCompDirectiveNoFileComp))
 	f.StringVar(&g.of.ImageBinding, "image-binding", "", "how retally's own rules bind images: annotation, guest_pull, off (default annotation)")
 	f.BoolVar(&g.of.Lenient, "lenient", false, "accept unknown fields that no container can notice (status, managedFields, ...)")
 	f.BoolVar(&g.of.IgnoreUnknown, "ignore-unknown", false, "ignore every unknown field, as genpolicy -s does: the policy may say less than the YAML")

@@ -42,7 +42,7 @@ func (r *runFlags) flags(cmd *cobra.Command) {
 func (r *runFlags) checkOnly() error {
 	for _, g := range r.only {
 		if err := pipeline.ValidGlob(g); err != nil {
-			return &userError{op: "retally", msg: "--only: " + err.Error()}
+			return &userError{msg: "--only: " + err.Error()}
 		}
 	}
 	return nil
@@ -87,7 +87,7 @@ inputs only; run.json does not.`,
 			if err := errors.Join(flags.checkTargets(targets), run.CheckOut(&flags.guard, out, "manifest.json", "report.json", "run.json")); err != nil {
 				return err
 			}
-			res, err := a.execute(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
+			res, err := a.runAll(cmd.Context(), cfg, root, "what "+filepath.ToSlash(file)+" describes", input, &flags)
 			if err != nil {
 				return err
 			}
@@ -129,8 +129,8 @@ func (a *app) loadConfig(file string) (cfg *config.Config, input *pipeline.Input
 	return cfg, &in, root, err
 }
 
-// execute runs the pipeline with the program's identity, cache and progress.
-func (a *app) execute(ctx context.Context, cfg *config.Config, root, subject string, input *pipeline.Input, f *runFlags) (*run.Result, error) {
+// runAll runs the pipeline with the program's identity, cache and progress.
+func (a *app) runAll(ctx context.Context, cfg *config.Config, root, subject string, input *pipeline.Input, f *runFlags) (*run.Result, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		return nil, &userError{op: "find", path: root, err: err}
@@ -188,5 +188,9 @@ func (a *app) cacheDir() (string, error) { return cache.Dir(a.env) }
 
 // version is set by the linker for releases; VERSION holds the same.
 var version = "0.1.0-dev"
+
+// versionDay is the day that the man pages bear. It changes with VERSION and never
+// by itself, so that the pages depend on the source only.
+const versionDay = "2026-11-30"
 
 func tool() pipeline.Tool { return pipeline.Tool{Name: "retally", Version: version} }

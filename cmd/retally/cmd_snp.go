@@ -17,6 +17,7 @@ import (
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/snp"
+	"github.com/retally/retally/profiles"
 	"github.com/retally/retally/snpmeasure"
 	"github.com/retally/retally/trace"
 )
@@ -61,11 +62,6 @@ every quirk that had a part in it.
 
 With --one-vcpu-digest and --ap-eip, which a Contrast manifest has, the digests
 for more CPUs follow without firmware and kernel.`,
-		Example: `  retally snp measure --firmware OVMF.fd --kernel bzImage --initrd initrd.img --cmdline "console=ttyS0" \
-    --vcpus 1..8 --vcpu-type EPYC-Milan,EPYC-Genoa -o json
-  retally snp measure --mode ovmf-hash --firmware OVMF.fd
-  retally snp measure --one-vcpu-digest HEX --ap-eip 0080b004 --vcpus 1..8 --vcpu-type EPYC-Genoa
-  retally snp measure --profile secretvm --compose docker-compose.yaml --releases sev.json --vcpus 1 --expect HEX`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.snpMeasure(cmd.Context(), f) },
 	}
@@ -78,6 +74,9 @@ for more CPUs follow without firmware and kernel.`,
 
 func (a *app) snpMeasure(ctx context.Context, f *snpFlags) error {
 	const op = "snp measure"
+	if err := oneOf("--profile", f.cmd.Flags().Lookup("profile").Value.String(), append(profiles.SNPNames(), "")...); err != nil {
+		return err
+	}
 	targets, err := f.targets()
 	if err != nil {
 		return err
@@ -88,8 +87,12 @@ func (a *app) snpMeasure(ctx context.Context, f *snpFlags) error {
 	}
 	fs := f.cmd.Flags()
 	many := len(m.Results) > 1 || strings.ContainsAny(fs.Lookup("vcpus").Value.String()+fs.Lookup("vcpu-type").Value.String()+fs.Lookup("guest-features").Value.String(), ",.")
+	end := computes()
+	if len(res.Report.Findings) > 0 {
+		end = reported(res.Report)
+	}
 	if f.output == "json" {
-		if err := writeJSON(a.stdout, snpDocument(m.Results, many, f.trace)); err != nil {
+		if err := writeJSON(a.stdout, a.document(end, snpDocument(m.Results, many, f.trace))); err != nil {
 			return err
 		}
 	} else {
@@ -100,16 +103,13 @@ func (a *app) snpMeasure(ctx context.Context, f *snpFlags) error {
 	if err := a.writeReports(&f.comparison, targets, res.Report); err != nil {
 		return err
 	}
-	if len(res.Report.Findings) == 0 {
-		return nil // nothing was to be compared
-	}
-	if f.output != "json" {
+	if f.output != "json" && !end.computed {
 		fmt.Fprintln(a.stdout)
 		if err := a.print(f.output, res.Report); err != nil {
 			return &userError{op: "write result", err: err}
 		}
 	}
-	return outcome(res.Report.Outcome)
+	return end.end()
 }
 
 // snpMachine is the name of the machine that flags describe, in its keys.

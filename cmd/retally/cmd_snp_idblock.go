@@ -33,9 +33,6 @@ randomized, so two runs differ in them.
 
 --contrast makes both structures as Contrast does, which needs no key: the
 signature is fixed, and the key is recovered from it.`,
-		Example: `  openssl ecparam -name secp384r1 -genkey -noout -out id-key.pem
-  retally snp id-block --launch-digest HEX --family-id prod --image-id v1 --guest-svn 1 --id-key id-key.pem -o json
-  retally snp id-block --launch-digest HEX --policy 0x30000 --contrast current`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.snpIDBlock(f) },
 	}
@@ -81,7 +78,7 @@ func (a *app) snpIDBlock(f *idFlags) error {
 		}
 	}
 	if f.output == "json" {
-		return writeJSON(a.stdout, out)
+		return a.result(f.output, out, nil)
 	}
 	fmt.Fprintf(a.stdout, "id block           %s\n", out.Block)
 	if auth != nil {

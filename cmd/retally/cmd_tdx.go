@@ -47,11 +47,6 @@ A register whose artifacts are missing is an error, unless --only names those
 that are wanted. For an absent initrd, command line, compose file, root file
 system, size or number of vCPUs that of the vendors' tools is taken; it is noted,
 and what rests on it is assumed: it agrees with nothing for good (exit code 3).`,
-		Example: `  retally tdx measure --profile secretvm --firmware ovmf.fd --kernel bzImage --initrd initramfs.cpio.gz \
-    --cmdline "console=ttyS0 loglevel=7 clearcpuid=mtrr,rtmr ro initrd=initrd" --memory 2G --vcpus 1 \
-    --compose docker-compose.yaml --rootfs rootfs.iso
-  retally tdx measure --profile dstack --metadata dstack-0.5.4/metadata.json --vcpus 4 --memory 8G --only mrtd,rtmr0,rtmr1,rtmr2
-  retally tdx measure --metadata metadata.json --trace`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.tdxMeasure(cmd.Context(), &f) },
 	}
@@ -118,7 +113,7 @@ func (a *app) tdxMeasure(ctx context.Context, f *measureFlags) error {
 		v.ShowTraces()
 	}
 	computes := len(f.expect) == 0 && p.Log == "" && len(v.Problems) == 0
-	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes, own: true})
+	return a.finish(&f.comparison, targets, rep, view{json: v.JSON(), text: v.Text, computes: computes})
 }
 
 // assumes tells on stderr which machine the values are of: what no flag gave is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -190,10 +191,6 @@ of retally.yaml with "tee: tpm", whose fields have the same names.
 Nothing is compared unless --expect or --golden asks for it: then the exit code
 is that of the comparison. Else 0 says that everything asked for was predicted:
 with --pcr, 3 says that one of these is missing.`,
-		Example: `  retally tpm predict --firmware OVMF_CODE_4M.fd --vars OVMF_VARS_4M.fd --kernel vmlinuz --initrd initrd.gz \
-    --cmdline "console=ttyS0" --memory 2G --cpu 2 -o json
-  retally tpm predict --uki linux.efi --empty-vars --pcr 4,11 --trace
-  retally tpm predict --disk image.raw --vars OVMF_VARS_4M.fd --golden measurements.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			const op = "tpm predict"
@@ -298,20 +295,19 @@ func (a *app) tpmPredict(ctx context.Context, op string, p *config.Platform, ask
 			return err
 		}
 	}
-	if c.output == "json" {
-		err = writeJSON(a.stdout, v)
-	} else {
-		a.printPrediction(&v, list, wanted, tracing)
-	}
+	end := computes()
 	switch {
-	case err != nil:
-		return err
 	case compared:
-		return outcome(res.Report.Outcome)
+		end = reported(res.Report)
 	case asked != nil && len(v.Missing) > 0:
-		return outcome(pipeline.OutcomeUnchecked)
+		end = concludes(pipeline.OutcomeUnchecked)
+		for _, i := range asked {
+			if why, ok := v.Missing[strconv.Itoa(i)]; ok {
+				end.reasons = append(end.reasons, fmt.Sprintf("PCR %d is missing: %s", i, why))
+			}
+		}
 	}
-	return nil
+	return a.concluded(c.output, end, &v, func(io.Writer) { a.printPrediction(&v, list, wanted, tracing) })
 }
 
 // pcrComparison is an expected value and what came out.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -30,9 +31,6 @@ they have no measurement in common.
 
 A .pcrlock file may hold one component only: its PCRs are then those of a machine
 that measures nothing else.`,
-		Example: `  retally tpm pcrlock 650-uki.pcrlock
-  retally tpm predict --uki linux.efi --empty-vars --pcrlock ours.pcrlock
-  retally tpm pcrlock ours.pcrlock 650-uki.pcrlock`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const op = "tpm pcrlock"
@@ -54,30 +52,26 @@ that measures nothing else.`,
 			}
 			if len(list) == 1 {
 				if output == "json" {
-					return writeJSON(a.stdout, list[0])
+					return a.result(output, list[0], nil)
 				}
 				a.printPcrlock(list[0])
 				return nil
 			}
 			diff, common := comparePcrlock(list[0], list[1])
-			var err error
-			if output == "json" {
-				err = writeJSON(a.stdout, map[string]any{"a": list[0], "b": list[1], "common": common, "differences": diff})
-			} else {
-				for _, d := range diff {
-					fmt.Fprintln(a.stdout, show.Text(d.String()))
-				}
-				fmt.Fprintf(a.stdout, "%s in both\n", show.Plural(common, "measurement", "measurements"))
-			}
+			shared := show.Plural(common, "measurement", "measurements") + " in both"
+			end := concludes(pipeline.OutcomeMatch, shared+", and none differs")
 			switch {
-			case err != nil:
-				return err
 			case len(diff) > 0:
-				return outcome(pipeline.OutcomeDiffers)
+				end = concludes(pipeline.OutcomeDiffers, show.Plural(len(diff), "measurement differs", "measurements differ"))
 			case common == 0:
-				return outcome(pipeline.OutcomeUnchecked)
+				end = concludes(pipeline.OutcomeUnchecked, "the two have no measurement in common")
 			}
-			return nil
+			return a.concluded(output, end, pcrlockComparison{list[0], list[1], common, diff}, func(w io.Writer) {
+				for _, d := range diff {
+					fmt.Fprintln(w, show.Text(d.String()))
+				}
+				fmt.Fprintln(w, shared)
+			})
 		},
 	}
 	outputFlag(cmd, &output)
@@ -134,6 +128,14 @@ func (a *app) printPcrlock(v *pcrlockView) {
 	if v.NV > 0 {
 		fmt.Fprintf(a.stdout, "%s of NV indices, which are no PCRs\n", show.Plural(v.NV, "record", "records"))
 	}
+}
+
+// pcrlockComparison is the result for two files.
+type pcrlockComparison struct {
+	A           *pcrlockView        `json:"a"`
+	B           *pcrlockView        `json:"b"`
+	Common      int                 `json:"common"`
+	Differences []pcrlockDifference `json:"differences"`
 }
 
 // pcrlockDifference is a measurement that stands in one file only.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -39,9 +40,6 @@ problem and ends with exit code 1. A log that cannot be read ends with 2 and the
 offset. With --expect the PCRs are compared; one that is equal and still proves
 nothing, as PCR 4 of a machine whose Secure Boot is on and that measured no
 kernel, or a PCR that anybody can reset, ends with 3.`,
-		Example: `  retally tpm replay binary_bios_measurements
-  retally tpm replay - -o json < binary_bios_measurements
-  retally tpm replay eventlog.bin --expect pcr7=65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			const op = "tpm replay"
@@ -68,15 +66,7 @@ kernel, or a PCR that anybody can reset, ends with 3.`,
 				return tpmTrouble(op, err)
 			}
 			v.compare(wanted)
-			if output == "json" {
-				err = writeJSON(a.stdout, v)
-			} else {
-				a.printTPMReplay(v)
-			}
-			if err != nil {
-				return err
-			}
-			return v.outcome()
+			return a.concluded(output, v.conclusion(), v, func(io.Writer) { a.printTPMReplay(v) })
 		},
 	}
 	cmd.Flags().StringVar(&form, "form", "", "form of the log: sha1, crypto-agile (default: as its beginning says)")
@@ -200,24 +190,32 @@ func (v *tpmReplay) worthless(pcr int, bank digest.Algorithm) string {
 	return ""
 }
 
-// outcome is the exit code.
-func (v *tpmReplay) outcome() error {
-	open := len(v.Banks) == 0
+// conclusion: what differs first, then what the log says against itself, then
+// what is open.
+func (v *tpmReplay) conclusion() conclusion {
+	var differs, open []string
+	if len(v.Banks) == 0 {
+		open = append(open, "the log has no bank that can be replayed")
+	}
 	for _, c := range v.Compared {
 		switch c.Verdict {
 		case pipeline.Differs:
-			return outcome(pipeline.OutcomeDiffers)
+			differs = append(differs, fmt.Sprintf("%s pcr%d differs", c.Bank, c.PCR))
 		case pipeline.Unchecked:
-			open = true
+			open = append(open, fmt.Sprintf("%s pcr%d: %s", c.Bank, c.PCR, c.Why))
 		}
 	}
 	switch {
+	case len(differs) > 0:
+		return concludes(pipeline.OutcomeDiffers, differs...)
 	case len(v.Problems) > 0:
-		return outcome(pipeline.OutcomeDiffers)
-	case open:
-		return outcome(pipeline.OutcomeUnchecked)
+		return conclusion{word: wordInvalid, reasons: v.Problems}
+	case len(open) > 0:
+		return concludes(pipeline.OutcomeUnchecked, open...)
+	case len(v.Compared) == 0:
+		return computes()
 	}
-	return nil
+	return concludes(pipeline.OutcomeMatch, show.Plural(len(v.Compared), "PCR agrees", "PCRs agree"))
 }
 
 func (a *app) printTPMReplay(v *tpmReplay) {

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -94,6 +95,9 @@ its other bytes stay as they are.`,
 				res, err = verity.FormatFiles(cmd.Context(), args[0], hash, p, fec, verity.Options{Progress: count})
 				return err
 			})
+			if err != nil && !slices.ContainsFunc(append(args, f.fecDevice), func(name string) bool { return name != "" && strings.Contains(err.Error(), name) }) && cmd.Context().Err() == nil {
+				return &userError{op: "verity format", path: args[0], err: err}
+			}
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra/doc"
@@ -112,8 +113,11 @@ func TestGeneratedDocs(t *testing.T) {
 	a := &app{env: func(string) string { return "" }, stdin: strings.NewReader(""), stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
 	cmd := a.rootCommand()
 	cmd.DisableAutoGenTag = true
-	header := &doc.GenManHeader{Title: "RETALLY", Section: "1", Source: "retally", Manual: "retally"}
-	t.Setenv("SOURCE_DATE_EPOCH", "0") // no date in the pages
+	day, err := time.Parse(time.DateOnly, versionDay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := &doc.GenManHeader{Title: "RETALLY", Section: "1", Source: "retally " + version, Manual: "retally", Date: &day}
 	if err := doc.GenManTree(cmd, header, dir); err != nil {
 		t.Fatal(err)
 	}
@@ -173,6 +177,6 @@ func exitCodesPage() []byte {
 	for _, e := range exitCodes {
 		fmt.Fprintf(&b, "| %d | %s |\n", e.code, e.what)
 	}
-	b.WriteString("\nWith `-o json`, a failure (code 2) is an object on stdout too:\n`{\"error\":{\"code\":2,\"op\":\"...\",\"path\":\"...\",\"message\":\"...\",\"hint\":\"...\"}}`.\n")
+	b.WriteString("\nWith `-o json`, a failure (code 2) is an object on stdout too:\n`{\"error\":{\"code\":2,\"op\":\"...\",\"path\":\"...\",\"message\":\"...\",\"hint\":\"...\"}}`.\n\nHow codes and the outcome in JSON go together is in [json.md](json.md#outcome-and-exit-code).\n")
 	return b.Bytes()
 }

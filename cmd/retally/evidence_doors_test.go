@@ -143,7 +143,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 	}
 	code, _, flagsErr := inProcess(t, nil, args...)
 	flags := readFileOf(t, "flags.json")
-	yamlCode, yaml, yamlErr := inProcess(t, nil, "-q", "run", "-f", "one.yaml", "--no-cache", "--test-root-ok", "--out", "out", "-o", "json")
+	yamlCode, _, yamlErr := inProcess(t, nil, "-q", "run", "-f", "one.yaml", "--no-cache", "--test-root-ok", "--out", "out", "-o", "json")
 	if code != yamlCode {
 		t.Fatalf("exit %d by flags, %d by retally.yaml\n%s%s\n%s", code, yamlCode, flagsErr, yamlErr, b.String())
 	}
@@ -153,7 +153,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 		}
 		return core(flagsErr)
 	}
-	text := string(flags)
+	text, yaml := string(flags), string(readFileOf(t, "out/report.json"))
 	for _, f := range fields {
 		for _, value := range []string{"FILE", "HEX", "TIME"} {
 			text = strings.ReplaceAll(text, "--"+f.flag+" "+value, f.field+": "+value)

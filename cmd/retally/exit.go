@@ -28,7 +28,7 @@ var exitCodes = []struct {
 	code int
 	what string
 }{
-	{0, "all compared values match"},
+	{0, "all compared values match; or nothing was asked to be compared, and it is computed"},
 	{1, "something differs, or an input is invalid where validity was the question"},
 	{2, "could not run: usage, I/O or bad input; nothing was concluded"},
 	{3, "nothing differs, but something published was not recomputed or an input is missing"},
@@ -49,12 +49,12 @@ type outcomeError struct{ code int }
 
 func (e outcomeError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// outcome is the one place that turns a result into an exit code.
-func outcome(o pipeline.Outcome) error {
-	switch o {
-	case pipeline.OutcomeMatch:
+// end is the one place that turns a result into an exit code.
+func (c conclusion) end() error {
+	switch {
+	case c.word == string(pipeline.OutcomeMatch), c.computed:
 		return nil
-	case pipeline.OutcomeDiffers, pipeline.OutcomeDenied:
+	case c.word == string(pipeline.OutcomeDiffers), c.word == wordInvalid, c.word == wordDenied:
 		return outcomeError{exitDiffers}
 	default:
 		return outcomeError{exitUnchecked}
@@ -79,14 +79,17 @@ type userError struct {
 
 func (e *userError) Error() string {
 	s := e.op
-	if e.path != "" {
-		s += " " + e.path
-	}
-	if e.msg != "" {
-		s += ": " + e.msg
+	for _, part := range []struct{ between, text string }{{" ", e.path}, {": ", e.msg}} {
+		if s != "" && part.text != "" {
+			s += part.between
+		}
+		s += part.text
 	}
 	if e.err != nil {
-		s += ": " + e.err.Error()
+		if s != "" {
+			s += ": "
+		}
+		s += e.err.Error()
 	}
 	return s
 }
@@ -166,15 +169,17 @@ func (a *app) exit(err error, asJSON bool) int {
 		return exitInterrupted
 	}
 	op, path, msg, hint := describe(err)
+	given := a.asGiven(path)
+	msg = once(msg, path, given)
+	names := []string{path, given}
+	path = given
 	if asJSON {
-		writeJSON(a.stdout, map[string]any{"error": map[string]any{
-			"code": exitTrouble, "op": op, "path": path, "message": msg, "hint": hint,
-		}})
+		a.writeFailure(failureError{exitTrouble, op, path, msg, hint}, nil)
 		return exitTrouble
 	}
 	// An error may join several; each is a line of its own. A line break in a
 	// file's name must not look like one more.
-	for _, name := range append(slices.Clone(a.args), path) {
+	for _, name := range append(slices.Clone(a.args), names...) {
 		if _, value, ok := strings.Cut(name, "="); ok && strings.HasPrefix(name, "--") {
 			name = value
 		}

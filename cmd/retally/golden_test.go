@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -56,6 +57,7 @@ var goldenCases = []goldenCase{
 	{"image-diff-equal", "image diff demo/images/disk-mounter demo/images/disk-mounter"},
 
 	{"disk", "disk demo/models/harbor-tinychat-0-5b --normalize --models demo/models.yaml --name harbor-tinychat-0-5b"},
+	{"disk-alone", "disk demo/models/harbor-tinychat-0-5b --normalize"},
 	{"disk-no-entry", "disk demo/models/harbor-tinychat-0-5b --normalize --models demo/models.yaml"},
 	{"disk-differs", "disk vendor/model --normalize --models demo/models.yaml --name harbor-tinychat-0-5b"},
 
@@ -161,8 +163,14 @@ type golden struct {
 // code and every member with its value. Members may be added.
 func TestGoldenJSON(t *testing.T) {
 	root := filepath.Join(testenv.ModuleRoot(t), "cmd", "retally", "testdata", "golden")
+	schemas := newSchemaSet(filepath.Join(testenv.ModuleRoot(t), "docs", "schema"))
 	words, env := goldenFolder(t)
-	seen := map[string]bool{}
+	seen, printed := map[string]bool{}, map[string][]any{"error": {failure{}}}
+	type output struct {
+		name, stdout string
+		code         int
+	}
+	var outputs []output
 	for _, c := range goldenCases {
 		if seen[c.name] {
 			t.Fatalf("two cases are called %s", c.name)
@@ -175,11 +183,12 @@ func TestGoldenJSON(t *testing.T) {
 					args[i] = v
 				}
 			}
-			code, stdout, stderr := inProcess(t, env, append(args, "-o", "json", "-q", "--progress=none")...)
+			code, stdout, stderr := watched(env, printed, append(args, "-o", "json", "-q", "--progress=none")...)
 			got, err := decoded([]byte(normal(stdout, words)))
 			if err != nil {
 				t.Fatalf("the output is not one JSON document: %v\n%s%s", err, stdout, stderr)
 			}
+			outputs = append(outputs, output{c.name, stdout, code})
 			got = steady(c.name, got)
 			if c.name == "verity-format" {
 				words["$ROOT"] = member(t, got, "root_hash")
@@ -216,6 +225,12 @@ func TestGoldenJSON(t *testing.T) {
 			}
 		})
 	}
+	holdSchemas(t, schemas.dir, printed)
+	for _, o := range outputs {
+		if err := schemas.check([]byte(o.stdout), o.code); err != nil {
+			t.Errorf("%s: %v", o.name, err)
+		}
+	}
 	files, err := os.ReadDir(root)
 	if err != nil && !(*update && errors.Is(err, fs.ErrNotExist)) {
 		t.Fatal(err)
@@ -225,6 +240,15 @@ func TestGoldenJSON(t *testing.T) {
 			t.Errorf("testdata/golden/%s belongs to no case", f.Name())
 		}
 	}
+}
+
+// watched runs a command line and keeps the documents that it prints.
+func watched(env map[string]string, printed map[string][]any, args ...string) (code int, stdout, stderr string) {
+	var out, errOut bytes.Buffer
+	a := &app{args: args, env: func(k string) string { return env[k] }, stdin: strings.NewReader(""), stdout: &out, stderr: &errOut}
+	a.watch = func(verb string, doc any) { printed[verb] = append(printed[verb], doc) }
+	code = a.execute(context.Background())
+	return code, out.String(), errOut.String()
 }
 
 // TestGoldenVerbs: each verb that has -o has a golden.

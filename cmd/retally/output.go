@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/imagehash"
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
@@ -95,13 +96,13 @@ func (c *comparison) targets(inputs ...string) ([]target, error) {
 			return nil, plain(err)
 		}
 		if slices.ContainsFunc(out, func(t target) bool { return t.path == path }) {
-			return nil, &userError{op: "retally", msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
+			return nil, &userError{msg: fmt.Sprintf("--report %s: another report goes there already", r), hint: "name another file"}
 		}
 		out = append(out, target{format, path})
 	}
 	for _, g := range c.allow {
 		if err := pipeline.ValidGlob(g); err != nil {
-			return nil, &userError{op: "retally", msg: "--allow-unchecked: " + err.Error()}
+			return nil, &userError{msg: "--allow-unchecked: " + err.Error()}
 		}
 	}
 	return out, c.checkTargets(out)
@@ -125,8 +126,6 @@ type view struct {
 	// computes is set where nothing was asked to be compared: that nothing was
 	// is then no lack.
 	computes bool
-	// own is set where the JSON is all there is: it gets no outcome added.
-	own bool
 	// taken: both sides are as they were found, nobody here computed one. got and
 	// want are what they are called.
 	taken     bool
@@ -143,15 +142,6 @@ func (a *app) judged(c *comparison, targets []target, subject string, out *run.O
 		run.Judge(rep, pipeline.Case{Allow: c.allow}, out)
 	}
 	return a.finish(c, targets, rep, v)
-}
-
-// result prints what a verb found that compares nothing.
-func (a *app) result(output string, asJSON any, text func(io.Writer)) error {
-	if output == "json" {
-		return writeJSON(a.stdout, asJSON)
-	}
-	text(a.stdout)
-	return nil
 }
 
 // writeReports writes the files of --report.
@@ -174,38 +164,33 @@ func (a *app) finish(c *comparison, targets []target, rep *pipeline.Report, view
 	if err := a.writeReports(c, targets, rep); err != nil {
 		return err
 	}
-	result := rep.Outcome
+	end := reported(rep)
 	if len(views) == 0 {
 		if err := a.print(c.output, rep); err != nil {
 			return &userError{op: "write result", err: err}
 		}
-		return outcome(result)
+		return end.end()
 	}
 	v := views[0]
-	if v.computes && len(rep.Findings) == 0 && result == pipeline.OutcomeUnchecked {
-		result = pipeline.OutcomeMatch
+	if v.computes && len(rep.Findings) == 0 && rep.Outcome == pipeline.OutcomeUnchecked {
+		end = computes()
 	}
-	if c.output != "json" {
-		v.text(a.stdout, a.verbose)
-		return outcome(result)
-	}
-	word := string(result)
-	if result == pipeline.OutcomeDiffers && v.differs != "" {
-		word = v.differs
+	if rep.Outcome == pipeline.OutcomeDiffers && v.differs != "" {
+		end.word = v.differs
 	}
 	doc := v.json
-	if !v.computes && !v.own {
-		doc = report.WithOutcome(v.json, word, rep)
+	if images, ok := doc.([]imagehash.Image); ok && c.output == "json" {
+		if err := writeJSON(a.stdout, a.rows(end, images)); err != nil {
+			return &userError{op: "write result", err: err}
+		}
+		return end.end()
 	}
-	if err := writeJSON(a.stdout, doc); err != nil {
-		return &userError{op: "write result", err: err}
-	}
-	return outcome(result)
+	return a.concluded(c.output, end, doc, func(w io.Writer) { v.text(w, a.verbose) })
 }
 
 func (a *app) print(output string, rep *pipeline.Report) error {
 	if output == "json" {
-		return report.JSON(a.stdout, rep)
+		return writeJSON(a.stdout, a.document(reported(rep), rep))
 	}
 	return report.Text(a.stdout, rep, report.TextOptions{Color: a.colored(a.stdout), Width: a.width(a.stdout), Verbose: a.verbose})
 }

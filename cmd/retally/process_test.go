@@ -44,6 +44,11 @@ func inProcess(t *testing.T, env map[string]string, args ...string) (code int, s
 	t.Helper()
 	var out, errOut bytes.Buffer
 	code = execute(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	if wantsJSON(args) && code != exitInterrupted {
+		if err := schemasInTree().check(out.Bytes(), code); err != nil {
+			t.Errorf("retally %s: %v", strings.Join(args, " "), err)
+		}
+	}
 	return code, out.String(), errOut.String()
 }
 

@@ -27,15 +27,23 @@ type app struct {
 
 	color, progress string
 	quiet, verbose  bool
+	allFlags        bool // of help
+
+	verb string // that runs, in one word: image-digest
+	// watch sees every document before it is printed; tests set it.
+	watch func(verb string, doc any)
 }
 
 // execute executes one command line and returns the exit code.
 func execute(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	return (&app{args: args, env: env, stdin: stdin, stdout: stdout, stderr: stderr}).execute(ctx)
+}
+
+func (a *app) execute(ctx context.Context) int {
 	root := a.rootCommand()
-	root.SetArgs(args)
+	root.SetArgs(a.args)
 	err := root.ExecuteContext(ctx)
-	return a.exit(err, wantsJSON(args))
+	return a.exit(err, wantsJSON(a.args))
 }
 
 // wantsJSON looks for -o json without the parser, because a command line that
@@ -72,7 +80,10 @@ Exit codes:
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkGlobals() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			a.setVerb(cmd)
+			return a.checkGlobals()
+		},
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -82,18 +93,18 @@ Exit codes:
 	f.StringVar(&a.progress, "progress", "auto", "show progress of long work: auto, plain, json, none")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no talk on stderr but errors")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "whole digests, all causes, all inputs")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &userError{op: cmd.CommandPath(), msg: err.Error(), hint: fmt.Sprintf("%s --help lists the flags", cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(unknownFlag)
+	root.Version = version
+	root.SetVersionTemplate(versionLine() + "\n")
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(
 		a.demoCommand(), a.checkCommand(), a.initCommand(), a.planCommand(), a.runCommand(), a.gateCommand(), a.compareCommand(),
 		a.explainCommand(), a.imageCommand(), a.diskCommand(), a.verityCommand(), a.policyCommand(), a.manifestCommand(),
 		a.tdxCommand(), a.snpCommand(), a.tpmCommand(), a.evidenceCommand(), a.inspectCommand(), a.proxyLogCommand(), a.proxyImageCommand(), a.cacheCommand(),
 		a.doctorCommand(), a.versionCommand(),
 	)
-	for _, c := range root.Commands() {
-		usageErrors(c)
-	}
+	usageErrors(root)
+	a.setHelp(root)
 	return root
 }
 
@@ -106,10 +117,16 @@ func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 
 // usageErrors gives wrong arguments the form of all other errors.
 func usageErrors(c *cobra.Command) {
-	if check := c.Args; check != nil {
+	if check := c.Args; c.HasSubCommands() {
+		c.Args = noWords
+	} else if check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
-				return &userError{op: cmd.CommandPath(), msg: err.Error(), hint: "usage: " + cmd.UseLine()}
+				msg := err.Error()
+				if strings.HasPrefix(msg, "unknown command") {
+					msg = fmt.Sprintf("takes no arguments, found %.80q", args[0])
+				}
+				return &userError{op: verbName(cmd), msg: msg, hint: "usage: " + cmd.UseLine()}
 			}
 			return nil
 		}
@@ -131,6 +148,9 @@ func (a *app) checkGlobals() error {
 	if err := oneOf("--color", a.color, "auto", "always", "never"); err != nil {
 		return err
 	}
+	if a.allFlags && a.verb != "help" {
+		return &userError{msg: "--all is for --help, where it lists every flag", hint: "leave it out"}
+	}
 	return oneOf("--progress", a.progress, "auto", "plain", "json", "none")
 }
 
@@ -139,7 +159,8 @@ func oneOf(flag, got string, known ...string) error {
 	if slices.Contains(known, got) {
 		return nil
 	}
-	e := &userError{op: "retally", msg: fmt.Sprintf("%s=%s: unknown word", flag, got), hint: "known: " + strings.Join(known, ", ")}
+	known = slices.DeleteFunc(slices.Clone(known), func(word string) bool { return word == "" })
+	e := &userError{msg: fmt.Sprintf("%s=%s: unknown word", flag, got), hint: "known: " + strings.Join(known, ", ")}
 	if near := yamldoc.Nearest(got, known); near != "" {
 		e.hint = fmt.Sprintf("did you mean %s=%s?", flag, near)
 	}

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +24,28 @@ var update = flag.Bool("update", false, "rewrite the golden output in the script
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"retally": func() {
-			os.Exit(execute(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+			os.Exit(executeHeld(os.Args[1:]))
 		},
 	})
+}
+
+// executeHeld is execute for scripts: what -o json prints is held against its
+// schema, and its outcome against the exit code, whatever the script looks at.
+func executeHeld(args []string) int {
+	dir := os.Getenv("RETALLY_TEST_SCHEMAS")
+	if dir == "" || !wantsJSON(args) {
+		return execute(context.Background(), args, os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	}
+	var out bytes.Buffer
+	code := execute(context.Background(), args, os.Getenv, os.Stdin, io.MultiWriter(os.Stdout, &out), os.Stderr)
+	if code == exitInterrupted {
+		return code
+	}
+	if err := newSchemaSet(dir).check(out.Bytes(), code); err != nil {
+		fmt.Fprintf(os.Stderr, "retally %s: %v\n", strings.Join(args, " "), err)
+		return 99
+	}
+	return code
 }
 
 func TestScripts(t *testing.T) {
@@ -54,6 +76,7 @@ func setupScript(t *testing.T, e *testscript.Env) {
 	e.Setenv("RETALLY_CACHE", filepath.Join(e.WorkDir, ".cache"))
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("NO_COLOR", "1")
+	e.Setenv("RETALLY_TEST_SCHEMAS", filepath.Join(testenv.ModuleRoot(t), "docs", "schema"))
 	e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
 	if err := os.MkdirAll(filepath.Join(e.WorkDir, ".tmp"), 0o755); err != nil {
 		t.Fatal(err)

@@ -191,6 +191,7 @@ func bindSNP(cmd *cobra.Command) {
 	fixed := func(name string, words ...string) {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
+	fixed("profile", profiles.SNPNames()...)
 	fixed("mode", "snp", "seves", "sev", "ovmf-hash", "svsm")
 	fixed("vmm", "qemu", "ec2", "gce", "krun")
 	fixed("vcpu-type", snpmeasure.CPUTypes()...)

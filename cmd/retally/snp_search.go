@@ -136,7 +136,7 @@ func (a *app) answered(output, title, start, next string, r *tdx.Answer, shown a
 	if r.Deviations == nil {
 		r.Deviations = []search.Deviation{}
 	}
-	err := a.result(output, shown, func(w io.Writer) {
+	return a.concluded(output, concludes(r.Outcome(), r.Sentence), shown, func(w io.Writer) {
 		show.Line(w, "%s  %s", title, r.Sentence)
 		show.Line(w, "  start      %s", start)
 		for _, d := range r.Deviations {
@@ -147,8 +147,4 @@ func (a *app) answered(output, title, start, next string, r *tdx.Answer, shown a
 			show.Line(w, "  what next  %s", next)
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return outcome(r.Outcome())
 }

@@ -77,10 +77,7 @@ func (a *app) zeroInstead(output string, register explain.Register, want digest.
 	if !ok {
 		return err
 	}
-	if err := a.result(output, answer, answer.Text); err != nil {
-		return err
-	}
-	return outcome(answer.Outcome())
+	return a.concluded(output, concludes(answer.Outcome()), answer, answer.Text)
 }
 
 // searchRegister looks for the deviations that turn a register into what is
@@ -93,8 +90,5 @@ func (a *app) searchRegister(ctx context.Context, output string, s *tdx.Search, 
 	if err != nil {
 		return tdxTrouble("explain", err)
 	}
-	if err := a.result(output, answer, answer.Text); err != nil {
-		return err
-	}
-	return outcome(answer.Outcome())
+	return a.concluded(output, concludes(answer.Outcome(), answer.Sentence), answer, answer.Text)
 }

@@ -3,8 +3,10 @@
 package progress
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -16,6 +18,17 @@ import (
 
 // After is how long work must take to be shown.
 const After = 2 * time.Second
+
+// Schema names the form of a line of mode json; docs/schema/progress.json has it.
+const Schema = "retally/progress/1"
+
+// line writes one object. A program that reads them all must be able to.
+func line(w io.Writer, v any) {
+	data, err := json.Marshal(v)
+	if err == nil {
+		fmt.Fprintf(w, "%s\n", data)
+	}
+}
 
 // Source is what work tells about itself; total is 0 where it is not known.
 type Source struct {
@@ -53,7 +66,13 @@ func Count(w io.Writer, asJSON bool, stage string, phase func() string, tried fu
 			}
 			n, seconds := tried(), time.Since(start).Seconds()
 			if asJSON {
-				fmt.Fprintf(w, `{"stage":%q,"phase":%q,"tried":%d,"triedPerSecond":%.0f}`+"\n", stage, phase(), n, float64(n)/seconds)
+				line(w, struct {
+					Schema string  `json:"schema"`
+					Stage  string  `json:"stage"`
+					Phase  string  `json:"phase"`
+					Tried  int64   `json:"tried"`
+					Rate   float64 `json:"triedPerSecond"`
+				}{Schema, stage, phase(), n, math.Round(float64(n) / seconds)})
 			} else {
 				fmt.Fprintf(w, "retally: %s: %s: %d combinations tried, %.0f/s\n", stage, phase(), n, float64(n)/seconds)
 			}
@@ -93,13 +112,20 @@ func tellLines(w io.Writer, p Source, done <-chan struct{}, start time.Time, asJ
 			left = float64(total-bytes) / rate
 		}
 		if asJSON {
-			fmt.Fprintf(w, `{"stage":%q,"done":%d,"total":%d,"bytesPerSecond":%.0f,"secondsLeft":%.0f}`+"\n", p.Stage(), bytes, total, rate, left)
+			line(w, struct {
+				Schema string  `json:"schema"`
+				Stage  string  `json:"stage"`
+				Done   int64   `json:"done"`
+				Total  int64   `json:"total"`
+				Rate   float64 `json:"bytesPerSecond"`
+				Left   float64 `json:"secondsLeft"`
+			}{Schema, p.Stage(), bytes, total, math.Round(rate), math.Round(left)})
 		} else {
-			line := fmt.Sprintf("retally: %s: %s of %s, %s/s", p.Stage(), show.Size(bytes), show.Size(total), show.Size(int64(rate)))
+			text := fmt.Sprintf("retally: %s: %s of %s, %s/s", p.Stage(), show.Size(bytes), show.Size(total), show.Size(int64(rate)))
 			if left >= 0 {
-				line += fmt.Sprintf(", %s left", time.Duration(left*float64(time.Second)).Round(time.Second))
+				text += fmt.Sprintf(", %s left", time.Duration(left*float64(time.Second)).Round(time.Second))
 			}
-			fmt.Fprintln(w, show.Text(line))
+			fmt.Fprintln(w, show.Text(text))
 		}
 		select {
 		case <-done:

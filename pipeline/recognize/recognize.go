@@ -90,7 +90,7 @@ func recognizeJSON(v *jsondoc.Value) Kind {
 			return KindInspect
 		}
 	case jsondoc.Object:
-		if s := v.Get("schema"); s != nil && s.Text == pipeline.Schema {
+		if s := v.Get("schema"); s != nil && pipeline.IsReport(fmt.Appendf(nil, `{"schema":%q`, s.Text)) {
 			return KindReport
 		}
 		if v.Get("Policies") != nil && v.Get("ReferenceValues") != nil {

@@ -4,7 +4,6 @@
 package reproducemr
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -120,16 +119,8 @@ func (o *Options) PageOrder() (tdxmeasure.PageOrder, error) {
 	}
 }
 
-// Write prints the values as the tool does: a line each, or indented JSON.
-func (out *Output) Write(w io.Writer, asJSON bool) error {
-	if asJSON {
-		data, err := json.MarshalIndent(out, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintf(w, "%s\n", data)
-		return err
-	}
+// Write prints the values as the tool does, a line each.
+func (out *Output) Write(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "MRTD: %s\nRTMR0: %s\nRTMR1: %s\nRTMR2: %s\nRTMR3: %s\nMR_AGGREGATED: %s\nMR_IMAGE: %s\n",
 		out.MRTD, out.RTMR0, out.RTMR1, out.RTMR2, out.RTMR3, out.Aggregated, out.Image)
 	return err

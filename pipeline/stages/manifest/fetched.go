@@ -41,13 +41,14 @@ type FetchedEntry struct {
 	Time              string        `json:"time"`
 	Manifest          string        `json:"manifest"`
 	Digest            digest.Digest `json:"digest"`
-	CoordinatorPolicy digest.Digest `json:"coordinatorPolicy"`
+	CoordinatorPolicy digest.Digest `json:"coordinator_policy"`
+	OldPolicy         digest.Digest `json:"coordinatorPolicy"` // the same, under its name of before, for one release
 	Overwritten       bool          `json:"overwritten"`
 	Problem           string        `json:"problem,omitempty"`
 }
 
 func newFetchedEntry(w *privatemode.Workspace, e privatemode.LogEntry) FetchedEntry {
-	p := FetchedEntry{Line: e.Line, Time: e.TimeText, Manifest: e.Path, CoordinatorPolicy: e.CoordinatorPolicy}
+	p := FetchedEntry{Line: e.Line, Time: e.TimeText, Manifest: e.Path, CoordinatorPolicy: e.CoordinatorPolicy, OldPolicy: e.CoordinatorPolicy}
 	p.Overwritten = slices.ContainsFunc(w.Overwritten, func(o privatemode.LogEntry) bool { return o.Line == e.Line })
 	data, err := w.Manifest(e)
 	if err != nil {

@@ -126,6 +126,8 @@ func (v *Validity) JSON() any {
 	return map[string]any{
 		"file": v.m.File(), "valid": v.holds() && len(unjudged) == 0, "unjudged": unjudged, "shape": v.m.Shape().String(), "policies": len(v.m.Policies()), "snp": len(v.m.SNP()), "tdx": len(v.m.TDX()),
 		"canonicalLayout": plain, "problems": list, "ownerKeys": v.owners,
+		// The spelling of all other documents; the two above stay for one release.
+		"canonical_layout": plain, "owner_keys": v.owners,
 	}
 }
 

@@ -1,0 +1,287 @@
+package main
+
+// flagGroups are the headings of help and the flags below each, in their order.
+// A name with a verb in front is that verb's flag alone. A test finds a flag that
+// has no place here.
+var flagGroups = []struct {
+	title string
+	flags []string
+}{
+	{"Input", []string{
+		"file", "dir", "tamper", "firmware", "kernel", "initrd", "cmdline", "compose", "docker-compose", "rootfs", "docker-files", "images", "uki", "disk",
+		"deployment", "plan", "var", "policy", "request", "kind", "workload", "rules", "settings", "config-file", "initdata", "runtime-class", "inspect",
+		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
+		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
+		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset",
+	}},
+	{"Search", []string{"search", "want", "try-rootfs"}},
+	{"Shape of the machine", []string{
+		"memory", "vcpus", "cpu", "mode", "vmm", "vcpu-type", "vcpu-sig", "vcpu-family", "vcpu-model", "vcpu-stepping", "guest-features", "machine-type",
+		"address-bits", "devices", "slots", "root-ports", "gpus", "nics", "volumes", "nvswitches", "hugepages", "no-root-disk", "pci-hole64", "amd-cpu",
+		"numa", "pxb", "pic", "com1", "no-com1", "smm", "hpet", "hotplug-off", "qemu", "svsm", "vars-size",
+	}},
+	{"How hypervisor, firmware and loader behave", []string{
+		"acpi", "acpi-source", "acpi-family", "page-order", "read-on", "cfv", "hob", "exclude-acpi-tables", "trailing-separator", "six-table-loader",
+		"patch-kernel", "kernel-as-given", "header-rule", "authenticode", "initrd-argument", "no-initrd", "quirk", "failed-options", "systemd",
+		"inner-kernel", "phases", "credentials", "ima", "ima-pads", "sbat-level", "pattern",
+	}},
+	{"What the guest measures", []string{"app-id", "key-provider", "mr-config-id", "explain rtmr3", "tdx measure rtmr3", "events", "event-version", "app-disk", "app-ca"}},
+	{"Boot from a disk", []string{"gpt", "shim", "grub", "loader", "loader-conf", "chain", "boot-order", "boot-entries", "mok-list", "mok-list-x", "mok-list-trusted"}},
+	{"ID block", []string{"id-contrast", "id-family", "id-image", "id-svn", "id-policy"}},
+	{"Policies", []string{"parity", "image-binding", "lenient", "ignore-unknown"}},
+	{"Tree and error correction", []string{
+		"format", "hash", "data-block-size", "hash-block-size", "data-blocks", "salt", "uuid", "no-superblock", "fec-device", "fec-offset", "fec-roots",
+	}},
+	{"Who is trusted, and when", []string{
+		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+	}},
+	{"What must come out", []string{
+		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore",
+	}},
+	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
+	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
+	{"Result", []string{
+		"output", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
+	}},
+	{"Every verb", []string{"quiet", "verbose", "color", "progress", "help", "version"}},
+}
+
+// mainFlags are those that help shows of a verb with many flags.
+var mainFlags = map[string][]string{
+	"run":             {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
+	"disk":            {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"evidence verify": {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
+	"explain":         {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
+	"image diff":      {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
+	"image digest":    {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
+	"policy generate": {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
+	"snp measure":     {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
+	"tdx measure":     {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
+	"tpm predict":     {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
+	"verity format":   {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
+	"verity verify":   {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
+	"policy check":    {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
+	"demo":            {"dir", "tamper", "only", "output", "report", "no-cache"},
+}
+
+// examples are three command lines of each verb. TestExamples runs them in the
+// folder that retally demo writes, with what else they name.
+var examples = map[string][3]string{
+	"": {
+		"retally demo",
+		"retally check deployment.yaml hashes-demo.json",
+		"retally run -f retally.yaml --out out",
+	},
+	"demo": {
+		"retally demo",
+		"retally demo --tamper policy",
+		"retally demo --dir demo -o json",
+	},
+	"check": {
+		"retally check deployment.yaml hashes-demo.json",
+		"retally check vm/cpu.html vm/tdx.csv vm/docker-compose.yaml",
+		"retally check vendor --report html=report.html",
+	},
+	"init": {
+		"retally init vendor",
+		"retally init --profile privatemode checkout",
+		"retally init --profile secretvm machine -o json",
+	},
+	"plan": {
+		"retally plan",
+		"retally plan -f retally.yaml -o json",
+		"retally plan -f - < retally.yaml",
+	},
+	"run": {
+		"retally run",
+		"retally run --against manifest.published.json --report html=report.html",
+		"retally run --only 'disk/**' --out out --fresh",
+	},
+	"compare": {
+		"retally compare manifest.generated.json manifest.published.json",
+		"retally compare retally-out/report.json out/report.json",
+		"retally compare --release deployment.yaml next.yaml",
+	},
+	"explain": {
+		"retally explain policy/Deployment/harbor-4f2a1c/workload-tinychat",
+		`retally explain rtmr0 --search --firmware vm/OVMF.fd --want "$(cat rtmr0.txt)"`,
+		`retally explain launch --search --firmware guest/OVMF-SNP.fd --want "$(cat launch.txt)"`,
+	},
+	"image digest": {
+		"retally image digest images/inference-proxy",
+		"retally image digest images/* -o json",
+		"retally image digest images/disk-mounter --hashes hashes-here.json",
+	},
+	"image diff": {
+		"retally image diff images/disk-mounter images/inference-proxy",
+		"retally image diff images/disk-mounter vendor/disk-mounter -o json",
+		"retally image diff images/disk-mounter images/pause --report markdown=why.md",
+	},
+	"disk": {
+		"retally disk models/harbor-tinychat-0-5b --normalize",
+		"retally disk models/harbor-tinychat-0-5b --normalize --models models.yaml --name harbor-tinychat-0-5b",
+		"retally disk models/harbor-tinychat-0-5b --normalize --write model.img -o json",
+	},
+	"verity format": {
+		"retally verity format disk.img",
+		"retally verity format disk.img disk.verity --salt 0badc0de --root-hash-file root.hash",
+		"retally verity format disk.img --hash sha512 -o json",
+	},
+	"verity verify": {
+		`retally verity verify disk.img disk.verity "$(cat root.hash)"`,
+		`retally verity verify disk.img disk.verity "$(cat root.hash)" -o json`,
+		`retally verity verify disk.img disk.verity "$(cat root.hash)" --report json=verity.json`,
+	},
+	"verity dump": {
+		"retally verity dump disk.verity",
+		"retally verity dump disk.verity -o json",
+		"retally verity dump disk.verity --hash-offset 0",
+	},
+	"policy generate": {
+		"retally policy generate -f pods.yaml --settings kata --images layouts",
+		"retally policy generate -f pods.yaml --settings kata --images layouts --out made",
+		"retally policy generate -f - --settings kata --images layouts --rules rules.rego -o json < pods.yaml",
+	},
+	"policy check": {
+		"retally policy check --policy policies/workload-tinychat.initdata.toml --request exec.json",
+		"retally policy check --policy policies/workload-tinychat.initdata.toml --request exec.json -v",
+		"retally policy check --policy policies/secret-service.initdata.toml --request remove.json --kind RemoveContainerRequest -o json",
+	},
+	"policy diff": {
+		"retally policy diff policies/workload-tinychat.initdata.toml policies/secret-service.initdata.toml",
+		"retally policy diff policies/workload-tinychat.initdata.toml policies/secret-service.initdata.toml -v",
+		"retally policy diff policies/workload-tinychat.initdata.toml policies/workload-tinychat.initdata.toml -o json",
+	},
+	"policy show": {
+		"retally policy show policies/workload-tinychat.initdata.toml",
+		"retally policy show - < policies/secret-service.initdata.toml",
+		"retally policy show policies/workload-tinychat.initdata.toml -o json",
+	},
+	"manifest adjust": {
+		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml manifest.generated.json",
+		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml - < manifest.generated.json",
+		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml manifest.generated.json -o json",
+	},
+	"manifest check": {
+		"retally manifest check manifest.published.json",
+		"retally manifest check manifest.published.json --owner-key owner.pem",
+		"retally manifest check - -o json < manifest.published.json",
+	},
+	"tdx measure": {
+		"retally tdx measure --profile secretvm --firmware vm/OVMF.fd --kernel vm/bzImage --initrd vm/initrd.cpio --memory 2G --vcpus 1",
+		"retally tdx measure --profile secretvm --firmware vm/OVMF.fd --only mrtd --trace",
+		"retally tdx measure --profile contrast-1.20 --kernel vm/bzImage --only rtmr1 -o json",
+	},
+	"tdx replay": {
+		"retally tdx replay ccel.bin",
+		"retally tdx replay - -o json < ccel.bin",
+		`retally tdx replay ccel.bin --expect rtmr0="$(cat rtmr0.txt)"`,
+	},
+	"tdx reproduce-mr": {
+		"retally tdx reproduce-mr -fw vm/OVMF.fd -kernel vm/bzImage -initrd vm/initrd.cpio -memory 2G -cpu 1",
+		"retally tdx reproduce-mr -fw vm/OVMF.fd -kernel vm/bzImage -dockercompose vm/docker-compose.yaml -rootfs vm/rootfs.img",
+		"retally tdx reproduce-mr -fw vm/OVMF.fd -kernel vm/bzImage -json",
+	},
+	"snp measure": {
+		"retally snp measure --firmware guest/OVMF-SNP.fd --kernel guest/bzImage --vcpus 1..8 --vcpu-type EPYC-Milan,EPYC-Genoa -o json",
+		"retally snp measure --mode ovmf-hash --firmware guest/OVMF-SNP.fd",
+		`retally snp measure --firmware guest/OVMF-SNP.fd --vcpus 1 --vcpu-type EPYC-Milan --expect "$(cat launch.txt)"`,
+	},
+	"snp id-block": {
+		`retally snp id-block --launch-digest "$(cat launch.txt)" --contrast current`,
+		`retally snp id-block --launch-digest "$(cat launch.txt)" --family-id prod --image-id v1 --guest-svn 1 --id-key id-key.pem -o json`,
+		`retally snp id-block --launch-digest "$(cat launch.txt)" --policy 0x30000 --id-key id-key.pem --author-key author-key.pem`,
+	},
+	"tpm predict": {
+		"retally tpm predict --kernel vmlinuz.efi --cmdline \"console=ttyS0\" --empty-vars --pcr 4,9",
+		"retally tpm predict --uki linux.efi --empty-vars --pcr 4,11 --trace",
+		"retally tpm predict --uki linux.efi --empty-vars --pcrlock ours.pcrlock -o json",
+	},
+	"tpm replay": {
+		"retally tpm replay binary_bios_measurements",
+		"retally tpm replay - -o json < binary_bios_measurements",
+		`retally tpm replay binary_bios_measurements --expect pcr7="$(cat pcr7.txt)"`,
+	},
+	"tpm pcrlock": {
+		"retally tpm pcrlock 650-uki.pcrlock",
+		"retally tpm pcrlock ours.pcrlock 650-uki.pcrlock",
+		"retally tpm pcrlock 650-uki.pcrlock -o json",
+	},
+	"evidence capture": {
+		"retally evidence capture machine.example --out capture",
+		"retally evidence capture machine.example:29343 --out capture-2 --timeout 20s",
+		"retally evidence capture machine.example --out capture-3 -o json",
+	},
+	"evidence verify": {
+		"retally evidence verify vm/cpu.html --registry vm/tdx.csv --docker-compose vm/docker-compose.yaml --tls-cert vm/tls.pem",
+		"retally evidence verify guest/report.bin --only authentic --at 2026-06-01T00:00:00Z",
+		"retally evidence verify vm/cpu.html --intel-root vm/test-root.pem --collateral vm/collateral.json --test-root-ok --only authentic -o json",
+	},
+	"inspect kernel": {
+		"retally inspect kernel vm/bzImage",
+		"retally inspect kernel vm/bzImage --memory 1G --initrd vm/initrd.cpio",
+		"retally inspect kernel vm/bzImage -o json",
+	},
+	"inspect initrd": {
+		"retally inspect initrd vm/initrd.cpio",
+		"retally inspect initrd initramfs.cpio.gz",
+		"retally inspect initrd vm/initrd.cpio -o json",
+	},
+	"inspect acpi": {
+		"retally inspect acpi tables.bin",
+		"retally inspect acpi tables.bin tables-of-another-host.bin",
+		"retally inspect acpi tables.bin -o json",
+	},
+	"inspect firmware": {
+		"retally inspect firmware guest/OVMF-SNP.fd",
+		"retally inspect firmware vm/OVMF.fd",
+		"retally inspect firmware guest/OVMF-SNP.fd -o json",
+	},
+	"inspect igvm": {
+		"retally inspect igvm guest.igvm",
+		"retally inspect igvm guest.igvm --trace",
+		"retally inspect igvm guest.igvm guest-next.igvm",
+	},
+	"inspect uki": {
+		"retally inspect uki linux.efi",
+		"retally inspect uki linux.efi -o json",
+		"retally inspect uki ./linux.efi --quiet",
+	},
+	"inspect disk": {
+		"retally inspect disk image.raw",
+		"retally inspect disk image.raw -o json",
+		"retally inspect disk ./image.raw --quiet",
+	},
+	"proxy-log": {
+		"retally proxy-log workspace",
+		"retally proxy-log workspace --all",
+		"retally proxy-log workspace/manifests -o json",
+	},
+	"proxy-image": {
+		"retally proxy-image --inspect inspect.json --hashes proxy-hashes.json",
+		"retally proxy-image --inspect - --hashes proxy-hashes.json < inspect.json",
+		"retally proxy-image --inspect inspect.json",
+	},
+	"cache": {
+		"retally cache",
+		"retally cache -o json",
+		"RETALLY_CACHE=/tmp/retally-cache retally cache",
+	},
+	"cache clean": {
+		"retally cache clean",
+		"retally cache clean -o json",
+		"RETALLY_CACHE=/tmp/retally-cache retally cache clean",
+	},
+	"doctor": {
+		"retally doctor",
+		"retally doctor -o json",
+		"retally doctor --color never",
+	},
+	"version": {
+		"retally version",
+		"retally version -o json",
+		"retally --version",
+	},
+}
