@@ -26,7 +26,9 @@ type View struct {
 	Groups    []Group
 	Problems  []pipeline.Problem
 	Lacks     []pipeline.Lack
+	More      []pipeline.Lack
 	Next      string
+	NextWhy   string
 	Inputs    []pipeline.Input
 	Tool      pipeline.Tool
 	GotName   string
@@ -48,6 +50,16 @@ type Group struct {
 	Agreeing    []pipeline.Finding
 	Coverage    string // "3 of 4 recounted; resting on copied: 1"
 	Lines       []Line
+	// Alone are the values of a kind of which nothing was published: they were
+	// recounted all the same, and whoever asked for them alone wants to see them.
+	Alone []Alone
+}
+
+// Alone is a value that nothing was compared with.
+type Alone struct {
+	Words string // whose value, and which
+	Value string // whole: it will be copied
+	Basis pipeline.Basis
 }
 
 // Line is one statement: a finding, or several that say the same.
@@ -60,6 +72,64 @@ type Line struct {
 	Findings []pipeline.Finding
 }
 
+// Cause is a cause as a line shows it: once, however often it holds.
+type Cause struct {
+	pipeline.Cause
+	// Also are the places of the others that say the same of other values.
+	Also []pipeline.Where
+}
+
+// folded are a line's causes, those that say the same once: two are the same
+// where nothing but the values and the place differ.
+func (l *Line) folded() []Cause {
+	type same struct {
+		standing, words, hint string
+	}
+	index := map[same]int{}
+	var out []Cause
+	for _, c := range l.Causes {
+		key := same{string(c.Standing), c.Note, c.Hint}
+		if c.Note == "" {
+			key.words = strings.Join(c.Path, " > ")
+		}
+		if i, ok := index[key]; ok {
+			if !sameWords(out[i].Cause, c) {
+				out[i].Also = append(out[i].Also, c.Where)
+			}
+			continue
+		}
+		index[key] = len(out)
+		out = append(out, Cause{Cause: c})
+	}
+	return out
+}
+
+func sameWords(a, b pipeline.Cause) bool { return CauseWords(a) == CauseWords(b) }
+
+// words say a folded cause in one line.
+func (c Cause) words() string {
+	s := CauseWords(c.Cause)
+	if len(c.Also) == 0 {
+		return s
+	}
+	const most = 4
+	var places []string
+	for i, w := range c.Also {
+		if i == most {
+			places = append(places, fmt.Sprintf("%d more", len(c.Also)-most))
+			break
+		}
+		if w.File != "" {
+			places = append(places, Place(w))
+		}
+	}
+	s += "; the same of " + show.Plural(len(c.Also), "other value", "other values")
+	if len(places) > 0 {
+		s += ": " + strings.Join(places, ", ")
+	}
+	return s
+}
+
 // Options say how much a view tells.
 type Options struct {
 	Full      bool // whole digests and lists
@@ -70,8 +140,12 @@ type Options struct {
 func NewView(r *pipeline.Report, o Options) *View {
 	v := &View{
 		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
-		Problems: r.Problems, Lacks: r.Lacks, Next: r.Next, Inputs: r.Inputs, Tool: r.Tool,
+		Problems: r.Problems, Lacks: r.Lacks, More: r.More, Next: r.Next, NextWhy: r.NextWhy, Inputs: r.Inputs, Tool: r.Tool,
 		GotName: cmp.Or(r.GotName, "here"), WantName: cmp.Or(r.WantName, "published"),
+	}
+	if len(r.TestRoots) > 0 {
+		// No reader may take it for a machine of a vendor's.
+		v.Facts = slices.Concat([]string{"under test roots in place of the vendors' own: " + strings.Join(r.TestRoots, ", ")}, r.Facts)
 	}
 	v.Results = []Result{
 		{"bytes", r.Bytes.Verdict, v.bytesWords(r)},
@@ -87,6 +161,7 @@ func NewView(r *pipeline.Report, o Options) *View {
 			v.Groups = append(v.Groups, Group{Kind: kind, Title: title(kind)})
 		}
 	}
+	v.addAlone(r)
 	slices.SortStableFunc(v.Groups, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(order(a.Kind), order(b.Kind)), cmp.Compare(a.Kind, b.Kind))
 	})
@@ -94,6 +169,29 @@ func NewView(r *pipeline.Report, o Options) *View {
 		v.fill(&v.Groups[i], r.Findings, o)
 	}
 	return v
+}
+
+// addAlone adds the values of the kinds of which nothing was compared.
+func (v *View) addAlone(r *pipeline.Report) {
+	compared := map[string]bool{}
+	for i := range r.Findings {
+		compared[r.Findings[i].Key.Kind()] = true
+	}
+	at := map[string]int{}
+	for i := range r.Measurements {
+		m := &r.Measurements[i]
+		kind := m.Key.Kind()
+		if compared[kind] || kind == "manifest" {
+			continue // of a whole manifest, the bytes say it
+		}
+		if _, ok := at[kind]; !ok {
+			at[kind] = len(v.Groups)
+			v.Groups = append(v.Groups, Group{Kind: kind, Title: title(kind), Coverage: "recounted, with nothing published to compare"})
+		}
+		_, subject, attribute := split(m.Key)
+		g := &v.Groups[at[kind]]
+		g.Alone = append(g.Alone, Alone{Words: strings.TrimSpace(subject + " " + attribute), Value: m.Value.String(), Basis: m.Basis})
+	}
 }
 
 func (v *View) bytesWords(r *pipeline.Report) string {

@@ -149,10 +149,23 @@ func (s *Subject) title() string {
 			continue
 		}
 		if f.Kind != KindConfig && f.Kind != KindReport {
-			parts = append(parts, string(f.Kind)+" "+f.Name)
+			parts = append(parts, string(f.Kind)+" "+s.called(f.Name))
 		}
 	}
 	return "Recognized: " + strings.Join(parts, ", ")
+}
+
+// called is a file's name for people; the folder that all names start from has
+// its own.
+func (s *Subject) called(name string) string {
+	if name != "." {
+		return name
+	}
+	abs, err := filepath.Abs(s.Root)
+	if err != nil {
+		return name
+	}
+	return filepath.Base(abs)
 }
 
 // Close releases what Look opened.
@@ -213,6 +226,11 @@ func (s *Subject) prepare(ctx context.Context) error {
 	for _, rel := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
 		name := path.Join(s.workspaceDir, rel)
 		if info, err := os.Stat(s.Reader.Path(name)); err == nil && info.Mode().IsRegular() {
+			// A manifest beside the workspace is the one that was made here, and what
+			// the proxy fetched is held against it: the last step of the guide.
+			if made := s.Config.Against; made != "" && made != name {
+				s.Config.Manifest = &config.Manifest{Base: made}
+			}
 			s.Config.Against = name
 			return nil
 		}
