@@ -34,7 +34,7 @@ func TestDocumentsRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		base := t.TempDir()
-		env := append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"), "RETALLY_CACHE="+filepath.Join(base, "cache"), "NO_COLOR=1", "TMPDIR="+base)
+		env := append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"), "RETALLY_CACHE="+filepath.Join(base, "cache"), "NO_COLOR=1", "COLUMNS=80", "TMPDIR="+base)
 		work := filepath.Join(base, "work")
 		cmd := exec.Command(exe, "demo", "-q", "--dir", work)
 		cmd.Env = env

@@ -155,7 +155,7 @@ func (a *app) printEvidence(v *evidenceView) error {
 			text += " (--test-root-ok lets it pass)"
 		}
 		var wrapped strings.Builder
-		wrapTo(&wrapped, "", 2, width-2, text)
+		wrapTo(&wrapped, "", 0, width-2, text)
 		for line := range strings.Lines(wrapped.String()) {
 			b.WriteString("  " + paint(strings.TrimSuffix(line, "\n"), "31") + "\n")
 		}

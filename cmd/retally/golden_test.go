@@ -160,8 +160,10 @@ type golden struct {
 // code and every member with its value. Members may be added.
 func TestGoldenJSON(t *testing.T) {
 	root := filepath.Join(testenv.ModuleRoot(t), "cmd", "retally", "testdata", "golden")
+	exe := program(t)
 	words, env := goldenFolder(t)
 	seen := map[string]bool{}
+	proposals := 0
 	for _, c := range goldenCases {
 		if seen[c.name] {
 			t.Fatalf("two cases are called %s", c.name)
@@ -175,6 +177,16 @@ func TestGoldenJSON(t *testing.T) {
 				}
 			}
 			code, stdout, stderr := inProcess(t, env, append(args, "-o", "json", "-q", "--progress=none")...)
+			if next := proposed(stdout); next != "" {
+				problem, err := runProposed(".", append(os.Environ(), "PATH="+filepath.Dir(exe)+string(os.PathListSeparator)+os.Getenv("PATH")), next)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if problem != "" {
+					t.Error(problem)
+				}
+				proposals++
+			}
 			got, err := decoded([]byte(normal(stdout, words)))
 			if err != nil {
 				t.Fatalf("the output is not one JSON document: %v\n%s%s", err, stdout, stderr)
@@ -214,6 +226,9 @@ func TestGoldenJSON(t *testing.T) {
 				t.Error(lack)
 			}
 		})
+	}
+	if proposals < 5 {
+		t.Errorf("%d commands were proposed: the test looks at the wrong member", proposals)
 	}
 	files, err := os.ReadDir(root)
 	if err != nil && !(*update && errors.Is(err, fs.ErrNotExist)) {

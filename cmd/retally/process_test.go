@@ -43,7 +43,13 @@ func program(t *testing.T) string {
 func inProcess(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = execute(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	getenv := func(k string) string {
+		if v, ok := env[k]; ok || k != "COLUMNS" {
+			return v
+		}
+		return "100"
+	}
+	code = execute(context.Background(), args, getenv, strings.NewReader(""), &out, &errOut)
 	return code, out.String(), errOut.String()
 }
 

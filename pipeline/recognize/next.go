@@ -18,8 +18,8 @@ import (
 // names is there, and what it is for.
 type Step struct{ Command, Why string }
 
-// Next proposes the one thing to do now with the files that are there; no
-// command where none follows. What would have to be brought first, More says.
+// Next proposes the one thing to do now with the files that are there; nothing
+// after a match. What would have to be brought first, More says.
 // args are the paths as they were given.
 func (s *Subject) Next(args []string, outcome pipeline.Outcome) Step {
 	at, c := words(args), s.Config
@@ -36,7 +36,9 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) Step {
 	case s.Inspect != "":
 		return Step{"retally proxy-image --inspect " + s.word(s.Inspect), "the digests of the image that was pulled"}
 	case s.Checkout != nil && s.Workspace == nil:
-		return s.initStep(folder, "privatemode")
+		if step := s.initStep(folder, "privatemode"); step.Command != "" {
+			return step
+		}
 	case s.Workspace != nil && s.Checkout == nil:
 		return Step{"retally proxy-log " + s.word(s.workspaceDir), "every manifest that the proxy fetched, and when"}
 	case len(c.Disks) > 0 && c.Models == "":
@@ -47,9 +49,14 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) Step {
 	case c.Against != "" && c.Deployment == "":
 		return Step{"retally manifest check " + s.word(c.Against), "whether a Coordinator would take it"}
 	case outcome != pipeline.OutcomeMatch && c.Deployment != "":
-		return s.initStep(folder, "")
+		if step := s.initStep(folder, ""); step.Command != "" {
+			return step
+		}
 	}
-	return Step{}
+	if outcome == pipeline.OutcomeMatch {
+		return Step{}
+	}
+	return Step{"retally check " + at + " -v", "the same with every value and digest whole"}
 }
 
 // More is what could be brought to check more, with the command that takes it.
