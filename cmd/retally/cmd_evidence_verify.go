@@ -15,7 +15,6 @@ import (
 
 	"github.com/retally/retally/internal/atomicfile"
 	"github.com/retally/retally/internal/digest"
-	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
 	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
@@ -102,9 +101,6 @@ func (a *app) verifyEvidence(cmd *cobra.Command, f *evidenceFlags) error {
 		return err
 	}
 	v := newEvidenceView(judged, res.Report, f)
-	if v.Missing != "" {
-		res.Report.More = append(res.Report.More, pipeline.Lack{What: "what the open verdicts rest on", For: "evidence/**", How: v.Missing})
-	}
 	for _, t := range targets {
 		var b bytes.Buffer
 		if err := t.format.Render(&b, res.Report); err != nil {
