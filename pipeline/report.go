@@ -33,6 +33,10 @@ type Report struct {
 	WantName string `json:"wantName,omitempty"`
 	// Facts count what the inputs hold: workloads, references, digests.
 	Facts []string `json:"facts,omitempty"`
+	// JudgedAt are the times at which certificates were judged, as the
+	// configuration says them; none where no evidence was. The day of the run is
+	// nowhere: the same inputs give the same report.
+	JudgedAt []string `json:"judgedAt,omitempty"`
 	// TestRoots are roots of trust that stand in place of the vendors' own:
 	// what rests on them means nothing outside of a test.
 	TestRoots  []string      `json:"testRoots,omitempty"`

@@ -159,8 +159,17 @@ func (t *textWriter) causes(l *Line) {
 	}
 }
 
-// CauseWords says a cause in one line.
+// CauseWords says a cause in one line, with the place in the documents that says
+// more.
 func CauseWords(c pipeline.Cause) string {
+	s := plainCause(c)
+	if c.Hint != "" {
+		s += " (docs/why-it-differs.md#" + c.Hint + ")"
+	}
+	return s
+}
+
+func plainCause(c pipeline.Cause) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cause (%s): ", c.Standing)
 	if c.Note != "" {
@@ -178,9 +187,6 @@ func CauseWords(c pipeline.Cause) string {
 	}
 	if c.Where.File != "" {
 		fmt.Fprintf(&b, " [%s]", Place(c.Where))
-	}
-	if c.Hint != "" {
-		fmt.Fprintf(&b, " (docs/why-it-differs.md#%s)", c.Hint)
 	}
 	return b.String()
 }

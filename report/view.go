@@ -21,6 +21,9 @@ type View struct {
 	Verdict   string // MATCH, DIFFERS, NOT FULLY CHECKED
 	Summary   string
 	Subject   string
+	When      string // for which time it was judged
+	Against   string // the files that the published values stand in
+	Meaning   string // what the verdict means for whoever relies on the deployment
 	Facts     []string
 	Results   []Result // bytes, meaning, provenance
 	Groups    []Group
@@ -108,9 +111,13 @@ func sameWords(a, b pipeline.Cause) bool { return CauseWords(a) == CauseWords(b)
 
 // words say a folded cause in one line.
 func (c Cause) words() string {
-	s := CauseWords(c.Cause)
+	return CauseWords(c.Cause) + c.also()
+}
+
+// also says of which other values a cause holds.
+func (c Cause) also() string {
 	if len(c.Also) == 0 {
-		return s
+		return ""
 	}
 	const most = 4
 	var places []string
@@ -123,7 +130,7 @@ func (c Cause) words() string {
 			places = append(places, Place(w))
 		}
 	}
-	s += "; the same of " + show.Plural(len(c.Also), "other value", "other values")
+	s := "; the same of " + show.Plural(len(c.Also), "other value", "other values")
 	if len(places) > 0 {
 		s += ": " + strings.Join(places, ", ")
 	}
@@ -147,6 +154,7 @@ func NewView(r *pipeline.Report, o Options) *View {
 		// No reader may take it for a machine of a vendor's.
 		v.Facts = slices.Concat([]string{"under test roots in place of the vendors' own: " + strings.Join(r.TestRoots, ", ")}, r.Facts)
 	}
+	v.When, v.Against, v.Meaning = whenWords(r), againstWords(r), v.meaning(r)
 	v.Results = []Result{
 		{"bytes", r.Bytes.Verdict, v.bytesWords(r)},
 		{"meaning", r.Meaning.Verdict, meaningWords(&r.Meaning)},
@@ -169,6 +177,61 @@ func NewView(r *pipeline.Report, o Options) *View {
 		v.fill(&v.Groups[i], r.Findings, o)
 	}
 	return v
+}
+
+// whenWords say for which day the judgement holds. Only times that the inputs
+// give are told, so that the same inputs give the same page.
+func whenWords(r *pipeline.Report) string {
+	if len(r.JudgedAt) == 0 {
+		return "no date: the same inputs give the same page on every day"
+	}
+	return "certificates as of " + strings.Join(r.JudgedAt, ", ")
+}
+
+// againstWords name the files that the published values stand in.
+func againstWords(r *pipeline.Report) string {
+	var files []string
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Where.File != "" && f.Verdict != pipeline.Missing && !slices.Contains(files, f.Where.File) {
+			files = append(files, f.Where.File)
+		}
+	}
+	slices.Sort(files)
+	const most = 6
+	switch n := len(files); {
+	case n == 0:
+		return "nothing: no published value was given"
+	case n > most:
+		return strings.Join(files[:most], ", ") + " and " + show.Plural(n-most, "more file", "more files")
+	}
+	return strings.Join(files, ", ")
+}
+
+// meaning says what a verdict is worth to somebody who has to decide.
+func (v *View) meaning(r *pipeline.Report) string {
+	var s string
+	switch r.Outcome {
+	case pipeline.OutcomeMatch:
+		s = "each value that was published is the one that follows from the inputs below. Whether these inputs do what you want, no hash can say."
+		if r.Provenance.Allowed > 0 {
+			s = "nothing differs, but some values were left unchecked with leave: they are no better known than before."
+		}
+	case pipeline.OutcomeDiffers:
+		s = "do not rely on it before you know why. What was published is not what follows from the inputs below."
+		if r.Meaning.Loosened > 0 {
+			s += fmt.Sprintf(" In %s the published side accepts more than it should.", show.Plural(r.Meaning.Loosened, "place", "places"))
+		}
+	default:
+		s = "this is no all-clear. Nothing differs, and not everything was checked; what is missing stands below."
+		if len(r.Findings) == 0 {
+			s = "nothing was judged yet: values were recounted, and there was nothing to compare them with."
+		}
+	}
+	if len(r.TestRoots) > 0 {
+		s = "a test: signatures were judged under roots that are no vendor's, so nothing here is about real hardware. Otherwise: " + s
+	}
+	return s
 }
 
 // addAlone adds the values of the kinds of which nothing was compared.

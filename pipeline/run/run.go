@@ -181,6 +181,12 @@ func (out *Out) absence(o *pipeline.CompareOptions) {
 func (r *runner) finish() *Result {
 	rep := NewReport(r.o.Tool, r.o.Subject)
 	rep.Next, rep.NextWhy, rep.Problems, rep.Lacks = r.o.Next, r.o.NextWhy, slices.Clone(r.o.Problems), slices.Clone(r.o.Lacks)
+	for _, e := range r.cfg.Evidence {
+		if e.At != "" && !slices.Contains(rep.JudgedAt, e.At) {
+			rep.JudgedAt = append(rep.JudgedAt, e.At)
+		}
+	}
+	slices.Sort(rep.JudgedAt)
 	for _, out := range r.outs {
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
 	}
