@@ -302,6 +302,12 @@ func (r *Report) sentence() string {
 			errors++
 		}
 	}
+	known := 0
+	for i := range r.Measurements {
+		if r.Measurements[i].Basis.Known() {
+			known++
+		}
+	}
 	checked := r.Coverage.Recounted
 	switch {
 	case bad > 0 && errors > 0:
@@ -312,8 +318,8 @@ func (r *Report) sentence() string {
 		return show.Plural(errors, "defect was found in the inputs", "defects were found in the inputs") + "."
 	case r.Outcome == OutcomeDiffers:
 		return "The published file is not byte for byte the expected one."
-	case len(r.Findings) == 0 && len(r.Measurements) > 0:
-		return fmt.Sprintf("%s recounted; nothing published was given to compare with.", show.Plural(len(r.Measurements), "value was", "values were"))
+	case len(r.Findings) == 0 && known > 0:
+		return fmt.Sprintf("%s recounted; nothing published was given to compare with.", show.Plural(known, "value was", "values were"))
 	case len(r.Findings) == 0:
 		return "Nothing published was given to compare with."
 	case checked == 0 && r.Outcome == OutcomeUnchecked && open == 0:

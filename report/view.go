@@ -53,8 +53,8 @@ type Group struct {
 	Agreeing    []pipeline.Finding
 	Coverage    string // "3 of 4 recounted; resting on copied: 1"
 	Lines       []Line
-	// Alone are the values of a kind of which nothing was published: they were
-	// recounted all the same, and whoever asked for them alone wants to see them.
+	// Alone are the values of a report that compares nothing: whoever asked for
+	// them alone wants to see them.
 	Alone []Alone
 }
 
@@ -234,18 +234,17 @@ func (v *View) meaning(r *pipeline.Report) string {
 	return s
 }
 
-// addAlone adds the values of the kinds of which nothing was compared.
+// addAlone adds the values that were computed where nothing was compared.
 func (v *View) addAlone(r *pipeline.Report) {
-	compared := map[string]bool{}
-	for i := range r.Findings {
-		compared[r.Findings[i].Key.Kind()] = true
+	if len(r.Findings) > 0 {
+		return
 	}
 	at := map[string]int{}
 	for i := range r.Measurements {
 		m := &r.Measurements[i]
 		kind := m.Key.Kind()
-		if compared[kind] || kind == "manifest" {
-			continue // of a whole manifest, the bytes say it
+		if m.Basis == pipeline.Copied {
+			continue // stands in the input as it is
 		}
 		if _, ok := at[kind]; !ok {
 			at[kind] = len(v.Groups)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -252,6 +253,8 @@ func (a *app) printCapture(c *capture.Capture, out, output string) error {
 	fmt.Fprintln(a.stdout, "Nothing is verified yet.")
 	fmt.Fprintln(a.stdout)
 	line("Next: %s", v.Next)
-	line("  %s", v.Missing)
+	var b strings.Builder
+	wrapTo(&b, "  ", 4, a.width(a.stdout), show.Text(v.Missing))
+	fmt.Fprint(a.stdout, b.String())
 	return nil
 }

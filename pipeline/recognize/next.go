@@ -31,6 +31,8 @@ func (s *Subject) Next(args []string, outcome pipeline.Outcome) Step {
 		return Step{fmt.Sprintf("(cd %s && %s) && retally check %s", s.word(s.checkoutDir), s.Checkout.CalculateDigests, at), "the guide's step 1: Nix builds the images from source, which takes long"}
 	case s.Checkout != nil && !s.generated() && s.Checkout.GenerateManifest != "":
 		return Step{fmt.Sprintf("(cd %s && %s) && retally check %s", s.word(s.checkoutDir), s.Checkout.GenerateManifest, at), "the guide's step 3: makes the manifest from the deployment"}
+	case s.Made != "":
+		return Step{"retally compare " + s.word(s.Made) + " " + s.word(c.Against), "the guide's last step: the manifest made here against the one that the proxy fetched"}
 	case s.Inspect != "" && s.hashed(proxyImage):
 		return Step{fmt.Sprintf("retally proxy-image --inspect %s --hashes %s", s.word(s.Inspect), s.word(c.Hashes)), "the image of the proxy that runs, against the one that was built here"}
 	case s.Inspect != "":

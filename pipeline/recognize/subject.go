@@ -1,6 +1,7 @@
 package recognize
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -226,17 +227,41 @@ func (s *Subject) prepare(ctx context.Context) error {
 	for _, rel := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
 		name := path.Join(s.workspaceDir, rel)
 		if info, err := os.Stat(s.Reader.Path(name)); err == nil && info.Mode().IsRegular() {
-			// A manifest beside the workspace is the one that was made here, and what
-			// the proxy fetched is held against it: the last step of the guide.
-			if made := s.Config.Against; made != "" && made != name {
-				s.Config.Manifest = &config.Manifest{Base: made}
-			}
+			made := s.Config.Against
 			s.Config.Against = name
-			return nil
+			if made == "" || made == name {
+				return nil
+			}
+			return s.lastStep(ctx, made, name)
 		}
 	}
 	s.Problems = append(s.Problems, pipeline.Problem{Level: pipeline.LevelError, Code: "proxy-log", Where: pipeline.Where{File: "log.txt", Line: latest.Line}, Msg: fmt.Sprintf("the latest entry's manifest %s is not there", latest.Path)})
 	return ctx.Err()
+}
+
+// lastStep holds the manifest that was made here against the one that the proxy
+// fetched: the last step of the guide. Keys that each generation makes anew keep
+// the bytes apart, so what a difference means is for compare to say; until then
+// it is open.
+func (s *Subject) lastStep(ctx context.Context, made, fetched string) error {
+	s.Made = made
+	a, _, err := s.Reader.ReadFile(ctx, made, config.YAMLLimit)
+	if err != nil {
+		return err
+	}
+	b, _, err := s.Reader.ReadFile(ctx, fetched, config.YAMLLimit)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(a, b) {
+		s.say(pipeline.LevelNote, "proxy-log", made, "is byte for byte the manifest that the proxy fetched last, %s", fetched)
+		return nil
+	}
+	s.Lacks = append(s.Lacks, pipeline.Lack{
+		What: "what it means that " + made + " and the manifest that the proxy fetched last, " + fetched + ", are not the same bytes", For: "manifest/bytes",
+		How: "retally compare " + s.word(made) + " " + s.word(fetched),
+	})
+	return nil
 }
 
 func (s *Subject) note(level, code string, list privatemode.Problems) {
