@@ -30,7 +30,7 @@ var floors = []struct {
 	{"pipeline/run", []string{"pipeline", "pipeline/config"}},
 	// recognize knows by itself what the stages' rooms read; as their kinds move
 	// into the table, its rooms go.
-	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "privatemode", "tdxmeasure"}},
+	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "privatemode", "tdxmeasure", "verity"}}, // verity: the commit of a checkout
 	// published is what several stages read out of a deployment or a manifest.
 	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest"}},
 	{"pipeline/stages/deployment", stage("deployment")},

@@ -190,6 +190,9 @@ func (s *Subject) Prepare(ctx context.Context) error {
 func (s *Subject) prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(pipeline.LevelNote, "checkout", s.Checkout.Notes)
+		if err := s.lookGit(ctx); err != nil {
+			return err
+		}
 	}
 	if s.Settings != "" && s.Config.Policies == nil {
 		s.Problems = append(s.Problems, pipeline.Problem{
