@@ -143,6 +143,7 @@ var unstable = map[string][]string{
 	"cache":            {"bytes", "dir"},
 	"cache-clean":      {"bytes", "dir"},
 	"evidence-capture": {"captured_at", "capture.captured_at"},
+	"check-evidence":   {"judgedAt"},
 	"*":                {"tool.version"},
 }
 
