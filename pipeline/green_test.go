@@ -34,8 +34,8 @@ func TestNothingComparedIsNoMatch(t *testing.T) {
 		{"only without a hit", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}, Only: []string{"none/*"}}, nil, pipeline.OutcomeUnchecked, ""},
 		{"one of two globs without a hit", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}, Only: []string{"image/**", "none/*"}}, nil, pipeline.OutcomeUnchecked, ""},
 		{"a stale leave", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}, Allow: []string{"gone/**"}}, nil, pipeline.OutcomeUnchecked, ""},
-		{"a test root", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}}, []string{"root.pem"}, pipeline.OutcomeUnchecked, "TEST ROOT root.pem: "},
-		{"a test root with leave", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}, TestRootOK: true}, []string{"root.pem"}, pipeline.OutcomeMatch, "TEST ROOT root.pem: "},
+		{"a test root", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}}, []string{"root.pem"}, pipeline.OutcomeUnchecked, "TEST ROOT: "},
+		{"a test root with leave", []pipeline.Measurement{known}, pipeline.Case{References: []pipeline.Reference{ref(known, pipeline.Equal)}, TestRootOK: true}, []string{"root.pem"}, pipeline.OutcomeMatch, "TEST ROOT: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &pipeline.Report{Measurements: c.ms, TestRoots: c.roots}

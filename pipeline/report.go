@@ -43,16 +43,26 @@ type Report struct {
 	WantName string `json:"wantName,omitempty"`
 	// Facts count what the inputs hold: workloads, references, digests.
 	Facts []string `json:"facts,omitempty"`
+	// JudgedAt are the times at which certificates were judged, as the
+	// configuration says them; none where no evidence was. The day of the run is
+	// nowhere: the same inputs give the same report.
+	JudgedAt []string `json:"judgedAt,omitempty"`
 	// TestRoots are roots of trust that stand in place of the vendors' own:
 	// what rests on them means nothing outside of a test.
-	TestRoots    []string      `json:"testRoots,omitempty"`
-	Outcome      Outcome       `json:"outcome"`
-	Summary      string        `json:"summary"` // one sentence
-	Bytes        BytesResult   `json:"bytes"`
-	Meaning      MeaningResult `json:"meaning"`
-	Provenance   Provenance    `json:"provenance"`
-	Coverage     Coverage      `json:"coverage"`
-	Next         string        `json:"next,omitempty"` // the command to run now
+	TestRoots  []string      `json:"testRoots,omitempty"`
+	Outcome    Outcome       `json:"outcome"`
+	Summary    string        `json:"summary"` // one sentence
+	Bytes      BytesResult   `json:"bytes"`
+	Meaning    MeaningResult `json:"meaning"`
+	Provenance Provenance    `json:"provenance"`
+	Coverage   Coverage      `json:"coverage"`
+	// Next is a command that runs as it stands: every file that it names is
+	// there. NextWhy says what it is for.
+	Next    string `json:"next,omitempty"`
+	NextWhy string `json:"nextWhy,omitempty"`
+	// More is what could be brought to check more, with the command that takes
+	// it. Nothing of the verdict hangs on it, unlike on Lacks.
+	More         []Lack        `json:"more,omitempty"`
 	Findings     []Finding     `json:"findings"`
 	Sets         []SetResult   `json:"sets,omitempty"`
 	Problems     []Problem     `json:"problems,omitempty"`
@@ -284,7 +294,8 @@ func (r *Report) judge(c *Case) {
 	}
 	r.Summary = r.sentence()
 	if len(r.TestRoots) > 0 {
-		r.Summary = "TEST ROOT " + strings.Join(r.TestRoots, ", ") + ": " + r.Summary
+		// Which they are, the next lines say: the first is for what was recounted.
+		r.Summary = "TEST ROOT: " + r.Summary
 	}
 }
 
@@ -305,6 +316,12 @@ func (r *Report) sentence() string {
 			errors++
 		}
 	}
+	known := 0
+	for i := range r.Measurements {
+		if r.Measurements[i].Basis.Known() {
+			known++
+		}
+	}
 	checked := r.Coverage.Recounted
 	switch {
 	case bad > 0 && errors > 0:
@@ -315,6 +332,8 @@ func (r *Report) sentence() string {
 		return show.Plural(errors, "defect was found in the inputs", "defects were found in the inputs") + "."
 	case r.Outcome == OutcomeDiffers:
 		return "The published file is not byte for byte the expected one."
+	case len(r.Findings) == 0 && known > 0:
+		return fmt.Sprintf("%s recounted; nothing published was given to compare with.", show.Plural(known, "value was", "values were"))
 	case len(r.Findings) == 0:
 		return "Nothing published was given to compare with."
 	case checked == 0 && r.Outcome == OutcomeUnchecked && open == 0:
@@ -324,8 +343,53 @@ func (r *Report) sentence() string {
 	case r.Provenance.Allowed > 0:
 		return fmt.Sprintf("Nothing differs: %s, %s left unchecked with your leave.", show.Plural(checked, "value recounted", "values recounted"), show.Plural(r.Provenance.Allowed, "value", "values"))
 	default:
-		return fmt.Sprintf("Everything published was recounted and agrees: %s.", show.Plural(checked, "value", "values"))
+		return fmt.Sprintf("Everything published was recounted and agrees: %s%s.", show.Plural(checked, "value", "values"), r.ofWhat())
 	}
+}
+
+// ofWhat says of which things the recounted values are, in the order of
+// kindPlurals.
+func (r *Report) ofWhat() string {
+	kinds := slices.DeleteFunc(slices.Clone(r.Coverage.Kinds), func(k KindCoverage) bool { return k.Recounted == 0 })
+	if len(kinds) < 2 {
+		return ""
+	}
+	at := func(kind string) int {
+		i := slices.IndexFunc(kindPlurals, func(w kindPlural) bool { return w.kind == kind })
+		if i < 0 {
+			return len(kindPlurals)
+		}
+		return i
+	}
+	slices.SortStableFunc(kinds, func(a, b KindCoverage) int { return cmp.Compare(at(a.Kind), at(b.Kind)) })
+	parts := make([]string, len(kinds))
+	for i, k := range kinds {
+		word := k.Kind
+		if n := at(k.Kind); n < len(kindPlurals) {
+			word = kindPlurals[n].plural
+		}
+		parts[i] = fmt.Sprintf("%d of %s", k.Recounted, word)
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}
+
+type kindPlural struct{ kind, plural string }
+
+// kindPlurals name kinds of keys in one sentence.
+var kindPlurals = []kindPlural{
+	{"image", "images"},
+	{"disk", "model disks"},
+	{"policy", "policies"},
+	{"snp", "AMD machines"},
+	{"tdx", "Intel machines"},
+	{"evidence", "evidence"},
+	{"tpm", "TPM registers"},
+	{"file", "files"},
+	{"keys", "owner keys"},
+	{"manifest", "the manifest"},
+	{"proxy", "the proxy"},
+	{"workload", "workloads"},
+	{"workload-disk", "disks in use"},
 }
 
 // ReadReport reads a report that retally wrote.

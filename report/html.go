@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/show"
@@ -22,12 +23,17 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 		// html/template escapes for HTML; what it lets through may still hide
 		// or reorder text, which show.Text makes visible.
 		"text":    func(v any) string { return show.Text(fmt.Sprint(v)) },
-		"cause":   func(c pipeline.Cause) string { return show.Text(CauseWords(c)) },
+		"cause":   func(c Cause) string { return show.Text(plainCause(c.Cause) + c.also()) },
+		"folded":  func(l Line) []Cause { return l.folded() },
 		"problem": func(p pipeline.Problem) string { return show.Text(problemWords(p)) },
 		"where":   func(w pipeline.Where) string { return show.Text(Place(w)) },
 		"path":    func(p []string) string { return show.Text(strings.Join(p, " > ")) },
 		"value":   func(v pipeline.Value) string { return show.Text(short(v, true)) },
 		"mark":    func(l Line) string { return l.mark() },
+		"marked":  func(l Line) string { return markWords[l.mark()] },
+		"docs":    func(page string) string { return DocsURL + page },
+		"bases":   func() any { return basisWords },
+		"lacking": func(v *View) []pipeline.Lack { return slices.Concat(v.Lacks, v.More) },
 		"tone":    tone,
 		"lineTone": func(l Line) string {
 			if l.Class == pipeline.ClassVolatile {
@@ -54,6 +60,9 @@ func HTML(w io.Writer, r *pipeline.Report) error {
 	_, err = w.Write(b.Bytes())
 	return err
 }
+
+// markWords say a line's mark to whoever does not see it.
+var markWords = map[string]string{".": "expected:", "?": "unchecked:", "-": "missing:", "+": "extra:", "!": "differs:"}
 
 // tone is the CSS class of a verdict, an outcome or a level.
 func tone(v any) string {

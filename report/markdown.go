@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/show"
@@ -36,13 +37,16 @@ func Markdown(w io.Writer, r *pipeline.Report) error {
 		if g.Agree > 0 {
 			fmt.Fprintf(&b, "\n- %s\n", show.Plural(g.Agree, "value agrees", "values agree"))
 		}
+		for _, a := range g.Alone {
+			fmt.Fprintf(&b, "- %s %s (%s)\n", show.Markdown(a.Words), show.Code(a.Value), a.Basis)
+		}
 		for _, l := range g.Lines {
 			fmt.Fprintf(&b, "- **%s** %s\n", show.Markdown(l.mark()), show.Markdown(l.Text))
 			for _, d := range l.Details {
 				fmt.Fprintf(&b, "  - %s\n", show.Markdown(d))
 			}
-			for _, c := range l.Causes {
-				fmt.Fprintf(&b, "  - %s\n", show.Markdown(CauseWords(c)))
+			for _, c := range l.folded() {
+				fmt.Fprintf(&b, "  - %s\n", show.Markdown(c.words()))
 			}
 		}
 	}
@@ -53,14 +57,18 @@ func Markdown(w io.Writer, r *pipeline.Report) error {
 		}
 	}
 	markdownGate(&b, v.Gate)
-	if len(v.Lacks) > 0 {
+	if len(v.Lacks)+len(v.More) > 0 {
 		b.WriteString("\n## Missing to check more\n\n| missing | for | what to do |\n|---|---|---|\n")
-		for _, l := range v.Lacks {
+		for _, l := range slices.Concat(v.Lacks, v.More) {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", show.Markdown(l.What), show.Code(l.For), show.Markdown(l.How))
 		}
 	}
 	if v.Next != "" {
-		fmt.Fprintf(&b, "\nNext: %s\n", show.Code(v.Next))
+		fmt.Fprintf(&b, "\nNext: %s", show.Code(v.Next))
+		if v.NextWhy != "" {
+			b.WriteString(" (" + show.Markdown(v.NextWhy) + ")")
+		}
+		b.WriteByte('\n')
 	}
 	if len(v.Inputs) > 0 {
 		b.WriteString("\n<details><summary>Inputs</summary>\n\n| file | SHA-256 | bytes |\n|---|---|---|\n")

@@ -3,8 +3,8 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
@@ -13,7 +13,7 @@ import (
 // TextOptions say how text is laid out.
 type TextOptions struct {
 	Color   bool
-	Width   int  // columns, at least 40; 0 means 100
+	Width   int  // columns, at least 40; 0 means 80
 	Verbose bool // whole digests, all inputs
 }
 
@@ -27,7 +27,7 @@ type textWriter struct {
 func Text(w io.Writer, r *pipeline.Report, o TextOptions) error {
 	t := &textWriter{o: o, width: o.Width}
 	if t.width == 0 {
-		t.width = 100
+		t.width = 80
 	}
 	t.width = max(t.width, 40)
 	t.report(NewView(r, Options{Full: o.Verbose, AllCauses: o.Verbose}))
@@ -37,7 +37,7 @@ func Text(w io.Writer, r *pipeline.Report, o TextOptions) error {
 
 func (t *textWriter) report(v *View) {
 	t.b.WriteString(t.paint(v.Verdict, outcomeColor(v.Outcome)) + "  ")
-	t.wrapRest(utf8.RuneCountInString(v.Verdict)+2, 2, show.Text(v.Summary))
+	t.wrapRest(show.Width(v.Verdict)+2, 2, show.Text(v.Summary))
 	if v.Subject != "" {
 		t.line(2, v.Subject)
 	}
@@ -64,12 +64,15 @@ func (t *textWriter) report(v *View) {
 	}
 	if v.Next != "" {
 		t.b.WriteString("\nNext: ")
-		t.b.WriteString(show.Text(v.Next) + "\n")
+		t.command(6, 2, v.Next)
+		if v.NextWhy != "" {
+			t.line(2, v.NextWhy)
+		}
 	}
 }
 
 func (t *textWriter) group(g *Group) {
-	if len(g.Lines) == 0 && g.Agree == 0 {
+	if len(g.Lines) == 0 && g.Agree == 0 && len(g.Alone) == 0 {
 		return
 	}
 	t.b.WriteByte('\n')
@@ -81,6 +84,14 @@ func (t *textWriter) group(g *Group) {
 	if g.Agree > 0 {
 		t.line(2, show.Plural(g.Agree, "value agrees", "values agree"))
 	}
+	for i, a := range g.Alone {
+		const most = 24
+		if i == most && !t.o.Verbose {
+			t.line(2, fmt.Sprintf("and %d more (-v shows all)", len(g.Alone)-most))
+			break
+		}
+		t.line(2, fmt.Sprintf("%s %s (%s)", a.Words, a.Value, a.Basis))
+	}
 	if t.o.Verbose {
 		for i := range g.Agreeing {
 			t.agreeing(&g.Agreeing[i])
@@ -91,7 +102,7 @@ func (t *textWriter) group(g *Group) {
 		for _, d := range l.Details {
 			t.line(6, d)
 		}
-		t.causes(l.Causes)
+		t.causes(&l)
 	}
 }
 
@@ -131,19 +142,35 @@ func (t *textWriter) color(l Line) string {
 	}
 }
 
-func (t *textWriter) causes(causes []pipeline.Cause) {
+func (t *textWriter) causes(l *Line) {
 	const most = 6
+	causes := l.folded()
+	if t.o.Verbose {
+		causes = causes[:0]
+		for _, c := range l.Causes {
+			causes = append(causes, Cause{Cause: c})
+		}
+	}
 	for i, c := range causes {
 		if i == most && !t.o.Verbose {
 			t.line(6, fmt.Sprintf("and %d more causes (-v shows all)", len(causes)-most))
 			return
 		}
-		t.line(6, CauseWords(c))
+		t.line(6, c.words())
 	}
 }
 
-// CauseWords says a cause in one line.
+// CauseWords says a cause in one line, with the place in the documents that says
+// more.
 func CauseWords(c pipeline.Cause) string {
+	s := plainCause(c)
+	if c.Hint != "" {
+		s += " (docs/why-it-differs.md#" + c.Hint + ")"
+	}
+	return s
+}
+
+func plainCause(c pipeline.Cause) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cause (%s): ", c.Standing)
 	if c.Note != "" {
@@ -161,9 +188,6 @@ func CauseWords(c pipeline.Cause) string {
 	}
 	if c.Where.File != "" {
 		fmt.Fprintf(&b, " [%s]", Place(c.Where))
-	}
-	if c.Hint != "" {
-		fmt.Fprintf(&b, " (docs/why-it-differs.md#%s)", c.Hint)
 	}
 	return b.String()
 }
@@ -214,11 +238,11 @@ func problemWords(p pipeline.Problem) string {
 }
 
 func (t *textWriter) lacks(v *View) {
-	if len(v.Lacks) == 0 {
+	if len(v.Lacks)+len(v.More) == 0 {
 		return
 	}
 	t.b.WriteString("\nMissing to check more\n")
-	for _, l := range v.Lacks {
+	for _, l := range slices.Concat(v.Lacks, v.More) {
 		s := l.What
 		if l.For != "" {
 			s += ", for " + l.For
@@ -244,22 +268,39 @@ func (t *textWriter) line(indent int, s string) {
 // wrapRest writes s from column at on, with further lines indented. A word
 // that is longer than a line is not broken: digests and paths are copied.
 func (t *textWriter) wrapRest(at, indent int, s string) {
-	column := at
-	for i, word := range strings.Fields(s) {
-		n := utf8.RuneCountInString(word)
-		if i > 0 {
-			if column+1+n > t.width {
-				t.b.WriteString("\n" + strings.Repeat(" ", indent))
-				column = indent
-			} else {
-				t.b.WriteByte(' ')
-				column++
-			}
-		}
-		t.b.WriteString(word)
-		column += n
-	}
+	show.Wrap(&t.b, t.width, at, indent, strings.Fields(s), "")
 	t.b.WriteByte('\n')
+}
+
+// command writes a command from column at on. Where it is longer than a line it
+// goes on behind a backslash, which a shell takes as the same command.
+func (t *textWriter) command(at, indent int, s string) {
+	show.Wrap(&t.b, t.width, at, indent, shellWords(show.Text(s)), " \\")
+	t.b.WriteByte('\n')
+}
+
+// shellWords splits a command at the blanks where a shell does; quotes stay.
+func shellWords(s string) []string {
+	var out []string
+	var word strings.Builder
+	quoted := false
+	for _, r := range s {
+		switch {
+		case r == ' ' && !quoted:
+			if word.Len() > 0 {
+				out = append(out, word.String())
+				word.Reset()
+			}
+			continue
+		case r == '\'':
+			quoted = !quoted
+		}
+		word.WriteRune(r)
+	}
+	if word.Len() > 0 {
+		out = append(out, word.String())
+	}
+	return out
 }
 
 const (

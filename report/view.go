@@ -21,12 +21,17 @@ type View struct {
 	Verdict   string // MATCH, DIFFERS, NOT FULLY CHECKED
 	Summary   string
 	Subject   string
+	When      string // for which time it was judged
+	Against   string // the files that the published values stand in
+	Meaning   string // what the verdict means for whoever relies on the deployment
 	Facts     []string
 	Results   []Result // bytes, meaning, provenance
 	Groups    []Group
 	Problems  []pipeline.Problem
 	Lacks     []pipeline.Lack
+	More      []pipeline.Lack
 	Next      string
+	NextWhy   string
 	Inputs    []pipeline.Input
 	Tool      pipeline.Tool
 	GotName   string
@@ -49,6 +54,16 @@ type Group struct {
 	Agreeing    []pipeline.Finding
 	Coverage    string // "3 of 4 recounted; resting on copied: 1"
 	Lines       []Line
+	// Alone are the values of a report that compares nothing: whoever asked for
+	// them alone wants to see them.
+	Alone []Alone
+}
+
+// Alone is a value that nothing was compared with.
+type Alone struct {
+	Words string // whose value, and which
+	Value string // whole: it will be copied
+	Basis pipeline.Basis
 }
 
 // Line is one statement: a finding, or several that say the same.
@@ -61,6 +76,68 @@ type Line struct {
 	Findings []pipeline.Finding
 }
 
+// Cause is a cause as a line shows it: once, however often it holds.
+type Cause struct {
+	pipeline.Cause
+	// Also are the places of the others that say the same of other values.
+	Also []pipeline.Where
+}
+
+// folded are a line's causes, those that say the same once: two are the same
+// where nothing but the values and the place differ.
+func (l *Line) folded() []Cause {
+	type same struct {
+		standing, words, hint string
+	}
+	index := map[same]int{}
+	var out []Cause
+	for _, c := range l.Causes {
+		key := same{string(c.Standing), c.Note, c.Hint}
+		if c.Note == "" {
+			key.words = strings.Join(c.Path, " > ")
+		}
+		if i, ok := index[key]; ok {
+			if !sameWords(out[i].Cause, c) {
+				out[i].Also = append(out[i].Also, c.Where)
+			}
+			continue
+		}
+		index[key] = len(out)
+		out = append(out, Cause{Cause: c})
+	}
+	return out
+}
+
+func sameWords(a, b pipeline.Cause) bool { return CauseWords(a) == CauseWords(b) }
+
+// words say a folded cause in one line.
+func (c Cause) words() string {
+	return CauseWords(c.Cause) + c.also()
+}
+
+// also says of which other values a cause holds.
+func (c Cause) also() string {
+	if len(c.Also) == 0 {
+		return ""
+	}
+	const most = 4
+	var places []string
+	for i, w := range c.Also {
+		if i == most {
+			places = append(places, fmt.Sprintf("%d more", len(c.Also)-most))
+			break
+		}
+		if w.File != "" {
+			places = append(places, Place(w))
+		}
+	}
+	s := "; the same of " + show.Plural(len(c.Also), "other value", "other values")
+	if len(places) > 0 {
+		s += ": " + strings.Join(places, ", ")
+	}
+	return s
+}
+
 // Options say how much a view tells.
 type Options struct {
 	Full      bool // whole digests and lists
@@ -71,10 +148,15 @@ type Options struct {
 func NewView(r *pipeline.Report, o Options) *View {
 	v := &View{
 		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
-		Problems: r.Problems, Lacks: r.Lacks, Next: r.Next, Inputs: r.Inputs, Tool: r.Tool,
+		Problems: r.Problems, Lacks: r.Lacks, More: r.More, Next: r.Next, NextWhy: r.NextWhy, Inputs: r.Inputs, Tool: r.Tool,
 		Gate:    newGateView(r.Gate),
 		GotName: cmp.Or(r.GotName, "here"), WantName: cmp.Or(r.WantName, "published"),
 	}
+	if len(r.TestRoots) > 0 {
+		// No reader may take it for a machine of a vendor's.
+		v.Facts = slices.Concat([]string{"under test roots in place of the vendors' own: " + strings.Join(r.TestRoots, ", ")}, r.Facts)
+	}
+	v.When, v.Against, v.Meaning = whenWords(r), againstWords(r), v.meaning(r)
 	v.Results = []Result{
 		{"bytes", r.Bytes.Verdict, v.bytesWords(r)},
 		{"meaning", r.Meaning.Verdict, meaningWords(&r.Meaning)},
@@ -89,6 +171,7 @@ func NewView(r *pipeline.Report, o Options) *View {
 			v.Groups = append(v.Groups, Group{Kind: kind, Title: title(kind)})
 		}
 	}
+	v.addAlone(r)
 	slices.SortStableFunc(v.Groups, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(order(a.Kind), order(b.Kind)), cmp.Compare(a.Kind, b.Kind))
 	})
@@ -96,6 +179,83 @@ func NewView(r *pipeline.Report, o Options) *View {
 		v.fill(&v.Groups[i], r.Findings, o)
 	}
 	return v
+}
+
+// whenWords say for which day the judgement holds. Only times that the inputs
+// give are told, so that the same inputs give the same page.
+func whenWords(r *pipeline.Report) string {
+	if len(r.JudgedAt) == 0 {
+		return "no date: the same inputs give the same page on every day"
+	}
+	return "certificates as of " + strings.Join(r.JudgedAt, ", ")
+}
+
+// againstWords name the files that the published values stand in.
+func againstWords(r *pipeline.Report) string {
+	var files []string
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if f.Where.File != "" && f.Verdict != pipeline.Missing && !slices.Contains(files, f.Where.File) {
+			files = append(files, f.Where.File)
+		}
+	}
+	slices.Sort(files)
+	const most = 6
+	switch n := len(files); {
+	case n == 0:
+		return "nothing: no published value was given"
+	case n > most:
+		return strings.Join(files[:most], ", ") + " and " + show.Plural(n-most, "more file", "more files")
+	}
+	return strings.Join(files, ", ")
+}
+
+// meaning says what a verdict is worth to somebody who has to decide.
+func (v *View) meaning(r *pipeline.Report) string {
+	var s string
+	switch r.Outcome {
+	case pipeline.OutcomeMatch:
+		s = "each value that was published is the one that follows from the inputs below. Whether these inputs do what you want, no hash can say."
+		if r.Provenance.Allowed > 0 {
+			s = "nothing differs, but some values were left unchecked with leave: they are no better known than before."
+		}
+	case pipeline.OutcomeDiffers:
+		s = "do not rely on it before you know why. What was published is not what follows from the inputs below."
+		if r.Meaning.Loosened > 0 {
+			s += fmt.Sprintf(" In %s the published side accepts more than it should.", show.Plural(r.Meaning.Loosened, "place", "places"))
+		}
+	default:
+		s = "this is no all-clear. Nothing differs, and not everything was checked; what is missing stands below."
+		if len(r.Findings) == 0 {
+			s = "nothing was judged yet: values were recounted, and there was nothing to compare them with."
+		}
+	}
+	if len(r.TestRoots) > 0 {
+		s = "a test: signatures were judged under roots that are no vendor's, so nothing here is about real hardware. Otherwise: " + s
+	}
+	return s
+}
+
+// addAlone adds the values that were computed where nothing was compared.
+func (v *View) addAlone(r *pipeline.Report) {
+	if len(r.Findings) > 0 {
+		return
+	}
+	at := map[string]int{}
+	for i := range r.Measurements {
+		m := &r.Measurements[i]
+		kind := m.Key.Kind()
+		if m.Basis == pipeline.Copied {
+			continue // stands in the input as it is
+		}
+		if _, ok := at[kind]; !ok {
+			at[kind] = len(v.Groups)
+			v.Groups = append(v.Groups, Group{Kind: kind, Title: title(kind), Coverage: "recounted, with nothing published to compare"})
+		}
+		_, subject, attribute := split(m.Key)
+		g := &v.Groups[at[kind]]
+		g.Alone = append(g.Alone, Alone{Words: strings.TrimSpace(subject + " " + attribute), Value: m.Value.String(), Basis: m.Basis})
+	}
 }
 
 func (v *View) bytesWords(r *pipeline.Report) string {

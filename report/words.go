@@ -156,3 +156,20 @@ var classWords = map[pipeline.Class]string{
 	pipeline.ClassVolatile:    "expected to change",
 	pipeline.ClassEqual:       "equal",
 }
+
+// DocsURL is where the documents of the project are published; reports that leave
+// the machine link there.
+const DocsURL = "https://github.com/retally/retally/blob/main/docs/"
+
+// basisWords explain how a value can be known, from strong to weak.
+var basisWords = []struct {
+	Basis pipeline.Basis
+	Words string
+}{
+	{pipeline.Rebuilt, "built from source by this very run"},
+	{pipeline.Recomputed, "computed again from the published bytes"},
+	{pipeline.Replayed, "folded again from the events that a machine logged"},
+	{pipeline.Endorsed, "stated by a signature that was verified"},
+	{pipeline.Assumed, "taken from a profile that no real machine has confirmed; never enough for a match"},
+	{pipeline.Copied, "taken over as somebody wrote it; never enough for a match"},
+}

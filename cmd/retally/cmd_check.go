@@ -60,9 +60,12 @@ these files alone, and names the next command. Several paths are taken together.
 			if err != nil {
 				return err
 			}
-			if res.Report.Next = nextOfEvidence(s, s.Names(args)); res.Report.Next == "" {
-				res.Report.Next = s.Next(args, res.Report.Outcome)
+			step, more := nextOfEvidence(s, s.Names(args))
+			if step.Command == "" {
+				step = s.Next(args, res.Report.Outcome)
 			}
+			res.Report.Next, res.Report.NextWhy = step.Command, step.Why
+			res.Report.More = append(more, s.More(args)...)
 			return a.finish(&flags.comparison, targets, res.Report)
 		},
 	}

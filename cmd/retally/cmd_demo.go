@@ -9,6 +9,7 @@ import (
 
 	"github.com/retally/retally/fixtures"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 )
 
@@ -36,6 +37,8 @@ found and explained:
 			if err := flags.checkOnly(); err != nil {
 				return err
 			}
+			// Said before the work: a slow disk must not look like a program that hangs.
+			a.talk("retally: writing the example deployment: images, a model, two guests, a VM")
 			files, what, err := demoFiles(tamper)
 			if err != nil {
 				return err
@@ -56,9 +59,9 @@ found and explained:
 			if err := flags.checkTargets(targets); err != nil {
 				return err
 			}
-			flags.next = "retally demo --tamper policy shows a difference; retally check PATH takes something of your own"
+			flags.next = recognize.Step{Command: "retally demo --tamper policy", Why: "shows a difference and its cause; retally check PATH takes something of your own"}
 			if tamper != "" {
-				flags.next = "retally demo without --tamper agrees again"
+				flags.next = recognize.Step{Command: "retally demo", Why: "the same without --tamper: it agrees again"}
 			}
 			res, err := a.runAll(cmd.Context(), cfg, root, "the built-in example deployment, against its published manifest", input, &flags)
 			if err != nil {

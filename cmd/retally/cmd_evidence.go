@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -160,6 +161,7 @@ type captureView struct {
 	Connections []captureConnection `json:"connections"`
 	Notes       []string            `json:"notes"`
 	Next        string              `json:"next"`
+	Missing     string              `json:"missing"`
 }
 
 type capturePage struct {
@@ -186,7 +188,8 @@ type captureConnection struct {
 func viewCapture(c *capture.Capture, out string) (*captureView, error) {
 	v := &captureView{
 		Target: c.Target, At: c.At.UTC().Format(time.RFC3339), Out: out, Pages: []capturePage{}, Connections: []captureConnection{}, Notes: []string{},
-		Next: "retally evidence verify " + quote(out) + " --registry tdx.csv --docker-compose docker-compose.yaml, with the published registry and the compose file that you expect",
+		Next:    "retally evidence verify " + quote(out),
+		Missing: "the same with --registry tdx.csv --docker-compose docker-compose.yaml, with the published registry and the compose file that you expect",
 	}
 	quoteOver := 0
 	for _, p := range c.Pages {
@@ -250,5 +253,8 @@ func (a *app) printCapture(c *capture.Capture, out, output string) error {
 	fmt.Fprintln(a.stdout, "Nothing is verified yet.")
 	fmt.Fprintln(a.stdout)
 	line("Next: %s", v.Next)
+	var b strings.Builder
+	wrapTo(&b, "  ", 4, a.width(a.stdout), show.Text(v.Missing))
+	fmt.Fprint(a.stdout, b.String())
 	return nil
 }

@@ -106,7 +106,6 @@ func (a *app) verifyEvidence(cmd *cobra.Command, f *evidenceFlags) error {
 		return err
 	}
 	v := newEvidenceView(judged, res.Report, f)
-	res.Report.Next = v.Next
 	for _, t := range targets {
 		var b bytes.Buffer
 		if err := t.format.Render(&b, res.Report); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
+	"github.com/retally/retally/pipeline/recognize"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages"
 	manifeststage "github.com/retally/retally/pipeline/stages/manifest"
@@ -27,7 +28,7 @@ type runFlags struct {
 	fresh      bool
 	noCache    bool
 	testRootOK bool
-	next       string             // command to propose
+	next       recognize.Step     // command to propose
 	said       []pipeline.Problem // before the run
 }
 
@@ -137,7 +138,7 @@ func (a *app) runAll(ctx context.Context, cfg *config.Config, root, subject stri
 	}
 	o := run.Options{
 		Root: abs, Subject: subject, Only: f.only, Allow: f.allow, TestRootOK: f.testRootOK, Tool: tool(), Build: run.BuildIdentity(),
-		Problems: f.said, Next: f.next, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
+		Problems: f.said, Next: f.next.Command, NextWhy: f.next.Why, Fresh: f.fresh, Progress: new(run.Progress), Counter: new(run.Counter), ConfigInput: input,
 	}
 	if !f.noCache {
 		if store, err := a.openCache(); err != nil {

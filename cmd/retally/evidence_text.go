@@ -34,7 +34,8 @@ type evidenceView struct {
 	// TestRoots names whose roots were replaced by ones given on the command
 	// line. What is authentic then is so by nobody's word.
 	TestRoots []string `json:"test_roots"`
-	Next      string   `json:"next,omitempty"`
+	// Missing says which flags would turn an open verdict into one.
+	Missing string `json:"missing,omitempty"`
 
 	testRootOK bool
 }
@@ -47,12 +48,12 @@ func newEvidenceView(j *evidencestage.Judged, rep *pipeline.Report, f *evidenceF
 	case pipeline.OutcomeDiffers:
 		v.Verdict = verdict.Fail
 	}
-	v.Next = nextEvidence(v, j.Request)
+	v.Missing = missingEvidence(v, j.Request)
 	return v
 }
 
-// nextEvidence proposes what would turn an open judgement into a verdict.
-func nextEvidence(v *evidenceView, r *evidence.Request) string {
+// missingEvidence says what would turn an open judgement into a verdict.
+func missingEvidence(v *evidenceView, r *evidence.Request) string {
 	var add []string
 	expected, bound := slices.Contains(v.Asked, evidence.Expected), slices.Contains(v.Asked, evidence.Bound)
 	switch {
@@ -136,22 +137,28 @@ func (a *app) printEvidence(v *evidenceView) error {
 	if v.AtNow {
 		at += " (now; --at makes the result repeatable)"
 	}
-	fmt.Fprintf(&b, "%s  %s\n", paint(first, color), show.Text(fmt.Sprintf("%s evidence %s", v.Profile, v.Claims.Source)))
+	b.WriteString(paint(first, color) + "  ")
+	show.Wrap(&b, width, len(first)+2, 2, strings.Fields(show.Text(fmt.Sprintf("%s evidence %s", v.Profile, v.Claims.Source))), "")
+	b.WriteByte('\n')
 	open := slices.DeleteFunc([]string{"authentic", "expected", "bound"}, func(j string) bool { return slices.Contains(v.Asked, j) })
-	text := "  judged at " + at + ": " + strings.Join(v.Asked, ", ")
+	text := "judged at " + at + ": " + strings.Join(v.Asked, ", ")
 	if len(open) > 0 {
 		text += "; not asked for: " + strings.Join(open, ", ")
 	}
-	b.WriteString(text + "\n")
+	wrapTo(&b, "  ", 4, width, text)
 	if v.Claims.CapturedAt != "" {
-		fmt.Fprintf(&b, "  captured at %s from %s\n", show.Text(v.Claims.CapturedAt), show.Text(v.Claims.Target))
+		wrapTo(&b, "  ", 4, width, show.Text("captured at "+v.Claims.CapturedAt+" from "+v.Claims.Target))
 	}
 	for _, t := range v.TestRoots {
 		text := "TEST ROOT in place of " + strings.ToUpper(t) + "'s: this shows nothing about real hardware"
 		if !v.testRootOK {
 			text += " (--test-root-ok lets it pass)"
 		}
-		fmt.Fprintf(&b, "  %s\n", paint(text, "31"))
+		var wrapped strings.Builder
+		wrapTo(&wrapped, "", 0, width-2, text)
+		for line := range strings.Lines(wrapped.String()) {
+			b.WriteString("  " + paint(strings.TrimSuffix(line, "\n"), "31") + "\n")
+		}
 	}
 	for _, j := range []struct {
 		name, question string
@@ -169,12 +176,21 @@ func (a *app) printEvidence(v *evidenceView) error {
 		if open := openAttributes(j.Judgement); j.Verdict == verdict.Pass && open != "" {
 			word += ", open: " + open
 		}
-		fmt.Fprintf(&b, "\n%-9s  %s  %s\n", j.name, paint(word, color), j.question)
+		fmt.Fprintf(&b, "\n%-9s  %s  ", j.name, paint(word, color))
+		show.Wrap(&b, width, 13+len(word), 11, strings.Fields(j.question), "")
+		b.WriteByte('\n')
 		for _, want := range []verdict.Verdict{verdict.Fail, verdict.Unchecked, verdict.Pass} {
+			last := ""
 			for _, c := range j.Checks {
 				if c.Verdict != want {
 					continue
 				}
+				// What several checks lack for the same reason is said once.
+				head, tail, _ := strings.Cut(c.Reason, "; ")
+				if tail != "" && tail == last {
+					c.Reason = head + "; likewise"
+				}
+				last = tail
 				mark, color := evidencePalette(c.Verdict)
 				if c.Verdict == verdict.Unchecked && c.Optional {
 					mark, color = ".", ""
@@ -187,8 +203,9 @@ func (a *app) printEvidence(v *evidenceView) error {
 		}
 	}
 	printClaims(&b, &v.Claims, width)
-	if v.Next != "" {
-		fmt.Fprintf(&b, "\nNext: %s\n", show.Text(v.Next))
+	if v.Missing != "" {
+		b.WriteString("\nMissing to check more\n")
+		wrapTo(&b, "  ", 4, width, show.Text(v.Missing))
 	}
 	_, err := a.stdout.Write([]byte(b.String()))
 	return err
@@ -314,28 +331,16 @@ func printTPM(line func(name, value string), t *evidence.TPMClaim) {
 // than it looks.
 func wrapTo(b *strings.Builder, head string, indent, width int, text string) {
 	b.WriteString(head)
-	at := indent
-	for i, word := range strings.Fields(text) {
-		switch {
-		case i == 0:
-		case at+1+len(word) > width && at > indent:
-			b.WriteString("\n" + strings.Repeat(" ", indent))
-			at = indent
-		default:
-			b.WriteByte(' ')
-			at++
-		}
-		b.WriteString(word)
-		at += len(word)
-	}
+	show.Wrap(b, width, indent, indent, strings.Fields(text), "")
 	b.WriteByte('\n')
 }
 
-// nextOfEvidence is the command to propose for what check found of machines, ""
-// where none follows. at is how the user named the paths.
-func nextOfEvidence(s *recognize.Subject, at string) string {
+// nextOfEvidence is the command to propose for what check found of machines, none
+// where none follows, and what could be brought beside. at is how the user named
+// the paths.
+func nextOfEvidence(s *recognize.Subject, at string) (recognize.Step, []pipeline.Lack) {
 	if s.ConfigInput != nil {
-		return ""
+		return recognize.Step{}, nil
 	}
 	path := func(name string) string { return quote(filepath.ToSlash(s.Reader.Path(name))) }
 	if names := slices.Sorted(maps.Keys(s.Config.Evidence)); len(names) > 0 {
@@ -343,61 +348,76 @@ func nextOfEvidence(s *recognize.Subject, at string) string {
 	}
 	for _, f := range s.Found {
 		if f.Kind == recognize.KindFirmware {
-			return "retally tdx measure --profile secretvm --firmware " + path(f.Name) + " --kernel bzImage --initrd initramfs.cpio.gz --cmdline TEXT --memory 2G --cpu 1"
+			return recognize.Step{Command: "retally inspect firmware " + path(f.Name), Why: "what of it is measured, and where"}, nil
 		}
 	}
 	for _, f := range s.Found {
 		if f.Kind == recognize.KindEventLog {
-			return "retally tdx replay " + path(f.Name)
+			return recognize.Step{Command: "retally tdx replay " + path(f.Name), Why: "every event and the registers that they fold to"}, nil
 		}
 	}
 	if c := s.Config; c.Registry != "" || c.Compose != "" && c.Deployment == "" {
-		return "retally evidence capture HOST --out capture, then retally check " + at + " capture"
+		return recognize.Step{}, []pipeline.Lack{{What: "what the machine shows of itself", For: "evidence/*", How: "retally evidence capture HOST --out capture, then retally check " + at + " capture"}}
 	}
-	return ""
+	return recognize.Step{}, nil
 }
 
 // verifyCommand proposes to verify a piece of evidence with what was named
-// beside it. What came with the evidence is not proposed: to name it would be to
-// vouch for it.
-func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) string) string {
+// beside it, and names what else the verdict wants. What came with the evidence
+// is not proposed: to name it would be to vouch for it.
+func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) string) (recognize.Step, []pipeline.Lack) {
 	words := []string{"retally evidence verify"}
 	for _, file := range append([]string{e.File}, e.Also...) {
 		words = append(words, path(file))
 	}
-	var senders []string
-	add := func(flag, file, otherwise string) {
+	if e.Profile == string(evidence.TPM) || e.Profile == string(evidence.BlindLlama) {
+		// The formats of others are told by their content.
+	} else if e.Profile != "" {
+		words = append(words, "--profile", e.Profile)
+	}
+	var more []pipeline.Lack
+	lack := func(what, flag string) {
+		more = append(more, pipeline.Lack{What: what, For: "evidence/**", How: "the same with " + flag})
+	}
+	add := func(flag, file, what, otherwise string) {
 		switch {
 		case slices.Contains(e.Senders, file):
-			senders = append(senders, otherwise)
+			lack(what+", from elsewhere than the evidence", flag+" "+otherwise)
 		case file != "":
-			otherwise = path(file)
+			words = append(words, flag, path(file))
+		default:
+			lack(what, flag+" "+otherwise)
 		}
-		words = append(words, flag, otherwise)
 	}
+	step := func(why string) (recognize.Step, []pipeline.Lack) {
+		return recognize.Step{Command: strings.Join(words, " "), Why: why}, more
+	}
+	const why = "who signed it, what runs, whose connection it is: one reason for each"
 	switch e.Profile {
 	case string(evidence.TPM):
-		return strings.Join(append(words, "--golden golden.json --nonce HEX"), " ")
+		lack("the registers to expect", "--golden golden.json")
+		lack("the nonce that the quote was asked for with", "--nonce HEX")
+		return step(why)
 	case string(evidence.BlindLlama):
-		words = append(words, "--golden golden.json --app-root HEX")
-		add("--tls-cert", e.TLSCert, "cert.pem")
-		return strings.Join(words, " ")
+		lack("the registers to expect", "--golden golden.json")
+		lack("the root hash of the application's disk", "--app-root HEX")
+		add("--tls-cert", e.TLSCert, "the certificate of your connection", "cert.pem")
+		return step(why)
 	case string(evidence.NVIDIA):
-		return strings.Join(append(words, "--nonce HEX"), " ")
+		lack("the nonce that the GPU was asked with", "--nonce HEX")
+		return step(why)
 	case string(evidence.Dstack):
-		add("--docker-compose", s.Config.Compose, "app-compose.json")
-		words = append(words, "--os-image-hash HEX")
+		add("--docker-compose", s.Config.Compose, "the compose file that you expect", "app-compose.json")
+		lack("the digest of the OS image", "--os-image-hash HEX")
+	case "":
+		lack("the measurements of what you expect to run", "--measured FILE, or --measurement HEX on AMD")
 	default:
-		add("--registry", s.Config.Registry, "tdx.csv")
-		add("--docker-compose", s.Config.Compose, "docker-compose.yaml")
+		add("--registry", s.Config.Registry, "the registers that the vendor publishes", "tdx.csv")
+		add("--docker-compose", s.Config.Compose, "the compose file that you expect", "docker-compose.yaml")
 	}
 	// A capture has its own.
 	if info, err := os.Stat(s.Reader.Path(e.File)); e.TLSCert != "" || err == nil && !info.IsDir() {
-		add("--tls-cert", e.TLSCert, "cert.pem")
+		add("--tls-cert", e.TLSCert, "the certificate of the same connection", "cert.pem")
 	}
-	next := strings.Join(words, " ")
-	if len(senders) > 0 {
-		next += ", with " + strings.Join(senders, " and ") + " from elsewhere than the evidence"
-	}
-	return next
+	return step(why)
 }

@@ -43,7 +43,13 @@ func program(t *testing.T) string {
 func inProcess(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = execute(context.Background(), args, func(k string) string { return env[k] }, strings.NewReader(""), &out, &errOut)
+	getenv := func(k string) string {
+		if v, ok := env[k]; ok || k != "COLUMNS" {
+			return v
+		}
+		return "100"
+	}
+	code = execute(context.Background(), args, getenv, strings.NewReader(""), &out, &errOut)
 	if wantsJSON(args) && code != exitInterrupted {
 		if err := schemasInTree().check(out.Bytes(), code); err != nil {
 			t.Errorf("retally %s: %v", strings.Join(args, " "), err)
@@ -394,7 +400,7 @@ func TestHTMLInChromium(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"<script", "<link", "=\"http", "='http", "href=", "src=", "@import", "url("} {
+	for _, bad := range []string{"<script", "<link", "src=", "@import", "url("} {
 		if bytes.Contains(data, []byte(bad)) {
 			t.Errorf("the page holds %q", bad)
 		}
@@ -403,10 +409,7 @@ func TestHTMLInChromium(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		args = append([]string{
-			"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-			"--disable-component-update", "--disable-sync", "--user-data-dir=" + filepath.Join(t.TempDir(), "profile"),
-		}, args...)
+		args = append(chromiumArgs(t), args...)
 		cmd := exec.CommandContext(ctx, chromium, append(args, "file://"+page)...)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -206,14 +207,18 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// width is the number of columns to fill.
+// width is the number of columns to fill: what COLUMNS says, else the terminal's,
+// else 80.
 func (a *app) width(w io.Writer) int {
+	if n, err := strconv.Atoi(a.env("COLUMNS")); err == nil && n > 0 {
+		return min(max(n, 40), 400)
+	}
 	if f, ok := w.(*os.File); ok {
 		if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 0 {
 			return min(cols, 120)
 		}
 	}
-	return 100
+	return 80
 }
 
 // readInput reads a small file, or stdin for "-". It never waits for a pipe that

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -77,6 +78,7 @@ func setupScript(t *testing.T, e *testscript.Env) {
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("NO_COLOR", "1")
 	e.Setenv("RETALLY_TEST_SCHEMAS", filepath.Join(testenv.ModuleRoot(t), "docs", "schema"))
+	e.Setenv("COLUMNS", "100")
 	e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
 	if err := os.MkdirAll(filepath.Join(e.WorkDir, ".tmp"), 0o755); err != nil {
 		t.Fatal(err)
@@ -90,6 +92,15 @@ func setupScript(t *testing.T, e *testscript.Env) {
 }
 
 func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
+	var mu sync.Mutex
+	tried := map[string]bool{} // folders with the commands proposed in them
+	first := func(dir, command string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		known := tried[dir+"\n"+command]
+		tried[dir+"\n"+command] = true
+		return !known
+	}
 	return map[string]func(*testscript.TestScript, bool, []string){
 		// policylab makes settings, rules and images to generate policies from.
 		"policylab": policyLabCommand(t),
@@ -119,6 +130,14 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 			}
 			if got != want && !(any && (got == exitMatch || got == exitDiffers || got == exitUnchecked)) {
 				ts.Fatalf("exit code %d, want %d\n%s", got, want, ts.ReadFile("stderr"))
+			}
+			// Whatever is proposed as the next command runs as it is printed.
+			if next := proposed(ts.ReadFile("stdout")); next != "" && first(ts.MkAbs("."), next) {
+				problem, err := runProposed(ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "NO_COLOR=1"}, next)
+				ts.Check(err)
+				if problem != "" {
+					ts.Fatalf("%s", problem)
+				}
 			}
 		},
 		// replace FILE OLD NEW changes one text in a file and, with a fourth

@@ -30,7 +30,7 @@ var floors = []struct {
 	{"pipeline/run", []string{"pipeline", "pipeline/config"}},
 	// recognize knows by itself what the stages' rooms read; as their kinds move
 	// into the table, its rooms go.
-	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure"}},
+	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure", "verity"}}, // verity: the commit of a checkout
 	// published is what several stages read out of a deployment or a manifest.
 	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode", "snpmeasure"}},
 	{"pipeline/stages/deployment", stage("deployment")},

@@ -150,6 +150,7 @@ type Subject struct {
 	Checkout  *privatemode.CheckoutInfo
 	Workspace *privatemode.Workspace
 	Inspect   string // a docker inspect file
+	Made      string // a manifest that was made here, beside the one a proxy fetched
 	Settings  string // genpolicy-settings.json
 	Problems  []pipeline.Problem
 	Lacks     []pipeline.Lack // what the files do not suffice for

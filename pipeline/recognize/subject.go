@@ -1,6 +1,7 @@
 package recognize
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -151,10 +152,23 @@ func (s *Subject) title() string {
 			continue
 		}
 		if f.Kind != KindConfig && f.Kind != KindReport {
-			parts = append(parts, string(f.Kind)+" "+f.Name)
+			parts = append(parts, string(f.Kind)+" "+s.called(f.Name))
 		}
 	}
 	return "Recognized: " + strings.Join(parts, ", ")
+}
+
+// called is a file's name for people; the folder that all names start from has
+// its own.
+func (s *Subject) called(name string) string {
+	if name != "." {
+		return name
+	}
+	abs, err := filepath.Abs(s.Root)
+	if err != nil {
+		return name
+	}
+	return filepath.Base(abs)
 }
 
 // Close releases what Look opened.
@@ -178,6 +192,9 @@ func (s *Subject) Prepare(ctx context.Context) error {
 func (s *Subject) prepare(ctx context.Context) error {
 	if s.Checkout != nil {
 		s.note(pipeline.LevelNote, "checkout", s.Checkout.Notes)
+		if err := s.lookGit(ctx); err != nil {
+			return err
+		}
 		if name := s.releaseName(); name != "" {
 			s.Problems = append(s.Problems, pipeline.Problem{
 				Level: pipeline.LevelNote, Code: "release", Where: pipeline.Where{File: s.Checkout.ContrastVersionFile}, Msg: s.releaseWhy() + ": " + name + " fits",
@@ -221,12 +238,41 @@ func (s *Subject) prepare(ctx context.Context) error {
 	for _, rel := range []string{latest.Path, strings.TrimPrefix(latest.Path, "manifests/")} {
 		name := path.Join(s.workspaceDir, rel)
 		if info, err := os.Stat(s.Reader.Path(name)); err == nil && info.Mode().IsRegular() {
+			made := s.Config.Against
 			s.Config.Against = name
-			return nil
+			if made == "" || made == name {
+				return nil
+			}
+			return s.lastStep(ctx, made, name)
 		}
 	}
 	s.Problems = append(s.Problems, pipeline.Problem{Level: pipeline.LevelError, Code: "proxy-log", Where: pipeline.Where{File: "log.txt", Line: latest.Line}, Msg: fmt.Sprintf("the latest entry's manifest %s is not there", latest.Path)})
 	return ctx.Err()
+}
+
+// lastStep holds the manifest that was made here against the one that the proxy
+// fetched: the last step of the guide. Keys that each generation makes anew keep
+// the bytes apart, so what a difference means is for compare to say; until then
+// it is open.
+func (s *Subject) lastStep(ctx context.Context, made, fetched string) error {
+	s.Made = made
+	a, _, err := s.Reader.ReadFile(ctx, made, config.YAMLLimit)
+	if err != nil {
+		return err
+	}
+	b, _, err := s.Reader.ReadFile(ctx, fetched, config.YAMLLimit)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(a, b) {
+		s.say(pipeline.LevelNote, "proxy-log", made, "is byte for byte the manifest that the proxy fetched last, %s", fetched)
+		return nil
+	}
+	s.Lacks = append(s.Lacks, pipeline.Lack{
+		What: "what it means that " + made + " and the manifest that the proxy fetched last, " + fetched + ", are not the same bytes", For: "manifest/bytes",
+		How: "retally compare " + s.word(made) + " " + s.word(fetched),
+	})
+	return nil
 }
 
 func (s *Subject) note(level, code string, list privatemode.Problems) {

@@ -39,7 +39,8 @@ type Options struct {
 	// Problems were found before the run and belong in its report.
 	Problems []pipeline.Problem
 	Lacks    []pipeline.Lack
-	Next     string // the command to propose in the report
+	Next     string // the command to propose in the report: one that runs as it stands
+	NextWhy  string // what it is for
 	// ConfigInput is the configuration file as it was read, if it was a file.
 	ConfigInput *pipeline.Input
 }
@@ -180,7 +181,13 @@ func (out *Out) absence(o *pipeline.CompareOptions) {
 
 func (r *runner) finish() *Result {
 	rep := NewReport(r.o.Tool, r.o.Subject)
-	rep.Next, rep.Problems, rep.Lacks = r.o.Next, slices.Clone(r.o.Problems), slices.Clone(r.o.Lacks)
+	rep.Next, rep.NextWhy, rep.Problems, rep.Lacks = r.o.Next, r.o.NextWhy, slices.Clone(r.o.Problems), slices.Clone(r.o.Lacks)
+	for _, e := range r.cfg.Evidence {
+		if e.At != "" && !slices.Contains(rep.JudgedAt, e.At) {
+			rep.JudgedAt = append(rep.JudgedAt, e.At)
+		}
+	}
+	slices.Sort(rep.JudgedAt)
 	for _, out := range r.outs {
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
 		for key, list := range out.Missing {

@@ -310,7 +310,7 @@ func TestOnly(t *testing.T) {
 	} {
 		r := evidence.Request{Profile: evidence.SecretVM, Evidence: read(t, "q", ownQuote(t, p, ownBody(t))), IntelRoots: roots(p), TLSCert: tt.cert}
 		got := verifyOnly(t, r, tt.ok, tt.only...)
-		if short(got) != tt.short || got.Verdict() != tt.want || len(got.TestRoots()) != 1 || !strings.HasPrefix(got.report.Summary, "TEST ROOT intel: ") {
+		if short(got) != tt.short || got.Verdict() != tt.want || len(got.TestRoots()) != 1 || !strings.HasPrefix(got.report.Summary, "TEST ROOT: ") {
 			t.Errorf("%s: %s, the whole %s, test roots %v: %s", tt.name, short(got), got.Verdict(), got.TestRoots(), got.report.Summary)
 		}
 		if got.Registers[evidence.MRTD] != sum("mrtd") {

@@ -179,7 +179,7 @@ func (j *Judged) judgement(out *run.Out, what string, v verdict.Judgement, input
 				open = append(open, c.Name+": "+c.Reason)
 			}
 		}
-		out.Notes[key] = strings.Join(open, "; ")
+		out.Notes[key] = strings.Join(folded(open), "; ")
 		return
 	}
 	m := pipeline.Measurement{Key: key, Value: pipeline.OfText(string(v.Verdict)), Basis: j.basis(), Inputs: slices.Clone(inputs)}
@@ -329,4 +329,25 @@ func eventLabel(label string) string {
 		return "(none)"
 	}
 	return label
+}
+
+// folded joins the reasons that end in the same words: five registers that lack
+// the same reference are one sentence.
+func folded(reasons []string) []string {
+	var out []string
+	index := map[string]int{}
+	for _, r := range reasons {
+		head, tail, ok := strings.Cut(r, "; ")
+		if !ok {
+			out = append(out, r)
+			continue
+		}
+		if i, known := index[tail]; known {
+			out[i] = strings.TrimSuffix(out[i], "; "+tail) + ", " + head + "; " + tail
+			continue
+		}
+		index[tail] = len(out)
+		out = append(out, r)
+	}
+	return out
 }
