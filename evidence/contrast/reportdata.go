@@ -37,14 +37,18 @@ func OfKey(spki, nonce []byte) [64]byte {
 // followed by 32 zero bytes. capabilities is the raw body of /capabilities for
 // form V1, and nil for Legacy.
 func OfAnswer(nonce []byte, transition digest.Digest, rootCA, meshCA, capabilities []byte) (out [64]byte) {
+	if capabilities == nil {
+		return ofAnswer(nonce, transition, rootCA, meshCA, nil)
+	}
+	sum := sha256.Sum256(capabilities)
+	return ofAnswer(nonce, transition, rootCA, meshCA, sum[:])
+}
+
+func ofAnswer(nonce []byte, transition digest.Digest, rootCA, meshCA, capabilities []byte) (out [64]byte) {
 	root, mesh := sha256.Sum256(rootCA), sha256.Sum256(meshCA)
 	h := sha256.New()
-	for _, b := range [][]byte{nonce, transition.Bytes(), root[:], mesh[:]} {
+	for _, b := range [][]byte{nonce, transition.Bytes(), root[:], mesh[:], capabilities} {
 		h.Write(b)
-	}
-	if capabilities != nil {
-		sum := sha256.Sum256(capabilities)
-		h.Write(sum[:])
 	}
 	copy(out[:], h.Sum(nil))
 	return out
