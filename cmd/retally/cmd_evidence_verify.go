@@ -45,7 +45,8 @@ func (a *app) evidenceVerifyCommand() *cobra.Command {
 
 FILE is a TDX quote (binary, hex or base64), a saved cpu.html or gpu.html, GPU
 evidence or dstack's quote in JSON, an SEV-SNP report, a TPM's quote or
-BlindLlama's proof file; DIR is a folder of "retally evidence capture". Several
+BlindLlama's proof file, a Contrast Coordinator's answer to /attest or a
+certificate of its attested TLS; DIR is a folder of "retally evidence capture". Several
 are taken together: a quote and the evidence of its GPUs, the three files of
 tpm2_quote, the HCL report that vouches for a TPM's key.
 All three are asked for unless --only names fewer. The exit code is 0 if every

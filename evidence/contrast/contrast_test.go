@@ -79,7 +79,7 @@ func TestReportData(t *testing.T) {
 	}
 	var own struct {
 		Single string `json:"transition_single_83c1af"`
-		Chain  []string
+		Other  string `json:"transition_single_216de2"`
 		Nonce  string
 		Root   string   `json:"root_ca_ascii"`
 		Mesh   string   `json:"mesh_ca_ascii"`
