@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/evidence/fake"
 	"github.com/retally/retally/evidence/snpreport"
@@ -132,6 +134,14 @@ func makeContrast(dir string) error {
 		}
 	}
 	return nil
+}
+
+// contrastMachineCommand is makeContrast for scripts.
+func contrastMachineCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: contrast-machine DIR")
+	}
+	ts.Check(makeContrast(ts.MkAbs(args[0])))
 }
 
 // serve is a Coordinator on loopback: every connection gets a certificate for its
