@@ -431,6 +431,11 @@ func ReadCertificate(name string, data []byte) (*x509.Certificate, error) {
 	if len(data) > tdxquote.MaxSize {
 		return nil, &malformed.Error{Input: name, Found: fmt.Sprintf("%d bytes", len(data)), Want: "a certificate"}
 	}
+	// DER first: it may hold PEM inside, that of the PCK chain of a quote in an
+	// extension.
+	if cert, err := x509.ParseCertificate(data); err == nil {
+		return cert, nil
+	}
 	if block, _ := pem.Decode(data); block != nil {
 		data = block.Bytes
 	}

@@ -242,6 +242,12 @@ func (r *Request) bindContrast(l *verdict.List, data [64]byte, result *Result) {
 			r.bindATLS(l, d, nonce, data)
 		}
 	}
+	for _, e := range r.ends() {
+		// It names a guest, which nobody judges here.
+		if contrast.Recognize(e.cert.Raw) && !slices.ContainsFunc(r.Evidence.Contrast, func(d *contrast.Document) bool { return d.Certificate != nil }) {
+			l.Open("tls", "the "+e.source+" has a report of its own, which was not judged: name it as a file beside "+r.Evidence.Name)
+		}
+	}
 	l.Note("session", "what is bound is a key, not a session: that the guest holds the key does not show that this connection ends in it and nowhere else (contrast pull request 2524)")
 	l.Note("unconfirmed", contrast.Unconfirmed)
 }
@@ -416,7 +422,11 @@ func (r *Request) bindATLS(l *verdict.List, d *contrast.Document, nonce []byte, 
 		l.Pass("self-signed", "the certificate is signed by its own key")
 	}
 	if r.At.Before(cert.NotBefore) || r.At.After(cert.NotAfter) {
-		l.Fail("validity", fmt.Sprintf("the certificate is valid from %s to %s, not at %s", cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339), r.At.UTC().Format(time.RFC3339)))
+		why := fmt.Sprintf("the certificate is valid from %s to %s, not at %s", cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339), r.At.UTC().Format(time.RFC3339))
+		if at := r.Evidence.CapturedAt; !at.IsZero() {
+			why += "; it was captured at " + at.UTC().Format(time.RFC3339) + ", the time to judge it for (" + r.field("at", "TIME") + ")"
+		}
+		l.Fail("validity", why)
 	}
 	if nonce != nil {
 		want := contrast.OfKey(cert.RawSubjectPublicKeyInfo, nonce)

@@ -7,7 +7,9 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +123,10 @@ func TestProtocol(t *testing.T) {
 	}
 }
 
+func pemOf(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
 func quote(t testing.TB) []byte {
 	t.Helper()
 	p, err := fake.NewPlatform("contrast", from, until)
@@ -215,6 +221,7 @@ func TestWrongExtensions(t *testing.T) {
 		{"unknown field", cert(t, pkix.Extension{Id: contrast.OIDTDX, Value: append(bytes.Clone(tdx), 0x32, 1, 0)}), "unknown field"},
 		{"unknown number", cert(t, pkix.Extension{Id: contrast.OIDTDX, Value: append(bytes.Clone(tdx), 0x30, 1)}), "unknown field"},
 		{"truncated", cert(t, pkix.Extension{Id: contrast.OIDTDX, Value: tdx[:len(tdx)-9]}), "x"},
+		{"a certificate more", slices.Concat(pemOf(cert(t, pkix.Extension{Id: contrast.OIDTDX, Value: tdx})), pemOf(cert(t))), "more behind"},
 		{"no certificate", []byte("hello"), "neither"},
 		{"unknown member", []byte(`{"raw_attestation_doc":"","attestation_type":[1],"allow":true}`), "unknown member"},
 		{"no manifest", []byte(`{"raw_attestation_doc":"","attestation_type":[1],"manifests":null,"root_ca":"","mesh_ca":""}`), "no manifest"},

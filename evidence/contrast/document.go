@@ -143,6 +143,10 @@ func Parse(name string, data []byte) (*Document, error) {
 		return parseAnswer(name, text)
 	}
 	if cert := certificate(data); cert != nil {
+		// DER may hold PEM inside: that of a PCK chain.
+		if block, rest := pem.Decode(data); data[0] != 0x30 && block != nil && len(bytes.TrimSpace(rest)) > 0 {
+			return nil, &malformed.Error{Input: name, Found: "more behind the certificate", Want: "one certificate: what is not judged has no place in the file"}
+		}
 		return FromCertificate(name, cert)
 	}
 	return nil, &malformed.Error{Input: name, Found: "neither JSON nor a certificate", Want: "a Coordinator's answer to /attest, or a certificate of attested TLS"}

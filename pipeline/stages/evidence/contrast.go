@@ -14,6 +14,7 @@ import (
 	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tdxquote"
+	"github.com/retally/retally/evidence/verdict"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/manifest"
@@ -62,6 +63,7 @@ func (r *stageRun) contrastInputs(ctx context.Context, e config.Evidence, q *Que
 		return nil
 	}
 	c := &contrastCheck{q: q, conf: e}
+	before := len(q.Checks)
 	if file := cmp.Or(e.Manifest, r.in.Config.Against); file != "" {
 		m, err := run.Parsed(ctx, r.in, file, config.JSONLimit, manifest.Parse)
 		if err != nil {
@@ -97,7 +99,25 @@ func (r *stageRun) contrastInputs(ctx context.Context, e config.Evidence, q *Que
 		c.guest(d)
 	}
 	c.names()
+	c.sendersWord(before, e)
 	return nil
+}
+
+// sendersWord: where the manifest came with the evidence, that both agree shows
+// that they are consistent and no more.
+func (c *contrastCheck) sendersWord(before int, e config.Evidence) {
+	for _, file := range append([]string{c.file}, append(slices.Clone(e.Earlier), e.OwnerKey...)...) {
+		if file == "" || source(e, file) != evidence.Sender {
+			continue
+		}
+		for i := range c.q.Checks[before:] {
+			if x := &c.q.Checks[before+i]; x.Verdict == verdict.Pass {
+				x.Verdict, x.Optional = verdict.Unchecked, false
+				x.Reason += ", but " + file + " came with the evidence and is its sender's word"
+			}
+		}
+		return
+	}
 }
 
 // contrastCheck holds evidence against one manifest. What it finds goes into the

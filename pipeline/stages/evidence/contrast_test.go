@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/evidence/fake"
 	"github.com/retally/retally/evidence/snpreport"
@@ -367,6 +368,87 @@ func TestAnswerAndCertificate(t *testing.T) {
 	d.put("two.pem", fake.PEM(d.pod("db", "snp", d.nonce)))
 	if _, err := d.judge(func(*config.Evidence) {}, "pod.pem", "two.pem"); err == nil || !strings.Contains(err.Error(), "two different ones of a kind") {
 		t.Errorf("two certificates: %v", err)
+	}
+}
+
+// TestCoordinatorTDX: the same answer on TDX, and host data that are no policy's.
+func TestCoordinatorTDX(t *testing.T) {
+	d := newDeployment(t)
+	tr, err := evidencestage.Transition([][]byte{d.manifest})
+	ok(t, err)
+	data := contrast.OfAnswer(d.nonce, tr, d.RootPEM(), d.MeshPEM(), nil)
+	for _, tt := range []struct{ workload, want, text string }{
+		{"coordinator", "ppp", "the Coordinator's policy"},
+		{"web", "pfp", "has not the role"},
+		{"stranger", "pfp", "no policy of manifest.json"},
+	} {
+		answer, err := d.Answer(contrast.OIDTDX, d.tdxDocument(tt.workload, data), nil, d.manifest)
+		ok(t, err)
+		d.put("answer.json", answer)
+		j, err := d.judge(onTDX, "answer.json")
+		ok(t, err)
+		if got := letters(j); got != tt.want || !strings.Contains(everything(j), tt.text) {
+			t.Errorf("%s: %s, want %s with %q:\n%s", tt.workload, got, tt.want, tt.text, everything(j))
+		}
+	}
+	// The policy in front, something else behind it.
+	h := d.hash("coordinator")
+	b := tdxquote.Body{MRTD: sum("mrtd"), MRSEAM: sum("seam"), RTMR: [4]digest.Digest{sum("r0"), sum("r1"), sum("r2"), {}}, ReportData: data}
+	copy(b.MRCONFIGID[:], h[:])
+	b.MRCONFIGID[47] = 1
+	raw, err := d.tdx.Quote(b, fake.Options{Trailing: 5})
+	ok(t, err)
+	doc, err := fake.TDXDocument(raw)
+	ok(t, err)
+	answer, err := d.Answer(contrast.OIDTDX, doc, nil, d.manifest)
+	ok(t, err)
+	d.put("answer.json", answer)
+	j, err := d.judge(onTDX, "answer.json")
+	ok(t, err)
+	if letters(j) != "pfp" || !strings.Contains(everything(j), "16 zero bytes") || !strings.Contains(everything(j), "5 bytes behind the quote") {
+		t.Errorf("%s:\n%s", letters(j), everything(j))
+	}
+}
+
+// TestSendersManifest: a manifest that came with the evidence agrees with it, and
+// that is no pass.
+func TestSendersManifest(t *testing.T) {
+	d := newDeployment(t)
+	d.put("answer.json", d.answer("coordinator", nil, nil, d.manifest))
+	j, err := d.judge(func(e *config.Evidence) { e.Senders = []string{"manifest.json"} }, "answer.json")
+	ok(t, err)
+	if letters(j) != "pup" || !strings.Contains(everything(j), "came with the evidence and is its sender's word") {
+		t.Errorf("%s:\n%s", letters(j), everything(j))
+	}
+}
+
+// TestForeignReport: a certificate of attested TLS that is only named as that of
+// the connection has a report, which must not be passed over.
+func TestForeignReport(t *testing.T) {
+	d := newDeployment(t)
+	d.put("answer.json", d.answer("coordinator", nil, nil, d.manifest))
+	d.put("other.pem", fake.PEM(d.pod("web", "snp", d.nonce)))
+	j, err := d.judge(func(e *config.Evidence) { e.TLSCert = "other.pem" }, "answer.json")
+	ok(t, err)
+	if letters(j) != "ppu" || !strings.Contains(everything(j), "a report of its own, which was not judged") {
+		t.Errorf("%s:\n%s", letters(j), everything(j))
+	}
+}
+
+// TestCertificateInDER: a certificate with a quote holds the PEM of other
+// certificates; the one that is meant is the outer one.
+func TestCertificateInDER(t *testing.T) {
+	d := newDeployment(t)
+	cert := d.pod("web", "tdx", d.nonce)
+	got, err := evidence.ReadCertificate("pod.der", cert.Raw)
+	if err != nil || !got.Equal(cert) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	d.put("pod.der", cert.Raw)
+	j, err := d.judge(func(e *config.Evidence) { onTDX(e); e.Workload, e.TLSCert = "web", "pod.der" }, "pod.der")
+	ok(t, err)
+	if letters(j) != "ppp" {
+		t.Errorf("%s:\n%s", letters(j), everything(j))
 	}
 }
 
