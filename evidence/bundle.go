@@ -23,6 +23,7 @@ import (
 
 	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/malformed"
 	"github.com/retally/retally/evidence/nvidia"
@@ -57,6 +58,11 @@ type Bundle struct {
 	Hardware *snpreport.Evidence
 	HCL      *hcl.Report
 	Proof    *blindllama.Proof // BlindLlama's
+	// Contrast are a Coordinator's answer, a certificate of attested TLS, or both, the
+	// answer first: SNP or Quote is the report of the first. Capabilities and Nonce
+	// are what a capture of them asked and got.
+	Contrast            []*contrast.Document
+	Capabilities, Nonce []byte
 	// tpm and proof are the files as they came, to tell two from one.
 	tpm, proof []byte
 
@@ -109,6 +115,8 @@ func Read(name string, data []byte) (*Bundle, error) {
 	binary := !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0
 	var err error
 	switch part := tpmquote.Part(""); {
+	case contrast.Recognize(data):
+		err = b.readContrast(name, data)
 	case b.readHCL(data):
 	case isSNP(data):
 		b.SNP, err = snpreport.Open(name, data)
@@ -419,6 +427,9 @@ func OpenCapture(name, dir string) (*Bundle, error) {
 
 // FromCapture takes the evidence out of a capture.
 func FromCapture(name string, c *capture.Capture) (*Bundle, error) {
+	if c.Nonce != nil {
+		return fromContrast(name, c)
+	}
 	page := c.Page(capture.CPU)
 	if page == nil {
 		return nil, unknown(name, "a capture without a CPU page")
@@ -483,13 +494,17 @@ func Merge(bundles ...*Bundle) (*Bundle, error) {
 		return boolOrder(a.Quote != nil || a.SNP != nil, b.Quote != nil || b.SNP != nil)
 	})
 	out := &Bundle{}
+	sorted, err := out.mergeContrast(sorted)
+	if err != nil {
+		return nil, err
+	}
 	var names []string
 	for _, b := range sorted {
 		for _, part := range []struct {
 			what string
 			to   *[]byte
 			from []byte
-		}{{"quotes", &out.Quote, b.Quote}, {"GPU evidence", &out.GPU, b.GPU}, {"event logs", &out.EventLog, b.EventLog}, {"vm_config", &out.VMConfig, b.VMConfig}, {"report data", &out.ReportData, b.ReportData}, {"TPM quotes", &out.tpm, b.tpm}, {"proof files", &out.proof, b.proof}} {
+		}{{"quotes", &out.Quote, b.Quote}, {"GPU evidence", &out.GPU, b.GPU}, {"event logs", &out.EventLog, b.EventLog}, {"vm_config", &out.VMConfig, b.VMConfig}, {"report data", &out.ReportData, b.ReportData}, {"TPM quotes", &out.tpm, b.tpm}, {"proof files", &out.proof, b.proof}, {"capabilities", &out.Capabilities, b.Capabilities}, {"nonces", &out.Nonce, b.Nonce}} {
 			switch {
 			case part.from == nil:
 			case *part.to == nil:
@@ -562,6 +577,11 @@ func boolOrder(a, b bool) int {
 func ReadCertificate(name string, data []byte) (*x509.Certificate, error) {
 	if len(data) > tdxquote.MaxSize {
 		return nil, &malformed.Error{Input: name, Found: fmt.Sprintf("%d bytes", len(data)), Want: "a certificate"}
+	}
+	// DER first: it may hold PEM inside, that of the PCK chain of a quote in an
+	// extension.
+	if cert, err := x509.ParseCertificate(data); err == nil {
+		return cert, nil
 	}
 	if block, _ := pem.Decode(data); block != nil {
 		data = block.Bytes

@@ -13,17 +13,18 @@ import (
 // Claims is what evidence says, in the names that reports use. Bytes are
 // lower-case hex. Only what the judgements pass is more than a claim.
 type Claims struct {
-	Source      string       `json:"source"`
-	Target      string       `json:"target,omitempty"`
-	CapturedAt  string       `json:"captured_at,omitempty"`
-	Quote       *QuoteClaim  `json:"quote,omitempty"`
-	Report      *ReportClaim `json:"report,omitempty"`
-	TPM         *TPMClaim    `json:"tpm,omitempty"`
-	Release     string       `json:"release,omitempty"` // the published row that fits as a whole
-	TLS         *TLSBinding  `json:"tls,omitempty"`
-	GPU         []GPUClaim   `json:"gpu,omitempty"`
-	ComposeHash string       `json:"compose_hash,omitempty"` // from dstack's event log
-	Events      []Event      `json:"events,omitempty"`       // dstack's boot events
+	Source      string          `json:"source"`
+	Target      string          `json:"target,omitempty"`
+	CapturedAt  string          `json:"captured_at,omitempty"`
+	Quote       *QuoteClaim     `json:"quote,omitempty"`
+	Report      *ReportClaim    `json:"report,omitempty"`
+	TPM         *TPMClaim       `json:"tpm,omitempty"`
+	Release     string          `json:"release,omitempty"` // the published row that fits as a whole
+	TLS         *TLSBinding     `json:"tls,omitempty"`
+	GPU         []GPUClaim      `json:"gpu,omitempty"`
+	Contrast    []ContrastClaim `json:"contrast,omitempty"`
+	ComposeHash string          `json:"compose_hash,omitempty"` // from dstack's event log
+	Events      []Event         `json:"events,omitempty"`       // dstack's boot events
 }
 
 // QuoteClaim is a TDX quote.

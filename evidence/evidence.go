@@ -30,6 +30,7 @@ const (
 	SNP        Profile = "snp"
 	TPM        Profile = "tpm"
 	BlindLlama Profile = "blindllama"
+	Contrast   Profile = "contrast"
 )
 
 // Source says whose word a reference is. It decides what a comparison with it is
@@ -85,6 +86,11 @@ type Request struct {
 	// PEM text: BlindLlama's proof files bind a CA, or that text.
 	TLSChain []*x509.Certificate
 	TLSText  string
+
+	// Of Contrast. Capabilities is the body of /capabilities that came before the
+	// answer, Transition hashes a history.
+	Capabilities []byte
+	Transition   TransitionFunc
 
 	// Of TPMs. Golden are SHA-256 values of PCRs, AppRoot the dm-verity root hash of
 	// BlindLlama's application disk. An AK without a chain is trusted as it is; one
@@ -234,12 +240,16 @@ func Verify(r Request) (*Result, error) {
 			return nil, fmt.Errorf("verify evidence: profile blindllama needs a proof file, %s is none", r.Evidence.Name)
 		}
 		return result, r.judgeTPM(result)
+	case Contrast:
+		if len(r.Evidence.Contrast) == 0 {
+			return nil, fmt.Errorf("verify evidence: profile contrast needs a Coordinator's answer to /attest or a certificate of attested TLS, %s is none", r.Evidence.Name)
+		}
 	case NVIDIA:
 		if r.Evidence.GPU == nil {
 			return nil, fmt.Errorf("verify evidence: profile nvidia needs GPU evidence, %s has none", r.Evidence.Name)
 		}
 	default:
-		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia", r.Profile)
+		return nil, fmt.Errorf("verify evidence: unknown profile %q, known: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia, contrast", r.Profile)
 	}
 	return result, r.judge(result)
 }
@@ -275,6 +285,8 @@ func (r *Request) roots() ([]Root, error) {
 // profile is the one that evidence has by itself.
 func (b *Bundle) profile() Profile {
 	switch {
+	case len(b.Contrast) > 0:
+		return Contrast
 	case b.TPM != nil || b.TPMErr != nil:
 		return TPM
 	case b.Proof != nil:
@@ -321,6 +333,9 @@ func (r *Request) judge(result *Result) error {
 	if err != nil {
 		return err
 	}
+	if err := r.authenticOthers(&authentic, expected, result); err != nil {
+		return err
+	}
 	r.sayTestRoots(&authentic, result)
 	r.sayUnread(&authentic)
 	result.Authentic = verdict.Fold(append(authentic, r.AuthenticChecks...))
@@ -342,6 +357,8 @@ func (r *Request) judge(result *Result) error {
 		}
 		r.checkSessions(&bound)
 		switch {
+		case r.Profile == Contrast:
+			r.bindContrast(&bound, *data, result)
 		case r.Evidence.SNP != nil && r.Evidence.SNP.HCL != nil:
 			r.bindHCL(&bound, r.Evidence.SNP.HCL.Runtime.UserData)
 		case r.Profile == SecretVM:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -17,7 +18,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline/run"
@@ -36,8 +39,8 @@ func (a *app) evidenceCommand() *cobra.Command {
 
 func (a *app) evidenceCaptureCommand() *cobra.Command {
 	var (
-		output, out string
-		timeout     time.Duration
+		output, out, profile string
+		timeout              time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "capture HOST[:PORT] --out DIR",
@@ -48,12 +51,19 @@ a new folder with that session's certificate chain and the time. The certificate
 is held against no trust store: what makes it good is the quote that names its
 key, and "retally evidence verify DIR" judges that offline. A page that came over
 another connection than the quote is labelled so. Without PORT it is 29343.
-Nothing is written if the quote cannot be fetched.`,
+Nothing is written if the quote cannot be fetched.
+
+With --profile contrast it is a Coordinator or any pod of Contrast (without PORT
+1313): a new nonce goes out in the ClientHello, the certificate that comes back
+holds the report, and where the same session also answers /capabilities and
+/v1/attest or /attest, these are kept, too. The nonce stands in the folder.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case out == "":
 				return &userError{op: "capture", path: args[0], msg: "no folder given", hint: "for instance --out capture"}
+			case profile != "secretvm" && profile != string(evidence.Contrast):
+				return &userError{op: "capture", path: args[0], msg: fmt.Sprintf("--profile %s: no such machine can be captured", profile), hint: "secretvm or contrast"}
 			case timeout <= 0:
 				return &userError{op: "capture", path: args[0], msg: fmt.Sprintf("--timeout %s: want a time above 0", timeout)}
 			}
@@ -64,7 +74,7 @@ Nothing is written if the quote cannot be fetched.`,
 			if err != nil {
 				return err
 			}
-			c, err := a.fetchCapture(cmd.Context(), args[0], timeout)
+			c, err := a.fetchCapture(cmd.Context(), args[0], evidence.Profile(profile), timeout)
 			if err != nil {
 				return err
 			}
@@ -75,6 +85,7 @@ Nothing is written if the quote cannot be fetched.`,
 		},
 	}
 	outputFlag(cmd, &output)
+	cmd.Flags().StringVar(&profile, "profile", string(evidence.SecretVM), "what the machine is: secretvm, contrast")
 	cmd.Flags().StringVar(&out, "out", "", "folder to write into; it must be new or empty")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long the whole capture may take")
 	return cmd
@@ -109,7 +120,7 @@ func clearFolder(dir string, isNew bool) error {
 }
 
 // fetchCapture fetches with progress: bytes as they come below TLS.
-func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Duration) (*capture.Capture, error) {
+func (a *app) fetchCapture(ctx context.Context, target string, profile evidence.Profile, timeout time.Duration) (*capture.Capture, error) {
 	user := ctx
 	ctx, cancel := context.WithTimeout(user, timeout)
 	defer cancel()
@@ -117,13 +128,22 @@ func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Dura
 	dialer := &net.Dialer{Timeout: 30 * time.Second}
 	p := run.FollowProgress("evidence capture", read.Load, func() int64 { return 0 })
 	stop := a.showProgress(p.Progress)
-	c, err := capture.Fetch(ctx, target, capture.Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	o := capture.Options{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dialer.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
 		return countedConn{conn, &read}, nil
-	}})
+	}}
+	hint := "the machine's attestation service listens on port 29343 and offers /cpu.html"
+	if profile == evidence.Contrast {
+		nonce := make([]byte, contrast.NonceSize)
+		_, _ = rand.Read(nonce) // never fails
+		o.Port, o.Nonce, o.Pages, o.Handshake = capture.ContrastPort, nonce, capture.Contrast(nonce), true
+		o.Protocols = []string{contrast.Protocol(nonce), "h2"}
+		hint = "a Coordinator listens for attested TLS on port 1313"
+	}
+	c, err := capture.Fetch(ctx, target, o)
 	stop()
 	p.Stop()
 	switch {
@@ -138,7 +158,7 @@ func (a *app) fetchCapture(ctx context.Context, target string, timeout time.Dura
 	if inner := errors.Unwrap(err); inner != nil {
 		err = inner // it names the target, too
 	}
-	return nil, &userError{op: "capture", path: target, err: err, hint: "the machine's attestation service listens on port 29343 and offers /cpu.html"}
+	return nil, &userError{op: "capture", path: target, err: err, hint: hint}
 }
 
 type countedConn struct {
@@ -155,6 +175,7 @@ func (c countedConn) Read(b []byte) (int, error) {
 // captureView is a capture as it is printed.
 type captureView struct {
 	Target      string              `json:"target"`
+	Nonce       string              `json:"nonce,omitempty"`
 	At          string              `json:"captured_at"`
 	Out         string              `json:"out"`
 	Pages       []capturePage       `json:"pages"`
@@ -192,6 +213,10 @@ func viewCapture(c *capture.Capture, out string) (*captureView, error) {
 		Missing: "the same with --registry tdx.csv --docker-compose docker-compose.yaml, with the published registry and the compose file that you expect",
 	}
 	quoteOver := 0
+	if c.Nonce != nil {
+		v.Nonce, quoteOver = hex.EncodeToString(c.Nonce), 1
+		v.Next = "retally evidence verify " + quote(out) + " --manifest manifest.json --workload coordinator, with the manifest that you expect"
+	}
 	for _, p := range c.Pages {
 		x := capturePage{Kind: p.Kind, Path: p.Path, Status: p.Status, Offered: p.Body != nil, Size: len(p.Body), Connection: p.Connection, Problem: p.Problem}
 		if p.Body != nil {
@@ -232,6 +257,9 @@ func (a *app) printCapture(c *capture.Capture, out, output string) error {
 		fmt.Fprintln(a.stdout, show.Text(fmt.Sprintf(format, args...)))
 	}
 	line("CAPTURED  %s at %s into %s", v.Target, v.At, v.Out)
+	if v.Nonce != "" {
+		line("  nonce %s", v.Nonce)
+	}
 	for _, p := range v.Pages {
 		switch {
 		case p.Problem != "":

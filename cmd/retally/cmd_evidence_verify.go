@@ -49,8 +49,9 @@ func (a *app) evidenceVerifyCommand() *cobra.Command {
 
 FILE is a TDX quote (binary, hex, base64, in JSON or YAML of any maker, in an
 RA-TLS certificate), dstack's attestation, a saved cpu.html or gpu.html,
-evidence of GPUs or switches in JSON, an SEV-SNP report, a TPM's quote or
-BlindLlama's proof file; DIR is a folder of "retally evidence capture". Several
+evidence of GPUs or switches in JSON, an SEV-SNP report, a TPM's quote,
+BlindLlama's proof file, a Contrast Coordinator's answer to /attest or a
+certificate of its attested TLS; DIR is a folder of "retally evidence capture". Several
 are taken together: a quote and the evidence of its GPUs, the three files of
 tpm2_quote, the HCL report that vouches for a TPM's key.
 All three are asked for unless --only names fewer. The exit code is 0 if every

@@ -28,6 +28,7 @@ var evidenceSamples = map[string]string{
 	"measurement": strings.Repeat("ab", 48), "host_data": strings.Repeat("ab", 32), "vcek": "m/vcek.der", "certs": "m/amd.pem", "crl": "m/crl.der", "roots": "m/amd.pem",
 	"accept_tcb": "OutOfDate", "mrseam": strings.Repeat("00", 48), "service_td": strings.Repeat("ab", 48), "intel_root": "m/root.pem", "nvidia_root": "m/gpu-root.pem",
 	"require": "xfam=" + strings.Repeat("ab", 8), "ak": "t/ak.pem", "golden": "t/golden.json", "event_log": "t/boot.log", "app_root": strings.Repeat("ab", 32),
+	"workload": "web", "earlier": "c/manifest.json", "owner_key": "c/owner.pem", "capabilities": "c/capabilities",
 }
 
 // withField are what else must be given for a field to change anything.
@@ -35,6 +36,7 @@ var withField = map[string]map[string]string{
 	"docker_files": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"}, "app_id": {"registry": "m/tdx.csv", "compose": "m/docker-compose.yaml"},
 	"os_image_hash": {"vm_config": "m/vm.json", "profile": "dstack"}, "vm_config": {"profile": "dstack"}, "accept_tcb": {"collateral": "m/outdated.json"},
 	"measurement": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "host_data": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "vcek": {"roots": "m/amd.pem"}, "certs": {"vcek": "m/vcek.der"},
+	"workload": {"manifest": "c/manifest.json", "nonce": strings.Repeat("07", 32)}, "earlier": {"manifest": "c/manifest.json"}, "owner_key": {"manifest": "c/manifest.json"}, "capabilities": {"nonce": strings.Repeat("07", 32)},
 	"golden": {"ak": "t/ak-key.pem"}, "event_log": {"ak": "t/ak-key.pem"},
 	"crl": {"vcek": "m/vcek.der", "roots": "m/amd.pem"}, "roots": {"vcek": "m/vcek.der"},
 }
@@ -54,6 +56,9 @@ func TestEvidenceFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := makeTPM("t"); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeContrast("c"); err != nil {
 		t.Fatal(err)
 	}
 	putFile(t, "m/vm.json", []byte(`{"os_image_hash":"`+strings.Repeat("00", 32)+`","cpu_count":1,"memory_size":2147483648,"qemu_version":"8.2.2"}`))
@@ -92,6 +97,10 @@ func TestEvidenceFields(t *testing.T) {
 				files = []string{"m/with-gpu.bin", "m/gpu.json"}
 			case "measurement", "host_data", "vcek", "certs", "crl", "roots":
 				files = []string{"m/report.bin"}
+			case "workload":
+				files = []string{"c/pod.pem"}
+			case "earlier", "owner_key", "capabilities":
+				files = []string{"c/answer.json"}
 			case "ak", "golden", "event_log":
 				files = []string{"t/quote.bin", "t/quote.sig", "t/quote.pcrs"}
 			case "app_root":
@@ -100,7 +109,7 @@ func TestEvidenceFields(t *testing.T) {
 				files = []string{"m/service.bin"}
 			}
 			without := maps.Clone(base)
-			if key == "intel_root" || files[0] == "m/report.bin" || strings.HasPrefix(files[0], "t/") {
+			if key == "intel_root" || files[0] == "m/report.bin" || strings.HasPrefix(files[0], "c/") || strings.HasPrefix(files[0], "t/") {
 				delete(without, "intel_root")
 			}
 			maps.Copy(without, withField[key])
@@ -131,7 +140,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 				args = append(args, "--"+f.flag, given[key])
 			}
 		}
-		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td", "measurement", "require"}, key) {
+		if slices.Contains([]string{"only", "measured", "accept_tcb", "mrseam", "service_td", "measurement", "require", "earlier", "owner_key"}, key) {
 			fmt.Fprintf(&b, "    %s: ['%s']\n", key, strings.ReplaceAll(given[key], ",", "', '"))
 		} else {
 			fmt.Fprintf(&b, "    %s: '%s'\n", key, given[key])
@@ -155,7 +164,7 @@ func bothDoors(t *testing.T, fields []flagField, files []string, given map[strin
 	}
 	text, yaml := string(flags), string(readFileOf(t, "out/report.json"))
 	for _, f := range fields {
-		for _, value := range []string{"FILE", "HEX", "TIME"} {
+		for _, value := range []string{"FILE", "HEX", "TIME", "NAME"} {
 			text = strings.ReplaceAll(text, "--"+f.flag+" "+value, f.field+": "+value)
 		}
 		text = strings.ReplaceAll(text, "--"+f.flag+" ", f.field+" ")

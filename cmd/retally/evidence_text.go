@@ -13,6 +13,7 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/hcl"
 	"github.com/retally/retally/evidence/verdict"
+	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/show"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
@@ -70,6 +71,13 @@ func missingEvidence(v *evidenceView, r *evidence.Request) string {
 		if v.Profile == evidence.BlindLlama && r.AppRoot.IsZero() {
 			add = append(add, "--app-root HEX")
 		}
+	case v.Profile == evidence.Contrast:
+		if len(r.Sets) == 0 {
+			add = append(add, "--manifest manifest.json")
+		}
+		if v.Expected.Verdict == verdict.Unchecked {
+			add = append(add, contrastOpen(v)...)
+		}
 	case v.SNP != nil:
 		if len(r.Sets) == 0 {
 			add = append(add, "--measurement HEX")
@@ -95,7 +103,11 @@ func missingEvidence(v *evidenceView, r *evidence.Request) string {
 	case v.Expected.Verdict == verdict.Unchecked:
 		add = append(add, "--measured FILE")
 	}
-	if bound && v.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
+	if v.Profile == evidence.Contrast {
+		if bound && v.Bound.Verdict == verdict.Unchecked && r.Nonce == nil && r.Evidence.Nonce == nil {
+			add = append(add, "--nonce HEX")
+		}
+	} else if bound && v.Bound.Verdict == verdict.Unchecked && r.TLSCert == nil && len(r.Evidence.Sessions) == 0 && r.Nonce == nil {
 		if v.Profile == evidence.TPM {
 			add = append(add, "--nonce HEX")
 		} else {
@@ -106,6 +118,22 @@ func missingEvidence(v *evidenceView, r *evidence.Request) string {
 		return ""
 	}
 	return "the same with " + strings.Join(add, " ")
+}
+
+// contrastOpen are the flags that say what a Coordinator or pod should be, where a
+// check asks for them.
+func contrastOpen(v *evidenceView) []string {
+	var add []string
+	for _, c := range v.Expected.Checks {
+		switch {
+		case c.Verdict != verdict.Unchecked || c.Optional:
+		case c.Name == "workload" && strings.Contains(c.Reason, "--workload"):
+			add = append(add, "--workload NAME")
+		case c.Name == "history" && strings.Contains(c.Reason, "--earlier"):
+			add = append(add, "--earlier FILE")
+		}
+	}
+	return add
 }
 
 // evidencePalette colors verdicts as reports do.
@@ -211,12 +239,12 @@ func (a *app) printEvidence(v *evidenceView) error {
 	return err
 }
 
-// openAttributes names what the host chose for the machine and nobody judged,
-// which no pass may hide.
+// openAttributes names what the host chose for the machine and nobody judged, and
+// what Contrast's evidence cannot show, which no pass may hide.
 func openAttributes(j verdict.Judgement) string {
 	var out []string
 	for _, c := range j.Checks {
-		if c.Verdict == verdict.Unchecked && strings.HasPrefix(c.Name, "td-") {
+		if c.Verdict == verdict.Unchecked && (strings.HasPrefix(c.Name, "td-") || c.Name == "session" || c.Name == "unconfirmed") {
 			out = append(out, c.Name)
 		}
 	}
@@ -275,6 +303,20 @@ func printClaims(b *strings.Builder, c *evidence.Claims, width int) {
 			{"missing", r.Missing},
 		} {
 			line(v.name, v.value)
+		}
+	}
+	for _, d := range c.Contrast {
+		line("shown by", strings.TrimSpace(string(d.Kind)+" "+d.Version))
+		for i, m := range d.Manifests {
+			line("manifest", fmt.Sprintf("%d of %d: %s", i+1, len(d.Manifests), m))
+		}
+		for _, v := range []struct {
+			name string
+			sum  digest.Digest
+		}{{"transition", d.Transition}, {"root_ca", d.RootCA}, {"mesh_ca", d.MeshCA}, {"spki", d.SPKI}} {
+			if !v.sum.IsZero() {
+				line(v.name, v.sum.String())
+			}
 		}
 	}
 	if t := c.TPM; t != nil {

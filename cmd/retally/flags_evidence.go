@@ -41,7 +41,7 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 		all = append(all, flagField{flag, field})
 	}
 	bind(&e.Only, "only", "verdicts to ask for: authentic, expected, bound; may be a list (default: all three)")
-	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
+	bind(&e.Profile, "profile", "whose conventions count: secretvm, dstack, tdx, snp, tpm, blindllama, nvidia, contrast (default: by the evidence, and secretvm where its registry, rootfs or compose file is given)")
 	bind(&e.At, "at", "time at which certificates and collateral must be valid, as 2026-06-01T00:00:00Z (default now, which the result names)")
 
 	bind(&e.Registry, "registry", "file of published registers by release (SecretVM's tdx.csv); a row counts as a whole")
@@ -66,6 +66,11 @@ func bindEvidence(cmd *cobra.Command, e *config.Evidence) []flagField {
 	bind(&e.EventLog, "event-log", "TPM: the firmware's event log (default: the one beside the quote)")
 	bind(&e.AppRoot, "app-root", "BlindLlama: root hash of the application disk in hex")
 
+	bind(&e.Workload, "workload", "Contrast: the workload that must answer, by name, WorkloadSecretID or policy hash, or coordinator")
+	bind(&e.Earlier, "earlier", "Contrast: manifests that were in force before, oldest first; may be a list")
+	bind(&e.OwnerKey, "owner-key", "Contrast: owner key files that the manifest must name; may be a list")
+
+	bind(&e.Capabilities, "capabilities", "Contrast: the body of /capabilities that came before the answer (default: the one in a capture)")
 	bind(&e.TLSCert, "tls-cert", "TLS certificate of the connection, PEM or DER (default: the one in a capture)")
 	bind(&e.Nonce, "nonce", "nonce that was asked for, in hex")
 
@@ -99,10 +104,10 @@ func flagOf(all []flagField, field, value string) string {
 // read; large ones are only hashed.
 func evidenceFiles(e *config.Evidence) (files []*string, large []*string) {
 	files = []*string{&e.File}
-	for _, list := range [][]string{e.Also, e.Measured, e.Collateral} {
+	for _, list := range [][]string{e.Also, e.Measured, e.Collateral, e.Earlier, e.OwnerKey} {
 		for i := range list {
 			files = append(files, &list[i])
 		}
 	}
-	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots, &e.AK, &e.Golden, &e.EventLog), []*string{&e.Rootfs, &e.DockerFiles}
+	return append(files, &e.Registry, &e.Compose, &e.Manifest, &e.VMConfig, &e.TLSCert, &e.IntelRoot, &e.NVIDIARoot, &e.VCEK, &e.Certs, &e.CRL, &e.Roots, &e.AK, &e.Golden, &e.EventLog, &e.Capabilities), []*string{&e.Rootfs, &e.DockerFiles}
 }

@@ -106,6 +106,8 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		"policylab": policyLabCommand(t),
 		// machine makes a confidential machine's evidence.
 		"machine": machineCommand,
+		// contrast-machine makes the evidence of a Coordinator, for the nonce 07...
+		"contrast-machine": contrastMachineCommand,
 		// tpm-machine makes evidence of virtual TPMs.
 		"tpm-machine": tpmMachineCommand,
 		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,

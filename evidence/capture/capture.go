@@ -10,8 +10,11 @@
 package capture
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +34,9 @@ import (
 // DefaultPort is where a SecretVM's attestation service listens.
 const DefaultPort = 29343
 
+// ContrastPort is where a Coordinator listens for attested TLS.
+const ContrastPort = 1313
+
 // Limits of a capture.
 const (
 	MaxPage        = 8 << 20 // bytes of one page
@@ -46,6 +52,10 @@ const (
 	CPU     Kind = "cpu"     // the quote
 	GPU     Kind = "gpu"     // GPU evidence
 	Compose Kind = "compose" // the compose file that the machine shows
+
+	// Of Contrast's Coordinator.
+	Capabilities Kind = "capabilities"
+	Attest       Kind = "attest"
 )
 
 // Want is a page to fetch: the first of its paths that is offered. A page that
@@ -54,14 +64,25 @@ type Want struct {
 	Kind     Kind
 	Paths    []string
 	Required bool
+	Post     []byte // a JSON document to send; nil: GET
+}
+
+// Contrast lists what a Coordinator is asked for with a nonce. Any pod shows its
+// report in the certificate of the session, and need not offer more.
+func Contrast(nonce []byte) []Want {
+	body := fmt.Appendf(nil, `{"nonce":%q}`, base64.StdEncoding.EncodeToString(nonce))
+	return []Want{
+		{Kind: Capabilities, Paths: []string{"/capabilities"}},
+		{Kind: Attest, Paths: []string{"/v1/attest", "/attest"}, Post: body},
+	}
 }
 
 // SecretVM lists the pages of a SecretVM.
 func SecretVM() []Want {
 	return []Want{
-		{CPU, []string{"/cpu.html", "/cpu"}, true},
-		{GPU, []string{"/gpu", "/gpu.html"}, false},
-		{Compose, []string{"/docker-compose.html", "/docker-compose"}, false},
+		{Kind: CPU, Paths: []string{"/cpu.html", "/cpu"}, Required: true},
+		{Kind: GPU, Paths: []string{"/gpu", "/gpu.html"}},
+		{Kind: Compose, Paths: []string{"/docker-compose.html", "/docker-compose"}},
 	}
 }
 
@@ -73,6 +94,15 @@ type Options struct {
 	Now func() time.Time
 	// Pages are what is fetched; nil: SecretVM().
 	Pages []Want
+	// Port is taken where the target names none; 0: DefaultPort.
+	Port int
+	// Protocols are offered by ALPN in front of HTTP/1.1, and Nonce is written down
+	// with the capture.
+	Protocols []string
+	Nonce     []byte
+	// Handshake says that the session's certificate is wanted although no page is
+	// offered over it.
+	Handshake bool
 }
 
 // Page is one page as it came.
@@ -98,6 +128,7 @@ type Connection struct {
 type Capture struct {
 	Target      string // host:port
 	At          time.Time
+	Nonce       []byte // that a Coordinator or pod was asked with, nil for other machines
 	Pages       []Page
 	Connections []Connection
 	Files       []File // what Open read, in that order; nil of one that was fetched
@@ -125,7 +156,9 @@ func (c *Capture) Chain(connection int) [][]byte {
 
 // ParseTarget reads HOST, HOST:PORT or https://HOST[:PORT] and returns host and
 // port to dial.
-func ParseTarget(s string) (host, port string, err error) {
+func ParseTarget(s string) (host, port string, err error) { return parseTarget(s, DefaultPort) }
+
+func parseTarget(s string, otherwise int) (host, port string, err error) {
 	bad := func(why string) (string, string, error) {
 		return "", "", fmt.Errorf("capture %q: %s, want HOST[:PORT]", s, why)
 	}
@@ -149,7 +182,7 @@ func ParseTarget(s string) (host, port string, err error) {
 	}
 	port = u.Port()
 	if port == "" {
-		port = strconv.Itoa(DefaultPort)
+		port = strconv.Itoa(otherwise)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return bad("port " + port)
@@ -161,6 +194,7 @@ func ParseTarget(s string) (host, port string, err error) {
 type sessions struct {
 	dial func(context.Context, string, string) (net.Conn, error)
 	host string
+	alpn []string
 
 	mu   sync.Mutex
 	seen []Connection
@@ -175,7 +209,7 @@ func (s *sessions) connect(ctx context.Context, network, address string) (net.Co
 	conn := tls.Client(raw, &tls.Config{
 		ServerName: s.host,
 		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"http/1.1"},
+		NextProtos: append(slices.Clone(s.alpn), "http/1.1"),
 		// The chain is written down and judged later, by the quote that binds
 		// its key. A trust store would refuse the self-signed certificates that
 		// these machines have.
@@ -206,7 +240,7 @@ func (s *sessions) connect(ctx context.Context, network, address string) (net.Co
 // Fetch gets the pages of a machine one after the other over one TLS session.
 // Where the server closes it, the next page comes over another, and says so.
 func Fetch(ctx context.Context, target string, o Options) (*Capture, error) {
-	host, port, err := ParseTarget(target)
+	host, port, err := parseTarget(target, cmp.Or(o.Port, DefaultPort))
 	if err != nil {
 		return nil, err
 	}
@@ -219,9 +253,9 @@ func Fetch(ctx context.Context, target string, o Options) (*Capture, error) {
 	if o.Pages == nil {
 		o.Pages = SecretVM()
 	}
-	s := &sessions{dial: o.Dial, host: host, byIO: map[net.Conn]int{}}
+	s := &sessions{dial: o.Dial, host: host, alpn: o.Protocols, byIO: map[net.Conn]int{}}
 	transport := &http.Transport{
-		DialTLSContext: s.connect, MaxConnsPerHost: 1, DisableCompression: true,
+		DialTLSContext: s.connect, MaxConnsPerHost: 1, DisableCompression: true, ForceAttemptHTTP2: slices.Contains(o.Protocols, "h2"),
 		ResponseHeaderTimeout: 60 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 	}
 	defer transport.CloseIdleConnections()
@@ -229,7 +263,7 @@ func Fetch(ctx context.Context, target string, o Options) (*Capture, error) {
 		sessions: s, base: "https://" + net.JoinHostPort(host, port),
 		client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
-	c := &Capture{Target: net.JoinHostPort(host, port), At: o.Now().UTC().Truncate(time.Second)}
+	c := &Capture{Target: net.JoinHostPort(host, port), At: o.Now().UTC().Truncate(time.Second), Nonce: o.Nonce}
 	for _, want := range o.Pages {
 		pages, err := f.first(ctx, want)
 		if err != nil {
@@ -238,6 +272,9 @@ func Fetch(ctx context.Context, target string, o Options) (*Capture, error) {
 		c.Pages = append(c.Pages, pages...)
 	}
 	c.Connections = s.seen
+	if o.Handshake && len(c.Connections) == 0 {
+		return nil, fmt.Errorf("capture %s: no TLS session: %s", c.Target, c.Pages[0].Problem)
+	}
 	return c, nil
 }
 
@@ -252,7 +289,7 @@ type fetcher struct {
 func (f fetcher) first(ctx context.Context, want Want) ([]Page, error) {
 	var pages []Page
 	for _, path := range want.Paths {
-		p, err := f.get(ctx, path)
+		p, err := f.get(ctx, path, want.Post)
 		if err != nil && want.Required {
 			return nil, err
 		}
@@ -274,28 +311,35 @@ func (f fetcher) first(ctx context.Context, want Want) ([]Page, error) {
 	return pages, nil
 }
 
-func (f fetcher) get(ctx context.Context, path string) (*Page, error) {
+func (f fetcher) get(ctx context.Context, path string, send []byte) (*Page, error) {
 	p := &Page{Path: path}
 	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		f.sessions.mu.Lock()
 		defer f.sessions.mu.Unlock()
 		p.Connection = f.sessions.byIO[info.Conn]
 	}}
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodGet, f.base+path, nil)
+	method, from := http.MethodGet, io.Reader(nil)
+	if send != nil {
+		method, from = http.MethodPost, bytes.NewReader(send)
+	}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, f.base+path, from)
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if send != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := f.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s %s: %w", method, path, errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxPage+1))
 	if err != nil {
-		return nil, fmt.Errorf("GET %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	if len(body) > MaxPage {
-		return nil, fmt.Errorf("GET %s: more than %d bytes", path, MaxPage)
+		return nil, fmt.Errorf("%s %s: more than %d bytes", method, path, MaxPage)
 	}
 	p.Status, p.ContentType = resp.StatusCode, resp.Header.Get("Content-Type")
 	if resp.StatusCode == http.StatusOK {

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -49,6 +50,7 @@ type index struct {
 	Format      string            `json:"format"`
 	Target      string            `json:"target"`
 	At          time.Time         `json:"captured_at"`
+	Nonce       string            `json:"nonce,omitempty"`
 	Pages       []indexPage       `json:"pages"`
 	Connections []indexConnection `json:"connections"`
 }
@@ -66,7 +68,7 @@ func (c *Capture) Write(dir string) error {
 	if len(entries) > 0 {
 		return fmt.Errorf("write capture: the folder %s is not empty", dir)
 	}
-	x := index{Format: format, Target: c.Target, At: c.At.UTC(), Pages: []indexPage{}, Connections: []indexConnection{}}
+	x := index{Format: format, Target: c.Target, At: c.At.UTC(), Nonce: hex.EncodeToString(c.Nonce), Pages: []indexPage{}, Connections: []indexConnection{}}
 	for _, p := range c.Pages {
 		e := indexPage{Kind: p.Kind, Path: p.Path, Status: p.Status, ContentType: p.ContentType, Connection: p.Connection, Problem: p.Problem}
 		if p.Body != nil {
@@ -153,6 +155,11 @@ func Open(dir string) (*Capture, error) {
 		return nil, err
 	}
 	c := &Capture{Target: x.Target, At: x.At}
+	if x.Nonce != "" {
+		if c.Nonce, err = hex.DecodeString(x.Nonce); err != nil {
+			return nil, indexError("/nonce", err.Error(), "hex")
+		}
+	}
 	for i, e := range x.Pages {
 		p := Page{Kind: e.Kind, Path: e.Path, Status: e.Status, ContentType: e.ContentType, Connection: e.Connection, Problem: e.Problem}
 		if e.File != "" {

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -18,7 +19,7 @@ func indexError(place, found, want string) error {
 
 // members are what each object of the index may have, spelled exactly so.
 var members = struct{ index, page, connection []string }{
-	index:      []string{"format", "target", "captured_at", "pages", "connections"},
+	index:      []string{"format", "target", "captured_at", "nonce", "pages", "connections"},
 	page:       []string{"kind", "path", "status", "content_type", "file", "digest", "connection", "problem"},
 	connection: []string{"number", "tls_version", "server_name", "certificates"},
 }
@@ -55,6 +56,11 @@ func parseIndex(text []byte) (*index, error) {
 	return &x, x.check()
 }
 
+func isNonce(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == 32
+}
+
 func onlyMembers(v *jsondoc.Value, place string, known []string) error {
 	if v.Kind != jsondoc.Object {
 		return indexError(place, "a value of type "+v.Kind.String(), "an object")
@@ -72,6 +78,8 @@ func (x *index) check() error {
 	switch {
 	case err != nil || net.JoinHostPort(host, port) != x.Target:
 		return indexError("/target", fmt.Sprintf("%q", x.Target), "HOST:PORT")
+	case x.Nonce != "" && !isNonce(x.Nonce):
+		return indexError("/nonce", fmt.Sprintf("%q", x.Nonce), "64 hex digits")
 	case x.At.IsZero():
 		return indexError("/captured_at", "no time", "when the pages were fetched")
 	case len(x.Pages) > MaxPages:
@@ -95,6 +103,15 @@ func (x *index) check() error {
 	return x.checkPages()
 }
 
+// kinds are what a capture's pages can be: those of a SecretVM, or of a Coordinator
+// that was asked with a nonce.
+func (x *index) kinds() []Kind {
+	if x.Nonce != "" {
+		return []Kind{Capabilities, Attest}
+	}
+	return []Kind{CPU, GPU, Compose}
+}
+
 func (x *index) checkPages() error {
 	files, kinds, paths := map[string]bool{}, map[Kind]bool{}, map[string]bool{}
 	last := 0
@@ -102,8 +119,8 @@ func (x *index) checkPages() error {
 		place := fmt.Sprintf("/pages/%d", i)
 		shown := p.File != ""
 		switch {
-		case p.Kind != CPU && p.Kind != GPU && p.Kind != Compose:
-			return indexError(place+"/kind", fmt.Sprintf("%q", p.Kind), "cpu, gpu or compose")
+		case !slices.Contains(x.kinds(), p.Kind):
+			return indexError(place+"/kind", fmt.Sprintf("%q", p.Kind), fmt.Sprintf("one of %q", x.kinds()))
 		case !strings.HasPrefix(p.Path, "/") || paths[p.Path]:
 			return indexError(place+"/path", fmt.Sprintf("%q", p.Path), "a path, each once")
 		case p.Problem != "" && (shown || p.Status != 0):

@@ -85,8 +85,16 @@ type Evidence struct {
 	Golden   string `yaml:"golden,omitempty" json:"golden,omitempty"`
 	EventLog string `yaml:"event_log,omitempty" json:"event_log,omitempty"`
 	AppRoot  string `yaml:"app_root,omitempty" json:"app_root,omitempty"`
-	TLSCert  string `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
-	Nonce    string `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
+	// Of Contrast: Workload names the policy of the manifest that the guest must have,
+	// Earlier are the manifests that were in force before, oldest first, OwnerKey key
+	// files that the manifest must name. Capabilities is the body of /capabilities
+	// that came before the answer.
+	Workload     string   `yaml:"workload,omitempty" json:"workload,omitempty"`
+	Earlier      []string `yaml:"earlier,omitempty" json:"earlier,omitempty"`
+	OwnerKey     []string `yaml:"owner_key,omitempty" json:"owner_key,omitempty"`
+	Capabilities string   `yaml:"capabilities,omitempty" json:"capabilities,omitempty"`
+	TLSCert      string   `yaml:"tls_cert,omitempty" json:"tls_cert,omitempty"` // PEM or DER
+	Nonce        string   `yaml:"nonce,omitempty" json:"nonce,omitempty"`       // hex
 
 	// Require are demands on a TDX machine beside its registers, each NAME=VALUE.
 	Require []string `yaml:"require,omitempty" json:"require,omitempty"`

@@ -52,6 +52,8 @@ func (s *Subject) prepareEvidence(ctx context.Context) error {
 		}
 		switch {
 		case e.Profile != "":
+		case len(b.Contrast) > 0:
+			e.Profile = string(evidence.Contrast)
 		case b.TPM != nil || b.TPMErr != nil || b.TPMParts != nil:
 			e.Profile = string(evidence.TPM)
 		case b.Proof != nil:

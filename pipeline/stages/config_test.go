@@ -54,7 +54,6 @@ func TestMachineConfigErrors(t *testing.T) {
 		{shown("at: 2026-06-01T00:00:00Z"), "evidence.e: file is missing", "cpu.html"},
 		{shown("file: q"), "evidence.e: at is missing", "2026-06-01T00:00:00Z"},
 		{shown("file: q, at: 2026-06-01"), `evidence.e.at: "2026-06-01" is no time`, "RFC 3339"},
-		{shown(quote + "profile: contrast"), `evidence of profile "contrast" is not judged yet`, ""},
 		{shown(quote + "profile: secretv"), `unknown profile "secretv"`, `did you mean "secretvm"?`},
 		{shown(quote + "platform: m"), `there is no platform "m"`, "none is given"},
 		{shown(quote + "nonce: 0xzz"), "is no nonce", ""},

@@ -36,7 +36,7 @@ func check(c *config.Config, bad config.At) error {
 
 // Profiles are the conventions that evidence is judged by.
 func Profiles() []string {
-	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.TPM), string(evidence.BlindLlama), string(evidence.NVIDIA)}
+	return []string{string(evidence.SecretVM), string(evidence.Dstack), string(evidence.TDX), string(evidence.SNP), string(evidence.TPM), string(evidence.BlindLlama), string(evidence.NVIDIA), string(evidence.Contrast)}
 }
 
 // Check finds what is wrong with an entry by itself; path names the field.
@@ -68,8 +68,6 @@ func Check(e *config.Evidence, at config.At) error {
 func checkWords(e *config.Evidence, at config.At) error {
 	known := Profiles()
 	switch {
-	case slices.Contains([]string{"contrast"}, e.Profile):
-		return at(fmt.Sprintf("evidence of profile %q is not judged yet", e.Profile), "known: "+strings.Join(known, ", "), "profile")
 	case e.Profile != "" && !slices.Contains(known, e.Profile):
 		return at(fmt.Sprintf("unknown profile %q", e.Profile), config.NearestHint(e.Profile, known), "profile")
 	}
@@ -95,9 +93,9 @@ func checkWords(e *config.Evidence, at config.At) error {
 // For says which verdict a field of an entry is for, "" for none of its own.
 func For(field string) string {
 	switch field {
-	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "require", "vm_config", "os_image_hash", "golden", "event_log", "app_root":
+	case "registry", "compose", "docker_files", "rootfs", "app_id", "manifest", "measured", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "measurement", "host_data", "require", "vm_config", "os_image_hash", "golden", "event_log", "app_root", "workload", "earlier", "owner_key":
 		return evidence.Expected
-	case "tls_cert", "nonce":
+	case "tls_cert", "nonce", "capabilities":
 		return evidence.Bound
 	case "collateral", "accept_tcb", "mrseam", "service_td", "intel_root", "nvidia_root", "vcek", "certs", "crl", "roots", "ak":
 		return evidence.Authentic
@@ -132,6 +130,10 @@ func checkAsked(e *config.Evidence, at config.At) error {
 		{"app_root", e.AppRoot},
 		{"tls_cert", e.TLSCert},
 		{"nonce", e.Nonce},
+		{"workload", e.Workload},
+		{"earlier", strings.Join(e.Earlier, "")},
+		{"owner_key", strings.Join(e.OwnerKey, "")},
+		{"capabilities", e.Capabilities},
 	} {
 		if what := For(f.name); f.text != "" && !slices.Contains(asked(e.Only), what) {
 			return at(fmt.Sprintf("is for the verdict %s, which is not asked for: only %s", what, strings.Join(e.Only, ", ")), "leave one of them out", f.name)

@@ -50,7 +50,7 @@ func plan(c *config.Config) []run.PlanLine {
 		given := func(list ...string) string {
 			return strings.Join(slices.DeleteFunc(list, func(s string) bool { return s == "" }), ", ")
 		}
-		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("demands", strings.Join(e.Require, ", ")), worded("host_data", e.HostData), e.Golden, worded("application disk", e.AppRoot), cmp.Or(e.Manifest, c.Against))
+		from := given(worded("registers", strings.Join(slices.DeleteFunc([]string{e.MRTD, e.RTMR0, e.RTMR1, e.RTMR2, e.RTMR3}, func(s string) bool { return s == "" }), ", ")), worded("platform", e.Platform), e.Registry, e.Compose, e.Rootfs, strings.Join(e.Measured, ", "), e.VMConfig, worded("os_image_hash", e.OSImageHash), worded("measurement", strings.Join(e.Measurement, ", ")), worded("demands", strings.Join(e.Require, ", ")), worded("host_data", e.HostData), e.Golden, worded("application disk", e.AppRoot), worded("workload", e.Workload), strings.Join(e.Earlier, ", "), strings.Join(e.OwnerKey, ", "), cmp.Or(e.Manifest, c.Against))
 		if from != "" {
 			lines = append(lines, run.PlanLine{Key: key("expected"), From: from})
 		} else {
@@ -160,12 +160,17 @@ func (r *stageRun) question(ctx context.Context, e config.Evidence) (*Question, 
 		if q.TLSCert, err = r.certificate(ctx, e.TLSCert); err != nil {
 			return nil, nil, err
 		}
-		if q.Evidence.Proof != nil {
+		if q.Evidence.Proof != nil || len(q.Evidence.Contrast) > 0 {
 			if err := r.tlsChain(ctx, e, q); err != nil {
 				return nil, nil, err
 			}
 		}
 		from.bound = append(from.bound, pipeline.FromFile(e.TLSCert))
+	}
+	if len(q.Evidence.Contrast) > 0 {
+		if err := r.contrastInputs(ctx, e, q, from); err != nil {
+			return nil, nil, err
+		}
 	}
 	if e.Nonce != "" {
 		if q.Nonce, err = hex.DecodeString(strings.TrimPrefix(e.Nonce, "0x")); err != nil {
@@ -199,6 +204,9 @@ func idle(e config.Evidence, q *Question) error {
 		if !tpm || bareKey(q) || behind == hcl.TDX {
 			bad = append(bad, field{"roots", e.Roots})
 		}
+	}
+	if len(b.Contrast) == 0 {
+		bad = append(bad, contrastIdle(e)...)
 	}
 	if b.GPU == nil {
 		bad = append(bad, field{"nvidia_root", e.NVIDIARoot})
@@ -430,7 +438,7 @@ func (r *stageRun) manifestSets(ctx context.Context, e config.Evidence, q *Quest
 		return err
 	}
 	if q.Evidence.SNP != nil {
-		return snpManifestSets(e, file, m, q, from)
+		return snpManifestSets(ctx, e, file, m, q, from)
 	}
 	if e.Manifest == "" && (len(m.TDX()) == 0 || e.Platform == "" && e.Profile != "" && e.Profile != string(evidence.TDX)) {
 		return nil

@@ -94,10 +94,15 @@ func givenLaunches(e config.Evidence, q *Question) error {
 }
 
 // snpManifestSets are the SEV-SNP machines of a manifest that an entry may be of.
-func snpManifestSets(e config.Evidence, file string, m *manifest.Manifest, q *Question, from *judgedFrom) error {
+func snpManifestSets(ctx context.Context, e config.Evidence, file string, m *manifest.Manifest, q *Question, from *judgedFrom) error {
 	sets, err := SNPSets(file, m)
 	if err != nil {
 		return err
+	}
+	for i, e := range m.SNP() {
+		if err := furtherCPUs(ctx, &e, &sets[i], q.Evidence.SNP.Report); err != nil {
+			return err
+		}
 	}
 	if e.Platform != "" {
 		sets = slices.DeleteFunc(sets, func(s evidence.ReferenceSet) bool {

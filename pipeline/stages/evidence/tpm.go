@@ -3,6 +3,7 @@ package evidence
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -109,7 +110,11 @@ func (r *stageRun) tlsChain(ctx context.Context, e config.Evidence, q *Question)
 	if err != nil {
 		return err
 	}
-	if block, _ := pem.Decode(data); block == nil {
+	block, _ := pem.Decode(data)
+	if _, err := x509.ParseCertificate(data); err == nil {
+		block = nil // DER, whatever text is in it
+	}
+	if block == nil {
 		q.TLSText = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: q.TLSCert.Raw}))
 		return nil
 	}
