@@ -424,6 +424,13 @@ func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) st
 		words = append(words, "--golden golden.json --app-root HEX")
 		add("--tls-cert", e.TLSCert, "cert.pem")
 		return strings.Join(words, " ")
+	case string(evidence.Contrast):
+		add("--manifest", s.Config.Against, "manifest.json")
+		next := strings.Join(append(words, "--nonce HEX"), " ")
+		if len(senders) > 0 {
+			next += ", with " + strings.Join(senders, " and ") + " from elsewhere than the evidence"
+		}
+		return next
 	case string(evidence.NVIDIA):
 		return strings.Join(append(words, "--nonce HEX"), " ")
 	case string(evidence.Dstack):

@@ -15,6 +15,7 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/evidence/blindllama"
 	"github.com/retally/retally/evidence/capture"
+	"github.com/retally/retally/evidence/contrast"
 	"github.com/retally/retally/evidence/snpreport"
 	"github.com/retally/retally/evidence/tpmquote"
 	"github.com/retally/retally/internal/jsondoc"
@@ -34,6 +35,7 @@ const (
 	KindTPM      Kind = "TPM quote"
 	KindTPMPart  Kind = "part of a TPM quote" // tpm2-tools' message, signature or PCR values
 	KindProof    Kind = "BlindLlama proof file"
+	KindContrast Kind = "Contrast attestation"
 	KindGPU      Kind = "GPU evidence"
 	KindCapture  Kind = "captured evidence"
 	KindEventLog Kind = "event log"
@@ -190,7 +192,7 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 		return KindRegistry
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
-	looks := isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
+	looks := len(data) > 0 && data[0] == 0x30 && contrast.Recognize(data) || strings.HasPrefix(head, "-----BEGIN CERTIFICATE") && contrast.Recognize(data) || isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
 	if !looks {
 		return KindUnknown
 	}
@@ -198,6 +200,8 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 	switch {
 	case err != nil:
 		return KindUnknown
+	case len(b.Contrast) > 0:
+		return KindContrast
 	case b.Quote != nil:
 		return KindQuote
 	case b.SNP != nil:
@@ -260,6 +264,8 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindGPU
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
+	case has(v, "raw_attestation_doc"):
+		return KindContrast // what is wrong with it, reading it shows
 	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
 		return KindProof
 	case has(v, "tpm_quote", "quote", "message", "Quotes", "evidence") && tpmquote.Recognize(jsondoc.Style{}.Compact(v)) != "":
@@ -316,17 +322,17 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 			*to = byKind[kind][0]
 		}
 	}
-	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof])+len(byKind[KindContrast]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &pipeline.InputError{
 			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}
-	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP], byKind[KindTPM], byKind[KindProof])
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindSNP], byKind[KindTPM], byKind[KindProof], byKind[KindContrast])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
-		tpm := slices.Contains(byKind[KindTPM], name) || slices.Contains(byKind[KindProof], name)
+		tpm := slices.Contains(byKind[KindTPM], name) || slices.Contains(byKind[KindProof], name) || slices.Contains(byKind[KindContrast], name)
 		if len(quotes) == 1 && len(gpus) == 1 && !tpm {
 			e.Also, gpus = []string{gpus[0]}, nil
 		}
