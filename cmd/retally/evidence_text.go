@@ -445,6 +445,10 @@ func verifyCommand(s *recognize.Subject, e config.Evidence, path func(string) st
 		lack("the root hash of the application's disk", "--app-root HEX")
 		add("--tls-cert", e.TLSCert, "the certificate of your connection", "cert.pem")
 		return step(why)
+	case string(evidence.Contrast):
+		add("--manifest", s.Config.Against, "the manifest that you expect", "manifest.json")
+		lack("the nonce that the attestation was asked for with", "--nonce HEX")
+		return step(why)
 	case string(evidence.NVIDIA):
 		lack("the nonce that the GPU was asked with", "--nonce HEX")
 		return step(why)

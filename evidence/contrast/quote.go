@@ -3,6 +3,8 @@ package contrast
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -217,12 +219,7 @@ func quoteOf(name string, data []byte) (quote []byte, extra int, err error) {
 		extra += len(b)
 	}
 	f.used["/5"] = true
-	for at := range f.numbers {
-		if !f.used[at] {
-			return nil, 0, f.fail(at, "an unknown field", "a QuoteV4 message of go-tdx-guest")
-		}
-	}
-	for at := range f.blobs {
+	for _, at := range slices.Concat(slices.Sorted(maps.Keys(f.numbers)), slices.Sorted(maps.Keys(f.blobs))) {
 		if !f.used[at] {
 			return nil, 0, f.fail(at, "an unknown field", "a QuoteV4 message of go-tdx-guest")
 		}

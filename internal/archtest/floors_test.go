@@ -44,7 +44,7 @@ var floors = []struct {
 	{"pipeline/stages/policies/decide", []string{"pipeline", "pipeline/run", "policygen"}},
 	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
-	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "tdxmeasure", "trace"}},
+	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "snpmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
 		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
@@ -288,6 +288,7 @@ var parsersCalled = map[string]int{
 	"pipeline/recognize/evidence.go":         2, // tries whether it is image metadata; says what is wrong with what could not be read
 	"pipeline/recognize/init_secretvm.go":    2, // before there is a run
 	"pipeline/stages/filecompare.go":         3, // two files, without a run
+	"pipeline/stages/evidence/contrast.go":   1, // the manifests inside a Coordinator's answer, which are no files
 	"pipeline/stages/manifest/manifest.go":   1, // the manifest as recounted
 	"pipeline/stages/manifest/policies.go":   1, // the base with the computed policies in it
 	"pipeline/stages/manifest/recomputed.go": 1, // the base with the computed registers in it

@@ -37,6 +37,7 @@ const (
 	KindTPM      Kind = "TPM quote"
 	KindTPMPart  Kind = "part of a TPM quote" // tpm2-tools' message, signature or PCR values
 	KindProof    Kind = "BlindLlama proof file"
+	KindContrast Kind = "Contrast attestation"
 	KindGPU      Kind = "GPU evidence"
 	KindCapture  Kind = "captured evidence"
 	KindEventLog Kind = "event log"
@@ -202,8 +203,10 @@ func recognizeEvidence(file string, data []byte, read bundleReader) Kind {
 	}
 	head := strings.TrimPrefix(string(text[:min(len(text), headSize)]), "0x")
 	looks := dstackattest.Recognize(data) || strings.HasPrefix(head, "-----BEGIN ") || isQuoteHeader(data) || isSNPHead(data) || mayBeTPM(data[:min(len(data), headSize)]) && tpmquote.Recognize(data) != "" || isSNPText(head) || len(text) > 0 && text[0] == '<' || slices.ContainsFunc(quoteTexts, func(q string) bool { return strings.HasPrefix(head, q) })
-	if isDER(data) && recognizeBundle(file, data, read) == KindRATLS {
-		return KindRATLS
+	if isDER(data) {
+		if kind := recognizeBundle(file, data, read); kind == KindRATLS || kind == KindContrast {
+			return kind
+		}
 	}
 	if !looks {
 		return KindUnknown
@@ -217,6 +220,8 @@ func recognizeBundle(file string, data []byte, read bundleReader) Kind {
 	switch {
 	case err != nil:
 		return KindUnknown
+	case len(b.Contrast) > 0:
+		return KindContrast
 	case b.Holder != nil:
 		return KindRATLS
 	case b.Quote != nil:
@@ -305,6 +310,8 @@ func recognizeEvidenceJSON(v *jsondoc.Value) Kind {
 		return KindGolden
 	case v.Get("docker_compose_file") != nil:
 		return KindCompose
+	case has(v, "raw_attestation_doc"):
+		return KindContrast // what is wrong with it, reading it shows
 	case has(v, "cert_chain", "remote_attestation") && blindllama.Recognize(jsondoc.Style{}.Compact(v)):
 		return KindProof
 	case has(v, "tpm_quote", "quote", "message", "Quotes", "evidence") && tpmquote.Recognize(jsondoc.Style{}.Compact(v)) != "":
@@ -362,17 +369,17 @@ func (s *Subject) configureEvidence(byKind map[Kind][]string) error {
 		}
 	}
 	s.connectionCertificate(byKind)
-	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindRATLS])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
+	if certs, n := byKind[KindTLSCert], len(byKind[KindCapture])+len(byKind[KindQuote])+len(byKind[KindRATLS])+len(byKind[KindSNP])+len(byKind[KindTPM])+len(byKind[KindProof])+len(byKind[KindContrast]); len(certs) > 0 && (len(certs) > 1 || n != 1) {
 		return &pipeline.InputError{
 			Op: "check", File: certs[0], Err: fmt.Errorf("%s for %s: want one certificate and the quote that it is held against", show.Plural(len(certs), "certificate", "certificates"), show.Plural(n, "quote", "quotes")),
 			Hint: "for instance retally check quote.hex " + certs[0],
 		}
 	}
-	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindRATLS], byKind[KindSNP], byKind[KindTPM], byKind[KindProof])
+	quotes := slices.Concat(byKind[KindCapture], byKind[KindQuote], byKind[KindRATLS], byKind[KindSNP], byKind[KindTPM], byKind[KindProof], byKind[KindContrast])
 	gpus := byKind[KindGPU]
 	for _, name := range quotes {
 		e := config.Evidence{File: name}
-		tpm := slices.Contains(byKind[KindTPM], name) || slices.Contains(byKind[KindProof], name)
+		tpm := slices.Contains(byKind[KindTPM], name) || slices.Contains(byKind[KindProof], name) || slices.Contains(byKind[KindContrast], name)
 		if len(quotes) == 1 && len(gpus) == 1 && !tpm {
 			e.Also, gpus = []string{gpus[0]}, nil
 		}

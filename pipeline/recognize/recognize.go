@@ -392,7 +392,7 @@ func (s *Subject) lookFile(ctx context.Context, name string, named bool) error {
 			}
 			return &pipeline.InputError{
 				Op: "check", File: name, Err: fmt.Errorf("is nothing that retally knows"),
-				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, a storage class with a root hash, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, a TDX quote, an SEV-SNP report, a TPM quote, BlindLlama's proof file, golden measurements, an attestation key, a saved cpu.html, GPU evidence, a capture, an event log, tdx.csv, a compose file, TDX firmware, retally.yaml",
+				Hint: "known: a Privatemode checkout, a deployment YAML, a models file, a storage class with a root hash, an image layout or archive, a manifest, hashes-*.json, docker inspect output, a proxy workspace, a TDX quote, an SEV-SNP report, a TPM quote, BlindLlama's proof file, a Contrast attestation, golden measurements, an attestation key, a saved cpu.html, GPU evidence, a capture, an event log, tdx.csv, a compose file, TDX firmware, retally.yaml",
 			}
 		}
 		return nil

@@ -159,7 +159,7 @@ func (d *deployment) judge(edit func(*config.Evidence), files ...string) (*evide
 }
 
 func onTDX(e *config.Evidence) {
-	e.Roots, e.IntelRoot, e.Collateral = "", "intel.pem", "collateral.json"
+	e.Roots, e.IntelRoot, e.Collateral = "", "intel.pem", config.Files{"collateral.json"}
 }
 
 func letters(j *evidencestage.Judged) string {
