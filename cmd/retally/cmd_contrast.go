@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +37,7 @@ type comparedValue struct {
 }
 
 type contrastCLI struct {
+	Schema   string          `json:"schema"`
 	Digest   digest.Digest   `json:"digest"`
 	Version  string          `json:"version"`
 	Embedded []embeddedFile  `json:"embedded"`
@@ -71,7 +73,7 @@ signature of a release is not checked, nor what an embedded genpolicy holds.`,
 			if err != nil {
 				return &userError{op: "read Contrast program", path: file, err: err}
 			}
-			res, out := &contrastCLI{Digest: p.Digest, Version: p.Version, Embedded: []embeddedFile{}, Compared: []comparedValue{}}, run.NewOut()
+			res, out := &contrastCLI{Schema: "retally/contrast-cli/1", Digest: p.Digest, Version: p.Version, Embedded: []embeddedFile{}, Compared: []comparedValue{}}, run.NewOut()
 			var files []outfile.File
 			for _, f := range p.Files {
 				res.Embedded = append(res.Embedded, embeddedFile{f.Name, f.SHA256})
@@ -168,7 +170,7 @@ func (a *app) contrastAgainst(p *contrastcli.Program, name string, compare func(
 				why = "the embedded value is no SHA-384: " + err.Error()
 			}
 		}
-		compare(pipeline.NewKey("contrast-cli", pointer, v.Field), got, want, name, why)
+		compare(pipeline.NewKey(append([]string{"contrast-cli"}, strings.Split(strings.Trim(pointer, "/")+"/"+v.Field, "/")...)...), got, want, name, why)
 		return nil
 	}
 	for _, e := range m.SNP() {
