@@ -109,7 +109,10 @@ func Read(data []byte) (*Program, error) {
 	if _, ok := p.File(ReferenceValues); !ok {
 		return nil, &Error{"find embedded files", "no reference values in the program", "give the program of a Contrast release"}
 	}
-	return p, p.version(claimed)
+	if err := p.version(claimed); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func open(data []byte) (*elf.File, error) {
@@ -233,11 +236,15 @@ func embedded(f *elf.File, data []byte) ([]File, error) {
 		found[name] = File{Name: name, Data: b, SHA256: d}
 		return err
 	}
+	scanned := 0
 	for _, s := range f.Sections {
 		if s.Type != elf.SHT_PROGBITS || s.Flags&elf.SHF_ALLOC == 0 || s.Flags&elf.SHF_EXECINSTR != 0 {
 			continue
 		}
 		b := data[s.Offset : s.Offset+s.FileSize]
+		if scanned += len(b); scanned > len(data) {
+			return nil, &Error{"find embedded files", "sections that overlap", "this is not how a release is built"}
+		}
 		for i := uint64(0); i+16 <= uint64(len(b)); i += 8 {
 			n := binary.LittleEndian.Uint64(b[i+8:])
 			if n < minEmbedded || n > uint64(len(data)) {
@@ -252,10 +259,12 @@ func embedded(f *elf.File, data []byte) ([]File, error) {
 				continue
 			}
 			seen[e] = true
-			if n <= maxEmbedded {
-				if work += len(doc); work > maxWork {
-					return nil, &Error{"find embedded files", "too many places that look like embedded files", "this is not how a release is built"}
-				}
+			// A longer one is an ELF file, of which the headers are read.
+			if work += min(len(doc), 64<<10); n <= maxEmbedded {
+				work += len(doc)
+			}
+			if work > maxWork {
+				return nil, &Error{"find embedded files", "too many places that look like embedded files", "this is not how a release is built"}
 			}
 			if name := classify(doc); name != "" {
 				if err := add(name, doc); err != nil {
@@ -279,10 +288,10 @@ func sorted(found map[string]File, data []byte, work *int) ([]File, error) {
 		pos += m[1]
 		end := min(len(data), start+maxEmbedded)
 		var doc json.RawMessage
-		dec := json.NewDecoder(bytes.NewReader(data[start:end]))
-		err := dec.Decode(&doc)
+		r := bytes.NewReader(data[start:end])
+		err := json.NewDecoder(r).Decode(&doc)
 		// A decoder reads on until it knows; what it read is what it cost.
-		if *work += int(dec.InputOffset()) + 4096; *work > maxWork {
+		if *work += end - start - r.Len(); *work > maxWork {
 			return nil, &Error{"find embedded files", "too many places that look like reference values", "this is not how a release is built"}
 		}
 		if err != nil || !isReferenceValues(doc) {

@@ -116,6 +116,7 @@ func TestRefused(t *testing.T) {
 		{"other module", "module", compile(t, "amd64", "example.com/other", "")},
 		{"two reference values", "differ", compile(t, "amd64", contrast, "//go:embed two.json\nvar E string\n\nvar _ = os.Getenv(E)\n", "two.json", strings.Replace(refs, "Milan", "Genoa", 1))},
 		{"a copy that no header names", "not the embedded file", append(bytes.Clone(good), strings.Replace(refs, "Milan", "Genoa", 1)...)},
+		{"endless starts", "too many places", append(bytes.Clone(good), bytes.Repeat([]byte("{\"contrast-cc-\":"), 200_000)...)},
 		{"two releases", "not of one release", compile(t, "amd64", contrast, "", "repl.txt", repl+strings.Replace(repl, "v1.2.3", "v1.2.4", 1))},
 		{"no reference values", "no reference values", compile(t, "amd64", contrast, "", "refs.json", "{}")},
 	} {
@@ -123,4 +124,14 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want an error with %q", c.name, p, err, c.want)
 		}
 	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte("\x7fELF"))
+	f.Add([]byte("MZ"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if p, err := contrastcli.Read(data); (p == nil) == (err == nil) {
+			t.Fatal("neither a program nor an error")
+		}
+	})
 }
