@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -80,10 +79,6 @@ func (r *reader) shapeRow(ctx context.Context, profile tdxmeasure.Profile, e *js
 	}{{rsdp, source.Blobs.RSDP}, {loader, source.Blobs.Loader}} {
 		x.v.Got, x.v.Basis, x.v.From, x.v.Note = digest.SHA256.Sum(x.data), pipeline.Recomputed, tables.From, "follows from the ACPI tables"
 	}
-	// A row without boot variables is of a machine that measures none.
-	profile.RTMR0 = slices.DeleteFunc(slices.Clone(profile.RTMR0), func(e tdxmeasure.EventSpec) bool {
-		return e.Name == tdxmeasure.EventOrder && sums["BootOrder_sha256"].IsZero() || e.Name == tdxmeasure.EventUiApp && sums["Boot0000_sha256"].IsZero()
-	})
 	trace, err := tdxmeasure.ShapeRTMR0(ctx, &tdxmeasure.Config{Profile: profile, VCPUs: int(cpus), Memory: mib << 20, ACPI: source})
 	if err != nil {
 		return nil, err
@@ -93,7 +88,11 @@ func (r *reader) shapeRow(ctx context.Context, profile tdxmeasure.Profile, e *js
 		return nil, err
 	}
 	if got != rtmr0.Want {
-		rtmr0.Needs = []string{"firmware of the shape " + row.Name} // its layout or its variables are others
+		// Its layout or its variables are others.
+		rtmr0.Needs = []string{"firmware of the shape " + row.Name}
+		if sums["BootOrder_sha256"].IsZero() || sums["Boot0000_sha256"].IsZero() {
+			rtmr0.Needs = []string{"boot variables of the shape " + row.Name}
+		}
 		return row, nil
 	}
 	rtmr0.Got, rtmr0.Basis, rtmr0.From = got, pipeline.Recomputed, tables.From
