@@ -209,6 +209,10 @@ func newEndorsementView(j *endorsements.Judged, conf *config.Endorsement) *endor
 func (v *endorsementView) text(w io.Writer, summary string, verbose bool) {
 	show.Line(w, "%s", summary)
 	show.Line(w, "")
+	signer := "signed by"
+	if v.Signed.Verdict != verdict.Pass {
+		signer = "names" // nobody vouches that it is true
+	}
 	for _, d := range v.Documents {
 		about := d.Subjects[0].Name
 		if about == "" && len(d.Subjects[0].Digests) > 0 {
@@ -218,7 +222,7 @@ func (v *endorsementView) text(w io.Writer, summary string, verbose bool) {
 			about += fmt.Sprintf(" and %d more", n)
 		}
 		show.Line(w, "%s about %s", d.Form, about)
-		for _, l := range [][2]string{{"signed by", d.Signer}, {"logged", d.LoggedAt}, {"says", d.PredicateType}, {"built by", d.Builder}, {"in force", strings.Trim(d.NotBefore+" to "+d.NotAfter, " to")}} {
+		for _, l := range [][2]string{{signer, d.Signer}, {"logged", d.LoggedAt}, {"says", d.PredicateType}, {"built by", d.Builder}, {"in force", strings.Trim(d.NotBefore+" to "+d.NotAfter, " to")}} {
 			if l[1] != "" {
 				show.Line(w, "  %-9s  %s", l[0], l[1])
 			}

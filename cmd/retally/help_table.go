@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -35,10 +35,11 @@ var flagGroups = []struct {
 	}},
 	{"Who is trusted, and when", []string{
 		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+		"trusted-root", "key", "log-key", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
 		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
-		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore",
+		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
@@ -73,6 +74,16 @@ var examples = map[string][3]string{
 		"retally demo",
 		"retally check deployment.yaml hashes-demo.json",
 		"retally run -f retally.yaml --out out",
+	},
+	"endorsement verify": {
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --log-entry endorsement/log-entry.json --key endorsement/endorser.pem --log-key endorsement/log.pem --artifact vm/tdx.csv --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --key endorsement/endorser.pem --only signed,valid --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json -o json",
+	},
+	"fleet": {
+		"retally fleet vm/tdx.csv",
+		"retally fleet vm/tdx.csv --inputs vm --report html=fleet.html",
+		"retally fleet manifest.published.json -o json",
 	},
 	"demo": {
 		"retally demo",

@@ -181,7 +181,7 @@ func exampleLines(text string) []string {
 func exampleFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	words, env = goldenFolder(t)
-	for _, dir := range []string{"images", "models", "guest", "vm", "policies"} {
+	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "endorsement"} {
 		if err := os.CopyFS(dir, os.DirFS(filepath.Join("demo", dir))); err != nil {
 			t.Fatal(err)
 		}

@@ -284,7 +284,11 @@ func (s *stageRun) add(j *Judged) {
 	for _, r := range j.Results {
 		said := fmt.Sprintf("%s: %s about %s", s.conf.File, r.Form, r.Document.Subjects())
 		if r.By != "" {
-			said += ", signed by " + r.By
+			word := ", naming as its signer "
+			if basis(j) == pipeline.Endorsed {
+				word = ", signed by "
+			}
+			said += word + r.By
 		}
 		if !r.LoggedAt.IsZero() {
 			said += ", logged " + r.LoggedAt.Format(time.RFC3339)

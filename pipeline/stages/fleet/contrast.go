@@ -2,16 +2,18 @@ package fleet
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/manifest"
+	"github.com/retally/retally/pipeline/run"
 )
 
 // contrast reads the reference values of a manifest: each admits machines of one
 // kind.
-func (r *reader) contrast(data []byte) (*List, error) {
-	m, err := manifest.Parse(r.file, data)
+func (r *reader) contrast(ctx context.Context) (*List, error) {
+	m, err := run.Parsed(ctx, r.in, r.file, ListLimit, manifest.Parse)
 	if err != nil {
 		return nil, err
 	}

@@ -142,7 +142,7 @@ func execute(ctx context.Context, in *run.In, show func(*List)) (*run.Out, error
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{pool: p, file: f.File}
+	r := &reader{in: in, pool: p, file: f.File}
 	if r.compose, err = compose(ctx, in, f.Compose); err != nil {
 		return nil, err
 	}

@@ -10,11 +10,13 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/internal/place"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/snpmeasure"
 )
 
 // reader reads a list of any kind, by its content.
 type reader struct {
+	in      *run.In
 	file    string
 	pool    *pool
 	compose digest.Digest // zero: none
@@ -28,7 +30,7 @@ func (r *reader) fault(pointer, found, want string) error {
 func (r *reader) read(ctx context.Context, data []byte) (*List, error) {
 	text := bytes.TrimLeft(data, " \t\r\n\ufeff")
 	if len(text) == 0 || text[0] != '{' && text[0] != '[' {
-		return r.checked(r.registry(ctx, data))
+		return r.checked(r.registry(ctx))
 	}
 	v, err := jsondoc.Parse(data, jsondoc.Limits{Bytes: ListLimit})
 	if err != nil {
@@ -36,11 +38,11 @@ func (r *reader) read(ctx context.Context, data []byte) (*List, error) {
 	}
 	switch {
 	case snpmeasure.LooksLikeReleases(v):
-		return r.checked(r.releases(ctx, data))
+		return r.checked(r.releases(ctx))
 	case v.Kind == jsondoc.Array:
-		return r.checked(r.registry(ctx, data))
+		return r.checked(r.registry(ctx))
 	case v.Get("ReferenceValues") != nil:
-		return r.checked(r.contrast(data))
+		return r.checked(r.contrast(ctx))
 	case v.Get("rows") != nil:
 		return r.checked(r.shapeRows(ctx, v))
 	case v.Get("snp_measurement") != nil || v.Get("tdx_measurement") != nil:

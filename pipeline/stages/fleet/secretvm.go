@@ -9,6 +9,7 @@ import (
 	"github.com/retally/retally/evidence"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/pipeline"
+	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/profiles"
 	"github.com/retally/retally/snpmeasure"
 	"github.com/retally/retally/tdxmeasure"
@@ -20,8 +21,8 @@ const secretVM = "secretvm"
 
 // registry reads SecretVM's tdx.csv. RTMR0 follows from a row's size and the
 // firmware's constants; the other registers take the release's files.
-func (r *reader) registry(ctx context.Context, data []byte) (*List, error) {
-	reg, err := evidence.ParseRegistry(r.file, data)
+func (r *reader) registry(ctx context.Context) (*List, error) {
+	reg, err := run.Parsed(ctx, r.in, r.file, ListLimit, evidence.ParseRegistry)
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +113,8 @@ func (s *shapes) rtmr0(row evidence.Row) *Value {
 
 // releases reads SecretVM's sev.json. Its values are of files, and the launch
 // digests of every size follow from them for a compose file.
-func (r *reader) releases(ctx context.Context, data []byte) (*List, error) {
-	list, err := snpmeasure.ParseReleases(r.file, data)
+func (r *reader) releases(ctx context.Context) (*List, error) {
+	list, err := run.Parsed(ctx, r.in, r.file, snpmeasure.MaxReleaseFile, snpmeasure.ParseReleases)
 	if err != nil {
 		return nil, err
 	}
