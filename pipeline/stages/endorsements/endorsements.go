@@ -362,8 +362,18 @@ func (s *stageRun) judgement(j *Judged, q endorsement.Question, v verdict.Judgem
 		}
 	}
 	for _, c := range v.Checks {
-		if c.Verdict == verdict.Fail {
-			s.out.Causes[k] = append(s.out.Causes[k], pipeline.Cause{Path: []string{string(k), c.Name}, Note: c.Reason, Standing: standing, Hint: "endorsement-" + string(q), Where: pipeline.Where{File: s.conf.File}})
+		if c.Verdict != verdict.Fail {
+			continue
 		}
+		cause := pipeline.Cause{Path: []string{string(k), c.Name}, Note: c.Reason, Standing: standing, Hint: "endorsement-signed", Where: pipeline.Where{File: s.conf.File}}
+		switch q {
+		case endorsement.Logged:
+			cause.Hint = "endorsement-logged"
+		case endorsement.Valid:
+			cause.Hint = "endorsement-valid"
+		case endorsement.Covers:
+			cause.Hint = "endorsement-covers"
+		}
+		s.out.Causes[k] = append(s.out.Causes[k], cause)
 	}
 }
