@@ -57,6 +57,10 @@ has the same fields.`,
 	flags.flags(cmd)
 	fields := fieldflags.Fields(&conf)
 	for _, f := range endorsementFlags {
+		if f[0] == "only" {
+			cmd.Flags().StringSliceVar(&conf.Only, "only", nil, f[1])
+			continue
+		}
 		fieldflags.Bind(cmd.Flags(), bindable(fields[f[0]]), endorsementFlag(f[0]), f[1])
 	}
 	return cmd
@@ -87,7 +91,7 @@ var endorsementFlags = [][2]string{
 	{"subjects", "digest that must be a subject, as sha256:HEX; may be given several times"},
 	{"artifacts", "file that must be a subject; may be given several times"},
 	{"at", "time at which it must be in force, as 2026-06-01T00:00:00Z (default now, which the result names)"},
-	{"only", "question to ask: signed, logged, valid, covers; may be given several times (default: all four)"},
+	{"only", "question to ask: signed, logged, valid, covers; may be a list (default: all four)"},
 }
 
 // endorsementFlag is the flag of a field. A list is given one by one.
