@@ -40,7 +40,6 @@ func must(t testing.TB, root string, conf config.Fleet) (*fleet.List, *pipeline.
 // TestField: the published lists, with what can be recomputed of them from
 // public inputs, and the reason of each hole.
 func TestField(t *testing.T) {
-	testenv.OwnSpeed(t)
 	root := testenv.Vectors(t, "published/field")
 	start := time.Now()
 	for _, tt := range []struct {
