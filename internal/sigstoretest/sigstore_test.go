@@ -35,7 +35,7 @@ func samples(t *testing.T) []sample {
 	t.Helper()
 	vectors := os.Getenv("RETALLY_VECTORS")
 	if vectors == "" {
-		t.Skip("RETALLY_VECTORS is not set: the bundles are other people's")
+		t.Skip("SKIP-VISIBLE vectors: RETALLY_VECTORS is not set, and the bundles are other people's")
 	}
 	field := filepath.Join(vectors, "published", "field")
 	var outer struct {
