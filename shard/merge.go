@@ -21,6 +21,7 @@ type Whole struct {
 	Root   digest.Digest                   `json:"-"` // of a disk
 	Others map[erofs.Profile]digest.Digest `json:"-"`
 	Image  *Image                          `json:"image,omitempty"`
+	Files  digest.Digest                   `json:"-"` // identity of an image's files
 	Parts  []int                           `json:"parts"`
 	// Workers is how many different workers read its parts.
 	Workers int `json:"workers"`
@@ -136,7 +137,7 @@ func (p *Plan) whole(source int, byPart [][]*Result, audited []int) (Whole, erro
 	}
 	w.Workers = len(workers)
 	if s.Kind == Images {
-		w.Image = first.Image
+		w.Image, w.Files = first.Image, first.Files
 		return w, nil
 	}
 	params, level, blocks := disk.Params(s.Disk.Size), p.Parts[w.Parts[0]].Level, uint64(s.Disk.Size/blockSize)

@@ -49,6 +49,12 @@ type Image struct {
 	Refused string `json:"refused,omitempty"`
 }
 
+// maxWorker bounds the name of a worker, bytes.
+const maxWorker = 200
+
+// ClipWorker makes a name of a worker that a result can hold.
+func ClipWorker(s string) string { return clip(s, maxWorker) }
+
 // maxRefused bounds the reason of a refused image, bytes.
 const maxRefused = 600
 
@@ -65,15 +71,17 @@ func (r *Result) Encode() ([]byte, error) {
 }
 
 // Clip shortens a reason to what a result holds.
-func Clip(s string) string {
+func Clip(s string) string { return clip(s, maxRefused) }
+
+func clip(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar {
 			return ' '
 		}
 		return r
 	}, s)
-	for len(s) > maxRefused {
-		s = strings.ToValidUTF8(s[:maxRefused-1], "")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
 	}
 	return s
 }
@@ -149,7 +157,7 @@ func (p *Plan) ParseResult(plan digest.Digest, part, copy int, data []byte) (*Re
 		return fail("it covers bytes %d to %d at level %d, the plan says %d to %d at level %d", r.Offset, r.Offset+r.Length, r.Level, want.Offset, want.Offset+want.Length, want.Level)
 	case r.Files != want.Files:
 		return fail("the files that it read are not those of the plan: one changed after the plan was made, or it is another directory")
-	case r.Worker == "" || len(r.Worker) > 200 || strings.ContainsFunc(r.Worker, unicode.IsControl):
+	case r.Worker == "" || len(r.Worker) > maxWorker || strings.ContainsFunc(r.Worker, unicode.IsControl):
 		return fail("it names no worker")
 	}
 	if what := r.fits(want, source); what != "" {

@@ -40,6 +40,10 @@ var flagGroups = []struct {
 		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
 		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore",
 	}},
+	{"Parts for other machines", []string{
+		"parts", "part-size", "redundancy", "index", "count", "root", "worker", "audit", "wait", "shard slurm parallel", "shard job parallel",
+		"shard slurm retries", "shard job retries", "sbatch", "dry-run", "image", "model-claim", "results-claim", "namespace", "cpus", "pod-memory", "kustomize",
+	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
@@ -52,6 +56,9 @@ var flagGroups = []struct {
 var mainFlags = map[string][]string{
 	"run":             {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
 	"disk":            {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"shard plan":      {"file", "parts", "part-size", "redundancy", "exclude", "mkfs", "normalize", "out", "output"},
+	"shard slurm":     {"file", "parts", "part-size", "redundancy", "exclude", "out", "audit", "parallel", "wait", "retries", "sbatch", "dry-run", "output"},
+	"shard job":       {"image", "model-claim", "results-claim", "name", "namespace", "parallel", "retries", "audit", "wait", "kustomize", "output"},
 	"evidence verify": {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
 	"explain":         {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
 	"image diff":      {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
@@ -263,6 +270,31 @@ var examples = map[string][3]string{
 		"retally proxy-image --inspect inspect.json --hashes proxy-hashes.json",
 		"retally proxy-image --inspect - --hashes proxy-hashes.json < inspect.json",
 		"retally proxy-image --inspect inspect.json",
+	},
+	"shard plan": {
+		"retally shard plan models/harbor-tinychat-0-5b --parts 4 --out plan.json",
+		"retally shard plan -f retally.yaml --redundancy 2",
+		"retally shard plan models/harbor-tinychat-0-5b --part-size 1M -o json",
+	},
+	"shard run": {
+		"retally shard run plan.json --index 0 --count 1",
+		"SLURM_ARRAY_TASK_ID=0 retally shard run plan.json",
+		"JOB_COMPLETION_INDEX=0 retally shard run plan.json --out retally-shards -o json",
+	},
+	"shard merge": {
+		"retally shard merge plan.json retally-shards",
+		"retally shard merge plan.json retally-shards --audit 25 --out merged.json",
+		"retally shard merge plan.json retally-shards --wait 1s -o json",
+	},
+	"shard slurm": {
+		"retally shard slurm models/harbor-tinychat-0-5b --dry-run",
+		"retally shard slurm -f retally.yaml --parts 16 --redundancy 2 --dry-run",
+		"retally shard slurm models/harbor-tinychat-0-5b --sbatch=--partition=cpu --audit 5 --dry-run -o json",
+	},
+	"shard job": {
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --kustomize base",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --audit 5 -o json",
 	},
 	"cache": {
 		"retally cache",
