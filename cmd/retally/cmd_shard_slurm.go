@@ -203,14 +203,15 @@ func (a *app) slurmDryRun(j *slurmJob) error {
 	}
 	doc := struct {
 		Plan  partsView `json:"plan"`
-		Array string   `json:"array.sh"`
-		Merge string   `json:"merge.sh"`
-		Lines []string `json:"submit"`
+		Array string    `json:"array.sh"`
+		Merge string    `json:"merge.sh"`
+		Lines []string  `json:"submit"`
 	}{viewPlan(j.plan, ""), lines[0].Text, lines[1].Text, []string{lines[2].Text, lines[3].Text}}
 	return a.result(j.f.output, doc, func(w io.Writer) {
 		doc.Plan.text(w)
 		for _, l := range lines[:2] {
-			show.Line(w, "\n%s:", j.path(l.Name))
+			show.Line(w, "")
+			show.Line(w, "%s:", j.path(l.Name))
 			for line := range strings.Lines(l.Text) {
 				show.Line(w, "%s", strings.TrimSuffix(line, "\n"))
 			}

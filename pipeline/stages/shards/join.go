@@ -233,9 +233,11 @@ func (j *Joined) Text(w io.Writer) {
 	}
 	for _, i := range j.Images {
 		if i.Refused != "" {
-			show.Line(w, "%s\nrefused           %s", i.Name, i.Refused)
+			show.Line(w, "%s", i.Name)
+			show.Line(w, "refused           %s", i.Refused)
 		} else {
-			show.Line(w, "%s\ndigest            %s", i.Name, i.Digest)
+			show.Line(w, "%s", i.Name)
+			show.Line(w, "digest            %s", i.Digest)
 		}
 		i.show(w)
 	}
