@@ -70,6 +70,11 @@ type slurmView struct {
 	Sent    string `json:"submitted,omitempty"` // task numbers
 	Merged  string `json:"merged,omitempty"`    // the file, when it is there
 	Root    string `json:"root"`
+	// What would be written and submitted, with --dry-run.
+	Plan        *partsView `json:"planned,omitempty"`
+	ArrayScript string     `json:"array_script,omitempty"`
+	MergeScript string     `json:"merge_script,omitempty"`
+	Lines       []string   `json:"submit,omitempty"`
 }
 
 func (v slurmView) text(w io.Writer) {
@@ -194,31 +199,23 @@ func (a *app) slurmDryRun(j *slurmJob) error {
 	for i := range j.plan.Tasks() {
 		all = append(all, i)
 	}
-	s := j.jobs(all)
-	lines := []struct{ Name, Text string }{
-		{"array.sh", shard.SlurmArray(j.command)},
-		{"merge.sh", shard.SlurmMerge(j.command)},
-		{"submit array", shard.Shell(s.Array(j.path("array.sh")))},
-		{"submit merge", shard.Shell(s.Merge(j.path("merge.sh"), "JOB"))},
+	s, plan := j.jobs(all), viewPlan(j.plan, "")
+	v := slurmView{
+		Folder: j.folder, Tasks: j.plan.Tasks(), Root: j.root, Plan: &plan, ArrayScript: shard.SlurmArray(j.command), MergeScript: shard.SlurmMerge(j.command),
+		Lines: []string{shard.Shell(s.Array(j.path("array.sh"))), shard.Shell(s.Merge(j.path("merge.sh"), "JOB"))},
 	}
-	doc := struct {
-		Plan  partsView `json:"plan"`
-		Array string    `json:"array.sh"`
-		Merge string    `json:"merge.sh"`
-		Lines []string  `json:"submit"`
-	}{viewPlan(j.plan, ""), lines[0].Text, lines[1].Text, []string{lines[2].Text, lines[3].Text}}
-	return a.result(j.f.output, doc, func(w io.Writer) {
-		doc.Plan.text(w)
-		for _, l := range lines[:2] {
+	return a.result(j.f.output, v, func(w io.Writer) {
+		plan.text(w)
+		for _, f := range [][2]string{{"array.sh", v.ArrayScript}, {"merge.sh", v.MergeScript}} {
 			show.Line(w, "")
-			show.Line(w, "%s:", j.path(l.Name))
-			for line := range strings.Lines(l.Text) {
+			show.Line(w, "%s:", j.path(f[0]))
+			for line := range strings.Lines(f[1]) {
 				show.Line(w, "%s", strings.TrimSuffix(line, "\n"))
 			}
 		}
 		show.Line(w, "")
-		for _, l := range lines[2:] {
-			show.Line(w, "%s", l.Text)
+		for _, line := range v.Lines {
+			show.Line(w, "%s", line)
 		}
 	})
 }

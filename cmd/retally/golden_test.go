@@ -159,7 +159,7 @@ var unstable = map[string][]string{
 	"shard-run":        {"plan", "files", "version"},
 	"shard-run-copy":   {"plan", "files", "version"},
 	"shard-merge":      {"plan"},
-	"shard-slurm":      {"plan.plan", "array.sh", "merge.sh", "submit"},
+	"shard-slurm":      {"planned.plan", "folder", "root", "array_script", "merge_script", "submit"},
 	"cache-clean":      {"bytes", "dir"},
 	"evidence-capture": {"captured_at", "capture.captured_at"},
 	"check-evidence":   {"judgedAt"},

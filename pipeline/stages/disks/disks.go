@@ -112,7 +112,7 @@ func (r *stageRun) deployed(ctx context.Context) error {
 	r.out.References = append(r.out.References, refs...)
 	// A disk that the deployment mounts and no model explains is a finding,
 	// not a gap: models.yaml is the vendor's complete list.
-	r.out.Complete = []string{"disk/**"}
+	r.out.Complete = []string{"disk/*/root"}
 	disksUnknown(r.out, refs, r.models, r.byRoot)
 	disksUnused(r.out, d, r.models)
 	joined := 0
