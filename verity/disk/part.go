@@ -18,8 +18,14 @@ import (
 type Layout struct {
 	plan *erofs.Plan
 	tree *Tree
-	dir  *erofs.DirContent
+	dir  content
 	o    Options
+}
+
+// content is where files are opened, and given back.
+type content interface {
+	erofs.Content
+	io.Closer
 }
 
 // OpenLayout lists a directory and lays out its disk. The options that ask for

@@ -51,11 +51,15 @@ func MeasureParts(out *run.Out, key pipeline.Key, file string, w *shard.Whole) [
 // it.
 func PartsText(w *shard.Whole) string {
 	s := fmt.Sprintf("%s read by %s", show.Plural(len(w.Parts), "part", "parts"), show.Plural(w.Workers, "worker", "workers"))
+	who := "who were trusted"
+	if w.Workers == 1 {
+		who = "who was trusted"
+	}
 	switch {
 	case w.Trusted() && w.Alone == len(w.Parts):
-		s += ", who were trusted: each part was read once, and nothing was audited"
+		s += ", " + who + ": each part was read once, and nothing was audited"
 	case w.Trusted():
-		s += fmt.Sprintf(", who were trusted for the %d parts that no two of them read; nothing was audited", w.Alone)
+		s += fmt.Sprintf(", %s for the %d parts that no two of them read; nothing was audited", who, w.Alone)
 	case w.Alone == 0:
 		s += ", each part by two or more of them, who agree"
 	}
