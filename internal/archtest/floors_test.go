@@ -48,6 +48,8 @@ var floors = []struct {
 	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "snpmeasure", "tdxmeasure", "trace"}},
+	// Joining parts: it reads one again by whatever stage the table has for it.
+	{"pipeline/stages/shards", []string{"pipeline", "pipeline/run", "pipeline/stages/published", "pipeline/stages/disks", "shard", "verity"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
 		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
@@ -59,7 +61,7 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report", "shard",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
+		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/shards", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
 		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
