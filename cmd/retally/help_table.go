@@ -41,6 +41,10 @@ var flagGroups = []struct {
 		"expect", "golden", "gate policy", "checksum", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
 		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
+	{"Parts for other machines", []string{
+		"parts", "part-size", "redundancy", "index", "count", "root", "worker", "audit", "wait", "shard slurm parallel", "shard job parallel",
+		"shard slurm retries", "shard job retries", "sbatch", "dry-run", "image", "model-claim", "results-claim", "namespace", "cpus", "pod-memory", "kustomize",
+	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
@@ -68,6 +72,9 @@ var mainFlags = map[string][]string{
 	"verity verify":      {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
 	"policy check":       {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
 	"demo":               {"dir", "tamper", "only", "output", "report", "no-cache"},
+	"shard plan":         {"file", "parts", "part-size", "redundancy", "exclude", "mkfs", "normalize", "out", "output"},
+	"shard slurm":        {"file", "parts", "part-size", "redundancy", "exclude", "out", "audit", "parallel", "wait", "retries", "sbatch", "dry-run", "output"},
+	"shard job":          {"image", "model-claim", "results-claim", "name", "namespace", "parallel", "retries", "audit", "wait", "kustomize", "output"},
 }
 
 // examples are three command lines of each verb. TestExamples runs them in the
@@ -292,6 +299,31 @@ var examples = map[string][3]string{
 		"retally proxy-image --inspect inspect.json --hashes proxy-hashes.json",
 		"retally proxy-image --inspect - --hashes proxy-hashes.json < inspect.json",
 		"retally proxy-image --inspect inspect.json",
+	},
+	"shard plan": {
+		"retally shard plan models/harbor-tinychat-0-5b --parts 4 --out plan.json",
+		"retally shard plan -f retally.yaml --redundancy 2",
+		"retally shard plan models/harbor-tinychat-0-5b --part-size 1M -o json",
+	},
+	"shard run": {
+		"retally shard run plan.json --index 0 --count 1",
+		"SLURM_ARRAY_TASK_ID=0 retally shard run plan.json",
+		"JOB_COMPLETION_INDEX=0 retally shard run plan.json --out retally-shards -o json",
+	},
+	"shard merge": {
+		"retally shard merge plan.json retally-shards",
+		"retally shard merge plan.json retally-shards --audit 25 --out merged.json",
+		"retally shard merge plan.json retally-shards --wait 1s -o json",
+	},
+	"shard slurm": {
+		"retally shard slurm models/harbor-tinychat-0-5b --dry-run",
+		"retally shard slurm -f retally.yaml --parts 16 --redundancy 2 --dry-run",
+		"retally shard slurm models/harbor-tinychat-0-5b --sbatch=--partition=cpu --audit 5 --dry-run -o json",
+	},
+	"shard job": {
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --kustomize base",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --audit 5 -o json",
 	},
 	"cache": {
 		"retally cache",

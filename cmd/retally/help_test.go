@@ -197,7 +197,12 @@ func exampleFolder(t *testing.T) (words, env map[string]string) {
 		}
 	}
 	copyTo := func(to, from string) { putFile(t, to, readFileOf(t, from)) }
-	for _, args := range [][]string{{"run", "-q", "--no-cache"}, {"run", "-q", "--no-cache", "--out", "out"}} {
+	for _, args := range [][]string{
+		{"run", "-q", "--no-cache"},
+		{"run", "-q", "--no-cache", "--out", "out"},
+		{"shard", "plan", "-q", "models/harbor-tinychat-0-5b", "--out", "plan.json"},
+		{"shard", "run", "-q", "plan.json", "--index", "0"},
+	} {
 		if code, _, errOut := inProcess(t, env, args...); code == exitTrouble {
 			t.Fatal(errOut)
 		}

@@ -67,6 +67,9 @@ type Config struct {
 	Fleet *Fleet `yaml:"fleet,omitempty" json:"fleet,omitempty"`
 	// Manifest says how the deployment's manifest comes about.
 	Manifest *Manifest `yaml:"manifest" json:"manifest,omitempty"`
+	// Shards is what retally shard merge wrote: disks and images whose parts were
+	// read on other machines are taken from it.
+	Shards string `yaml:"shards,omitempty" json:"shards,omitempty"`
 	// Against is the published file to compare with.
 	Against string `yaml:"against" json:"against,omitempty"`
 	// AllowUnchecked names keys that may stay unchecked or rest on copied
@@ -254,7 +257,7 @@ func (c *Config) MachinesOnly() bool {
 // of them is written over. Of a folder everything counts; those of policies,
 // of which only some files are read, are not among them (Policies.Loose).
 func (c *Config) Files() []string {
-	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Against}
+	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Shards, c.Against}
 	out = append(out, c.StorageClasses...)
 	for _, i := range c.Images {
 		out = append(out, i.OCI, i.Archive)
