@@ -49,6 +49,27 @@ func buildContrast(out string, files map[string]string) error {
 	return nil
 }
 
+// contrastProgram builds a program in a folder that has a Contrast release's
+// launch values and rules embedded, and lays the rules beside it.
+func contrastProgram(t *testing.T, dir string) string {
+	t.Helper()
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	refs := `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": [{"ProductName": "Milan", "TrustedMeasurement": "` + strings.Repeat("ab", 48) + `"}]}}` + "\n"
+	rules := "# Copyright\npackage agent_policy\n\ndefault A := false\n"
+	putFile(t, filepath.Join(dir, "rules.rego"), []byte(rules))
+	program := filepath.Join(dir, "contrast")
+	if err := buildContrast(program, map[string]string{"refs.json": refs, "rules.rego": rules}); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 // contrastProgramCommand is contrast-program OUT FILE..., for scripts: a program
 // that embeds the files.
 func contrastProgramCommand(ts *testscript.TestScript, neg bool, args []string) {
@@ -74,19 +95,14 @@ func TestContrastCLI(t *testing.T) {
 		return p
 	}
 	good, evil := strings.Repeat("ab", 48), strings.Repeat("cd", 48)
-	refs := `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": [{"ProductName": "Milan", "TrustedMeasurement": "` + good + `"}]}}` + "\n"
-	rules := "# Copyright\npackage agent_policy\n\ndefault A := false\n"
-	rulesFile := write("rules.rego", rules)
+	program := contrastProgram(t, dir)
+	rulesFile := filepath.Join(dir, "rules.rego")
+	rules := string(readFileOf(t, rulesFile))
 	other := write("other.rego", rules+"#\n")
-	program := filepath.Join(dir, "contrast")
-	build := func(name, refs, rules, genpolicy string) string {
-		out := filepath.Join(dir, name)
-		if err := buildContrast(out, map[string]string{"refs.json": refs, "rules.rego": rules, "genpolicy": genpolicy}); err != nil {
-			t.Fatal(err)
-		}
-		return out
+	rebuilt := filepath.Join(dir, "rebuilt")
+	if err := buildContrast(rebuilt, map[string]string{"refs.json": `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": []}}` + "\n", "rules.rego": rules + "#\n"}); err != nil {
+		t.Fatal(err)
 	}
-	build("contrast", refs, rules, "")
 	code, out, errs := inProcess(t, nil, "contrast", "cli", program, "-o", "json")
 	var res contrastCLI
 	if err := json.Unmarshal([]byte(out), &res); code != 0 || err != nil || len(res.Embedded) != 2 || len(res.Absent) != 3 || res.Signature.Verdict != "unchecked" || res.Genpolicy != nil {
@@ -116,7 +132,7 @@ func TestContrastCLI(t *testing.T) {
 		{"another launch digest", exitDiffers, []string{"--against", manifest("d.json", "Metal-QEMU-SNP", evil)}},
 		{"another platform", exitUnchecked, []string{"--against", manifest("p.json", "Metal-QEMU-SNP-GPU", good)}},
 		{"the same rebuilt", 0, []string{"--rebuild", program}},
-		{"another rebuild", exitDiffers, []string{"--rebuild", build("rebuilt", refs, rules+"#\n", "")}},
+		{"another rebuild", exitDiffers, []string{"--rebuild", rebuilt}},
 		{"a rebuild of something else", 2, []string{"--rebuild", rulesFile}},
 		{"digest and manifest", 0, []string{"--checksum", write("both", digest+"\n"), "--against", manifest("b.json", "Metal-QEMU-SNP", good)}},
 		{"digest and a value that is not there", exitUnchecked, []string{"--checksum", write("half", digest+"\n"), "--against", manifest("h.json", "Metal-QEMU-SNP-GPU", good)}},
@@ -126,7 +142,7 @@ func TestContrastCLI(t *testing.T) {
 			t.Errorf("%s: exit %d, want %d\n%s%s", tt.name, code, tt.want, out, errs)
 		}
 	}
-	_, text, _ := inProcess(t, nil, "contrast", "cli", program, "--rebuild", filepath.Join(dir, "rebuilt"), "--report", "json="+filepath.Join(dir, "report.json"))
+	_, text, _ := inProcess(t, nil, "contrast", "cli", program, "--rebuild", rebuilt, "--report", "json="+filepath.Join(dir, "report.json"))
 	if b, err := os.ReadFile(filepath.Join(dir, "report.json")); err != nil || !strings.Contains(string(b), "the embedded rules.rego of the rebuild is another") || !strings.Contains(string(b), "signature-unchecked") {
 		t.Errorf("a rebuild with other rules: %v\n%s\n%s", err, text, b)
 	}
