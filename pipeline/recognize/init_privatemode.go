@@ -17,7 +17,7 @@ const rulesFile = "rules.rego"
 // initPolicies writes what policies are computed with. Contrast's hold its own
 // rules, so that for a generated manifest a rules file must be there.
 func initPolicies(b *bytes.Buffer, s *Subject, profile string) error {
-	generated := s.generates(profile)
+	generated := s.generates(profile) || s.ownRelease() != ""
 	_, err := os.Stat(s.Reader.Path(rulesFile))
 	there := err == nil
 	switch {
@@ -62,8 +62,24 @@ func (s *Subject) releaseWhy() string {
 	return why
 }
 
+// ownRelease is a release file that lies beside a deployment, "" where there is
+// none or several. A checkout says by itself which release it pins.
+func (s *Subject) ownRelease() string {
+	if found := s.kind(KindRelease); len(found) == 1 && s.Checkout == nil && s.Config.Deployment != "" {
+		return found[0]
+	}
+	return ""
+}
+
 // release is the section of a manifest that is generated here.
 func (s *Subject) release(profile string) string {
+	if own := s.ownRelease(); own != "" {
+		text := "\n# The manifest, generated here as the release of Contrast in this file does.\nmanifest:\n  release: " + scalar(own) + "\n"
+		if plans := s.kind(KindPlan); len(plans) == 1 {
+			text += "  adjust: " + scalar(plans[0]) + "\n"
+		}
+		return text + "  # The platform of runtime classes that name none.\n  # default_platform: metal-qemu-snp-gpu\n"
+	}
 	if !s.generates(profile) {
 		return ""
 	}

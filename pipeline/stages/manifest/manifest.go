@@ -109,7 +109,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	}
 	out.References = append(out.References, refs...)
 	unjudged(out, theirs, theirs.Validate())
-	out.Complete = append(out.Complete, completeKeys(refs, missing)...)
+	out.Complete = append(out.Complete, completeKeys(refs, ms, missing, m.made)...)
 	out.Published = append(out.Published, manifestKeys...)
 	if m.incomplete > 0 {
 		out.Bytes = incompleteBytes(m, theirs)

@@ -190,6 +190,14 @@ func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.Di
 	}
 	if line := placeOf(p.w, d); line > 0 {
 		c.Where = pipeline.Where{File: r.d.File, Line: line}
+		// People mend the deployment that they gave.
+		if r.changed != nil {
+			if own := r.changed.Of(p.w); own != nil && own.Workload != nil {
+				if line := placeOf(own.Workload, d); line > 0 {
+					c.Where = pipeline.Where{File: r.in.Config.Deployment, Line: line}
+				}
+			}
+		}
 	}
 	return c
 }
