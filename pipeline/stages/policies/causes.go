@@ -180,6 +180,9 @@ func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.Di
 		Path: append(path, d.Path), Expected: clipText(d.B), Actual: clipText(d.A), Standing: pipeline.Proved,
 		Note: note + " (" + d.Path + ")", Where: t.where, Hint: "policy-content",
 	}
+	if words := idBlockWords(d); words != "" {
+		c.Note = note + ": " + words
+	}
 	switch {
 	case d.Container == "pause":
 		c.Hint = "pause-image"
