@@ -2,8 +2,11 @@ package stages_test
 
 import (
 	"context"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -160,5 +163,47 @@ func TestSeededDifferences(t *testing.T) {
 				t.Errorf("want a proved cause with %q, got\n%s", s.want, all)
 			}
 		})
+	}
+}
+
+// TestGenerationIsTheSame: fifty runs with the deployment's objects in another
+// order, another number of processors and another locale give the same manifest
+// and the same policies.
+func TestGenerationIsTheSame(t *testing.T) {
+	dir := testrun.Demo(t, map[string]string{"retally.yaml": generation})
+	given, err := os.ReadFile(filepath.Join(dir, "deployment.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := strings.Split(string(given), "\n---\n")
+	random := rand.New(rand.NewPCG(7, 7))
+	processors := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(processors)
+	var first map[string]string
+	for i := range 50 {
+		random.Shuffle(len(docs), func(a, b int) { docs[a], docs[b] = docs[b], docs[a] })
+		if err := os.WriteFile(filepath.Join(dir, "deployment.yaml"), []byte(strings.Join(docs, "\n---\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		runtime.GOMAXPROCS(1 + i%8)
+		for _, name := range []string{"LANG", "LC_ALL", "TZ"} {
+			t.Setenv(name, []string{"C", "tr_TR.UTF-8", "de_DE.UTF-8", "Asia/Tokyo"}[i%4])
+		}
+		res, err := run.Run(context.Background(), stages.Table(), testrun.Config(t, generation), run.Options{Root: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, a := range res.Artifacts {
+			if !strings.HasPrefix(a.Name, "deployment.") {
+				got[a.Name] = string(a.Data)
+			}
+		}
+		if first == nil {
+			first = got
+		}
+		if len(got) != 5 || !maps.Equal(first, got) {
+			t.Fatalf("run %d: %d files, not those of the first run", i, len(got))
+		}
 	}
 }
