@@ -137,7 +137,7 @@ func TestPoliciesOfTheDemo(t *testing.T) {
 		t.Fatalf("got %+v, want a recomputed policy", m)
 	}
 	want := []pipeline.InputRef{pipeline.FromFile("deployment.yaml"), pipeline.FromFile("profile:retally-rules@annotation"), pipeline.FromFile("genpolicy-settings.json")}
-	for _, name := range []string{"attestation-agent", "disk-mounter", "tinychat-server", "inference-proxy", "pause"} {
+	for _, name := range []string{"initializer", "attestation-agent", "disk-mounter", "tinychat-server", "inference-proxy", "pause"} {
 		want = append(want, pipeline.FromKey(pipeline.NewKey("image", name, "manifest")))
 	}
 	if diff := cmp.Diff(want, m.Inputs); diff != "" {
@@ -146,8 +146,8 @@ func TestPoliciesOfTheDemo(t *testing.T) {
 	if s := finding(t, res.Report, chatKey).Standing; s.Effective != pipeline.Recomputed {
 		t.Errorf("got standing %s, want recomputed down to the bytes", s)
 	}
-	if m := testrun.Measured(res.Report, apiKey); m == nil || m.Basis != pipeline.Copied {
-		t.Errorf("got %+v, want the copied policy of a workload whose image is not at hand", m)
+	if m := testrun.Measured(res.Report, apiKey); m != nil {
+		t.Errorf("got %+v, want no policy of a workload whose image is not at hand", m)
 	}
 	hashes := map[string]bool{}
 	for _, a := range res.Artifacts {
@@ -266,8 +266,8 @@ func TestPolicyTextsMustFit(t *testing.T) {
 	w.replace("deployment.yaml", "--host=0.0.0.0", "--host=127.0.0.1")
 	res := w.run()
 	f := finding(t, res.Report, chatKey)
-	if len(f.Why) < 2 || f.Why[0].Hint != "generator-version" || f.Why[1].Standing != pipeline.Suspected || f.Why[1].Hint != "policy-hash" {
-		t.Errorf("got %+v, want the cause to be unknown, and a word on the generator", f.Why)
+	if len(f.Why) < 1 || f.Why[0].Standing != pipeline.Suspected || f.Why[0].Hint != "policy-hash" {
+		t.Errorf("got %+v, want the cause to be unknown", f.Why)
 	}
 	if problem(res.Report, "policy-texts") == nil {
 		t.Errorf("got %+v, want a word on texts that nobody lists", res.Report.Problems)
@@ -337,9 +337,9 @@ func TestPolicyFaults(t *testing.T) {
 		}
 	}
 	want := []string{
-		`error deployment.yaml:28 spec.template.spec.containers[0].workingDir: field "workingDir" is not covered by policies (column 11)`,
-		`error deployment.yaml:48 spec.template.spec.hostPID: field "hostPID" is not covered by policies (column 7)`,
-		`error deployment.yaml:49 spec.template.spec.hostIPC: field "hostIPC" is not covered by policies (column 7)`,
+		`error deployment.v1.20.0.yaml:34 spec.template.spec.containers[0].workingDir: field "workingDir" is not covered by policies (column 9)`,
+		`error deployment.v1.20.0.yaml:94 spec.template.spec.hostIPC: field "hostIPC" is not covered by policies (column 7)`,
+		`error deployment.v1.20.0.yaml:95 spec.template.spec.hostPID: field "hostPID" is not covered by policies (column 7)`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
@@ -348,8 +348,8 @@ func TestPolicyFaults(t *testing.T) {
 		t.Errorf("got %s, want differs", res.Report.Outcome)
 	}
 	for _, k := range []pipeline.Key{chatKey, secretKey} {
-		if m := testrun.Measured(res.Report, k); m == nil || m.Basis != pipeline.Copied {
-			t.Errorf("got %+v, want %s copied", m, k)
+		if m := testrun.Measured(res.Report, k); m != nil {
+			t.Errorf("got %+v, want no %s", m, k)
 		}
 	}
 }
@@ -364,8 +364,8 @@ func TestPolicyHarmlessFields(t *testing.T) {
 	if p := problem(res.Report, "policy-unknown-field"); p == nil || p.Level != pipeline.LevelWarning {
 		t.Errorf("got %+v, want a warning", p)
 	}
-	if m := testrun.Measured(res.Report, secretKey); m.Basis != pipeline.Copied {
-		t.Errorf("got %s, want no computed policy", m.Basis)
+	if m := testrun.Measured(res.Report, secretKey); m != nil {
+		t.Errorf("got %+v, want no computed policy", m)
 	}
 	if m := testrun.Measured(res.Report, chatKey); m.Basis != pipeline.Recomputed {
 		t.Errorf("got %s, want the other workload computed", m.Basis)

@@ -150,7 +150,7 @@ func TestIDBlock(t *testing.T) {
 // another platform's values are not taken.
 func TestManifest(t *testing.T) {
 	dir := testrun.Demo(t, nil)
-	config := testrun.Read(t, dir, "retally.yaml")
+	config := testrun.Base(testrun.Read(t, dir, "retally.yaml"))
 	const key = "snp/Metal-QEMU-SNP/Genoa/cpus=1/launch"
 	f := testrun.Finding(t, testrun.Run(t, dir, config), key)
 	if f.Verdict != pipeline.Match || f.Standing.String() != "recomputed" {
