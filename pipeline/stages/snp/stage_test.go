@@ -181,7 +181,7 @@ func TestManifest(t *testing.T) {
 		return strings.ReplaceAll(text, "\"AllowedChipIDs\": null,\n        \"CPUs\": 1", "\"AllowedChipIDs\": null,\n        \"APEIP\": \""+eip+"\"")
 	}
 	for eip, want := range map[string]pipeline.Verdict{"0080b004": pipeline.Match, "0080b005": pipeline.Differs} {
-		only := strings.Index(config, "manifest:\n")
+		only := strings.Index(config, "manifest: {base")
 		plain := config[:only] + "manifest: {base: manifest.generated.json}\nagainst: other.json\n"
 		changes := map[string]string{"manifest.generated.json": newer(base, "00000000"), "other.json": newer(testrun.Read(t, dir, "manifest.generated.json"), eip)}
 		r := testrun.Run(t, testrun.Demo(t, changes), plain)
