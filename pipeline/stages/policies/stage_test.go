@@ -518,6 +518,11 @@ func TestUnmatchedProfilesAreAssumed(t *testing.T) {
 		t.Errorf("got %s %q, want assumed and unmatched", m.Basis, m.Note)
 	}
 	w.replace("retally.yaml", "profile: retally", "profile: contrast-1.20")
+	if m := testrun.Measured(w.run().Report, chatKey); m.Basis != pipeline.Assumed {
+		t.Errorf("got %s, want assumed", m.Basis)
+	}
+	// The deployment as it was given, beside a manifest that is only read.
+	w.replace("retally.yaml", "  release: contrast-release.yaml\n  default_platform: metal-qemu-snp\n  values: values.yaml\n", "  base: manifest.generated.json\n")
 	res := w.run()
 	if m := testrun.Measured(res.Report, chatKey); m.Basis != pipeline.Copied {
 		t.Errorf("got %s, want no value: contrast generate would add an initializer first", m.Basis)
