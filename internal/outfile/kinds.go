@@ -36,6 +36,11 @@ func KindOf(what string) Kind {
 		return Kind{"Kubernetes Jobs", holds("kind: Job", "completionMode: Indexed")}
 	case "initdata":
 		return Kind{"an initdata document", holds("algorithm = ", "[data]")}
+	case "changed deployment":
+		// As the changed one is written: without a comment in front.
+		return Kind{"a deployment as it was changed here", func(head []byte) bool {
+			return bytes.HasPrefix(head, []byte("apiVersion: ")) && holds("\nkind: ", "\nmetadata:")(head)
+		}}
 	case "policy":
 		return Kind{"a policy", holds("package agent_policy")}
 	case "policy data":
