@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "listing", "model-sig",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -34,7 +34,7 @@ var flagGroups = []struct {
 		"format", "hash", "data-block-size", "hash-block-size", "data-blocks", "salt", "uuid", "no-superblock", "fec-device", "fec-offset", "fec-roots",
 	}},
 	{"Who is trusted, and when", []string{
-		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td", "signer",
 	}},
 	{"What must come out", []string{
 		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
@@ -43,7 +43,7 @@ var flagGroups = []struct {
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
-		"output", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
+		"output", "digests", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
 	}},
 	{"Every verb", []string{"quiet", "verbose", "color", "progress", "help", "version"}},
 }
@@ -51,7 +51,7 @@ var flagGroups = []struct {
 // mainFlags are those that help shows of a verb with many flags.
 var mainFlags = map[string][]string{
 	"run":             {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":            {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"disk":            {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "against-image", "root-only", "output", "report"},
 	"evidence verify": {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
 	"explain":         {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
 	"image diff":      {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},

@@ -12,6 +12,18 @@ import (
 	"github.com/retally/retally/verity/xet"
 )
 
+// Text writes the path with its size and hashes.
+func (c Content) Text() string {
+	s := fmt.Sprintf("%q, %d bytes", c.Path, c.Size)
+	if !c.SHA256.IsZero() {
+		s += ", sha256 " + c.SHA256.Hex()
+	}
+	if c.Xet != "" {
+		s += ", xet " + c.Xet
+	}
+	return s
+}
+
 // watching asks for one kind of hash of files.
 type watching struct {
 	name string
