@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "listing", "model-sig",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "listing", "model-sig", "key", "new-key",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -34,10 +34,10 @@ var flagGroups = []struct {
 		"format", "hash", "data-block-size", "hash-block-size", "data-blocks", "salt", "uuid", "no-superblock", "fec-device", "fec-offset", "fec-roots",
 	}},
 	{"Who is trusted, and when", []string{
-		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td", "signer",
+		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td", "signer", "log-key",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+		"expect", "golden", "against", "against-image", "given", "holds", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
 		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
@@ -123,6 +123,21 @@ var examples = map[string][3]string{
 		"retally disk models/harbor-tinychat-0-5b --normalize",
 		"retally disk models/harbor-tinychat-0-5b --normalize --models models.yaml --name harbor-tinychat-0-5b",
 		"retally disk models/harbor-tinychat-0-5b --normalize --write model.img -o json",
+	},
+	"releases add": {
+		"retally releases add releases out --release v1.0 --key log.key --new-key example.com/releases",
+		"retally releases add releases out --release v1.1 --key log.key",
+		"retally releases add releases out/report.json --release v1.1 --key log.key -o json",
+	},
+	"releases list": {
+		"retally releases list releases",
+		"retally releases list releases --log-key log.key.pub",
+		"retally releases list releases --log-key log.key.pub -o json",
+	},
+	"releases check": {
+		"retally releases check releases --log-key log.key.pub",
+		"retally releases check releases --log-key log.key.pub --against mirror/releases",
+		"retally releases check releases --log-key log.key.pub --against checkpoint.kept --holds out/report.json",
 	},
 	"verity format": {
 		"retally verity format disk.img",
