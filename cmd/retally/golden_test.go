@@ -177,6 +177,7 @@ type golden struct {
 func TestGoldenJSON(t *testing.T) {
 	root := filepath.Join(testenv.ModuleRoot(t), "cmd", "retally", "testdata", "golden")
 	schemas := newSchemaSet(filepath.Join(testenv.ModuleRoot(t), "docs", "schema"))
+	exe := program(t)
 	words, env := goldenFolder(t)
 	seen, printed := map[string]bool{}, map[string][]any{"error": {failure{}}}
 	type output struct {
@@ -184,7 +185,6 @@ func TestGoldenJSON(t *testing.T) {
 		code         int
 	}
 	var outputs []output
-	exe := program(t)
 	proposals := 0
 	for _, c := range goldenCases {
 		if seen[c.name] {
@@ -492,6 +492,7 @@ func marshalPlain(v any) ([]byte, error) {
 func goldenFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	lab := newPolicyLab(t)
+	oms := filepath.Join(testenv.ModuleRoot(t), "fixtures", "oms")
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -541,7 +542,6 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 		}
 		putFile(t, to, []byte(strings.Replace(text, old, with, 1)))
 	}
-	oms := filepath.Join(testenv.ModuleRoot(t), "fixtures", "oms")
 	putFile(t, "model.sig", readFileOf(t, filepath.Join(oms, "files-sha256.sig")))
 	putFile(t, "model.pub", readFileOf(t, filepath.Join(oms, "k256.pub")))
 	change("next.yaml", "demo/deployment.yaml", "tinychat-server:v0.3.0@sha256:8", "tinychat-server:v0.3.1@sha256:9")
