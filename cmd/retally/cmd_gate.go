@@ -173,7 +173,7 @@ func (a *app) previousRelease(ctx context.Context, previous, logKey, root string
 		return err
 	}
 	c.Previous, c.Before, c.PreviousName = rep, before, name
-	a.talk("retally: %s compared with %s", show.Plural(len(rep.Findings), "value", "values"), previous)
+	a.talk("retally: %s compared with %s", show.Plural(len(rep.Findings), "value", "values"), name)
 	return nil
 }
 
