@@ -57,7 +57,7 @@ var floors = []struct {
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
 		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
-		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "releases", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 
