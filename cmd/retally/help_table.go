@@ -53,7 +53,7 @@ var mainFlags = map[string][]string{
 	"gate":              {"file", "against", "policy", "previous", "log-key", "at", "out", "output", "report"},
 	"manifest generate": {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
 	"run":               {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":              {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "against-image", "root-only", "output", "report"},
+	"disk":              {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "output", "report"},
 	"evidence verify":   {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
 	"explain":           {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
 	"image diff":        {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
@@ -133,8 +133,8 @@ var examples = map[string][3]string{
 	},
 	"releases add": {
 		"retally releases add releases out --release v1.0 --key log.key --new-key example.com/releases",
-		"retally releases add releases out --release v1.1 --key log.key",
-		"retally releases add releases out/report.json --release v1.1 --key log.key -o json",
+		"retally releases add releases retally-out --release v1.1 --key log.key",
+		"retally releases add mirror out/report.json --release v1.0 --key log.key -o json",
 	},
 	"releases list": {
 		"retally releases list releases",
@@ -143,8 +143,8 @@ var examples = map[string][3]string{
 	},
 	"releases check": {
 		"retally releases check releases --log-key log.key.pub",
-		"retally releases check releases --log-key log.key.pub --against mirror/releases",
-		"retally releases check releases --log-key log.key.pub --against checkpoint.kept --holds out/report.json",
+		"retally releases check releases --log-key log.key.pub --against mirror",
+		"retally releases check releases --log-key log.key.pub --against mirror/checkpoint --holds out/report.json",
 	},
 	"verity format": {
 		"retally verity format disk.img",
