@@ -133,8 +133,8 @@ var examples = map[string][3]string{
 	},
 	"releases add": {
 		"retally releases add releases out --release v1.0 --key log.key --new-key example.com/releases",
-		"retally releases add releases retally-out --release v1.1 --key log.key",
-		"retally releases add mirror out/report.json --release v1.0 --key log.key -o json",
+		"retally releases add mirror retally-out --release v1.0 --key log.key --at 2026-01-01T00:00:00Z",
+		"retally releases add public/releases out/report.json --release v1.0 --key log.key -o json",
 	},
 	"releases list": {
 		"retally releases list releases",
