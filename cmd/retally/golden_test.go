@@ -116,6 +116,10 @@ var goldenCases = []goldenCase{
 	{"evidence-verify-blindllama", "evidence verify tpm/proof.json --at 2026-06-01T00:00:00Z --roots tpm/root.pem --golden tpm/release.json --app-root " + appRoot.Hex() + " --test-root-ok"},
 	{"evidence-capture", "evidence capture $HOST --out capture"},
 
+	{"endorsement-verify", "endorsement verify demo/endorsement/statement.json --signature demo/endorsement/statement.json.sig --log-entry demo/endorsement/log-entry.json --key demo/endorsement/endorser.pem --log-key demo/endorsement/log.pem --artifact demo/vm/tdx.csv --at 2026-06-01T00:00:00Z"},
+	{"endorsement-verify-expired", "endorsement verify demo/endorsement/statement.json --signature demo/endorsement/statement.json.sig --key demo/endorsement/endorser.pem --at 2027-06-01T00:00:00Z"},
+	{"fleet", "fleet demo/vm/tdx.csv --inputs demo/vm"},
+
 	{"inspect-kernel", "inspect kernel bzImage --memory 1G --initrd plain.cpio"},
 	{"inspect-initrd", "inspect initrd auto/initramfs.cpio.gz"},
 	{"inspect-acpi", "inspect acpi tables.bin"},

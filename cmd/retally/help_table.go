@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "listing", "model-sig", "key", "new-key",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs", "listing", "model-sig", "new-key",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -34,11 +34,12 @@ var flagGroups = []struct {
 		"format", "hash", "data-block-size", "hash-block-size", "data-blocks", "salt", "uuid", "no-superblock", "fec-device", "fec-offset", "fec-roots",
 	}},
 	{"Who is trusted, and when", []string{
-		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "require", "accept-tcb", "test-root-ok", "mrseam", "service-td", "signer", "log-key",
+		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "require", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+		"trusted-root", "key", "log-key", "signer", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
 		"expect", "golden", "gate policy", "checksum", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "holds", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
-		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore",
+		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
@@ -50,22 +51,23 @@ var flagGroups = []struct {
 
 // mainFlags are those that help shows of a verb with many flags.
 var mainFlags = map[string][]string{
-	"gate":              {"file", "against", "policy", "previous", "log-key", "at", "out", "output", "report"},
-	"manifest generate": {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
-	"run":               {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":              {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "output", "report"},
-	"evidence verify":   {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
-	"explain":           {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
-	"image diff":        {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
-	"image digest":      {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
-	"policy generate":   {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
-	"snp measure":       {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
-	"tdx measure":       {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
-	"tpm predict":       {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
-	"verity format":     {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
-	"verity verify":     {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
-	"policy check":      {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
-	"demo":              {"dir", "tamper", "only", "output", "report", "no-cache"},
+	"endorsement verify": {"signature", "log-entry", "trusted-root", "key", "log-key", "identity", "issuer", "subject", "artifact", "at", "only", "output"},
+	"gate":               {"file", "against", "policy", "previous", "log-key", "at", "out", "output", "report"},
+	"manifest generate":  {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
+	"run":                {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
+	"disk":               {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "output", "report"},
+	"evidence verify":    {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
+	"explain":            {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
+	"image diff":         {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
+	"image digest":       {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
+	"policy generate":    {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
+	"snp measure":        {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
+	"tdx measure":        {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
+	"tpm predict":        {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
+	"verity format":      {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
+	"verity verify":      {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
+	"policy check":       {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
+	"demo":               {"dir", "tamper", "only", "output", "report", "no-cache"},
 }
 
 // examples are three command lines of each verb. TestExamples runs them in the
@@ -75,6 +77,16 @@ var examples = map[string][3]string{
 		"retally demo",
 		"retally check deployment.yaml hashes-demo.json",
 		"retally run -f retally.yaml --out out",
+	},
+	"endorsement verify": {
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --log-entry endorsement/log-entry.json --key endorsement/endorser.pem --log-key endorsement/log.pem --artifact vm/tdx.csv --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --key endorsement/endorser.pem --only signed,valid --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json -o json",
+	},
+	"fleet": {
+		"retally fleet vm/tdx.csv",
+		"retally fleet vm/tdx.csv --inputs vm --report html=fleet.html",
+		"retally fleet manifest.published.json -o json",
 	},
 	"demo": {
 		"retally demo",

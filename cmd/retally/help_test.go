@@ -182,7 +182,7 @@ func exampleLines(text string) []string {
 func exampleFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	words, env = goldenFolder(t)
-	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "tpm"} {
+	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "tpm", "endorsement"} {
 		if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(filepath.Join("demo", dir)))); err != nil {
 			t.Fatal(err)
 		}

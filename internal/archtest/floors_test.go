@@ -45,9 +45,12 @@ var floors = []struct {
 	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "snpmeasure", "tdxmeasure", "trace"}},
+	// evidence: how checks become a judgement.
+	{"pipeline/stages/endorsements", []string{"pipeline", "pipeline/config", "pipeline/run", "endorsement", "evidence"}},
+	{"pipeline/stages/fleet", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "manifest", "profiles", "snpmeasure", "tdxmeasure"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
+		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence", "pipeline/stages/endorsements", "pipeline/stages/fleet",
 	}},
 	// A gate judges a report by a written policy; it recounts nothing.
 	{"pipeline/gate", []string{"pipeline"}},
@@ -56,8 +59,8 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
-		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "releases", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/disks", "pipeline/stages/endorsements", "pipeline/stages/evidence", "pipeline/stages/fleet", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
+		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "releases", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 

@@ -70,6 +70,9 @@ func (s *Subject) configure(ctx context.Context) error {
 	if err := s.configureEvidence(byKind); err != nil {
 		return err
 	}
+	if err := s.configureEndorsements(byKind[KindEndorsement]); err != nil {
+		return err
+	}
 	if err := s.configureFolders(); err != nil {
 		return err
 	}
