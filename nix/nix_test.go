@@ -170,16 +170,54 @@ func TestSubstituted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Substituted) == 0 {
-		t.Error("nothing was fetched: the test proves nothing")
-	}
-	if o := r.Outputs[0]; o.Origin != nix.BuiltHere {
+	if o := r.Outputs[0]; o.Origin != nix.BuiltHere || !o.Rebuilt() {
 		t.Errorf("good: %s", o.Origin)
+	}
+	// An input that a cache gave is said: what it gave is in the result.
+	r, err = second.Build(context.Background(), f+"#dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Outputs[0].Rebuilt() {
+		t.Errorf("dep: %s", r.Outputs[0].Origin)
+	}
+	third := open(t, nix.Options{Store: filepath.Join(dir, "third"), Substituters: []string{"file://" + dir + "/cache"}, TrustedKeys: []string{strings.TrimSpace(string(pub))}})
+	r, err = third.Build(context.Background(), f+"#dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if caches := r.Caches(); len(caches) != 1 || !strings.HasPrefix(caches[0], "1 from file://") {
+		t.Errorf("dep: its input came from %v", caches)
 	}
 	// The vendor's build of this one cannot be repeated: it must not pass.
 	var be *nix.BuildError
 	if _, err := second.Build(context.Background(), f+"#bad-uuid"); !errors.As(err, &be) || be.Class != nix.NotDeterministic {
-		t.Errorf("bad-uuid from a cache: %v", err)
+		t.Fatalf("bad-uuid from a cache: %v", err)
+	}
+	if len(be.Differs) != 1 || len(be.Differs[0].Changes) != 1 || be.Differs[0].Changes[0].What != "content" {
+		t.Errorf("bad-uuid: the kept trees differ in %+v", be.Differs)
+	}
+}
+
+// TestNothingLeft: what builds leave behind is gone, also of one that is not
+// repeatable and of one that failed.
+func TestNothingLeft(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	n, f := open(t, nix.Options{}), flake(t)
+	var be *nix.BuildError
+	if _, err := n.Check(context.Background(), f+"#bad-uuid"); !errors.As(err, &be) || be.Class != nix.NotDeterministic || len(be.Differs) != 1 {
+		t.Fatalf("bad-uuid: %v", err)
+	}
+	if _, err := n.Build(context.Background(), f+"#fails"); err == nil {
+		t.Fatal("fails: built")
+	}
+	if _, err := n.Check(context.Background(), f+"#fod-ok"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(tmp, "*nix*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
@@ -194,9 +232,49 @@ func run(t *testing.T, dir string, args ...string) {
 
 func TestRefusedOptions(t *testing.T) {
 	testenv.Oracle(t, "nix")
-	for _, c := range []string{"sandbox = false", "extra-substituters = file:///x", "require-sigs = false", "cores = 1\nsandbox = false", "  sandbox-fallback = true", "accept-flake-config = true"} {
-		if _, err := nix.Open(context.Background(), nix.Options{Store: t.TempDir(), Config: []string{c}}); err == nil {
-			t.Errorf("%q was taken", c)
+	for _, o := range []nix.Options{
+		{Settings: map[string]string{"sandbox": "false"}},
+		{Settings: map[string]string{"build-use-sandbox": "false"}}, // an old alias
+		{Settings: map[string]string{"build-use-chroot": "false"}},
+		{Settings: map[string]string{"binary-caches": "file:///x"}},
+		{Settings: map[string]string{"include": "/etc/x"}},
+		{Settings: map[string]string{"!include": "/etc/x"}},
+		{Settings: map[string]string{"cores": "1\nsandbox = false"}},
+		{Settings: map[string]string{"cores\t": "1"}},
+		{Settings: map[string]string{"cores": "1 # x"}},
+		{Settings: map[string]string{"extra-substituters": "file:///x"}},
+		{Settings: map[string]string{"plugin-files": "/x.so"}},
+		{Substituters: []string{"file:///x\nsandbox = false"}},
+		{Substituters: []string{"file:///x file:///y"}},
+		{Substituters: []string{""}},
+		{TrustedKeys: []string{"k:AAAA\nrequire-sigs = false"}},
+		{TrustedKeys: []string{"k:AAAA\tl:BBBB"}},
+		{SandboxPaths: []string{"/bin/sh=/bin/sh\nsandbox = false"}},
+		{SandboxPaths: []string{"bin/sh"}},
+		{SandboxPaths: []string{"/bin/sh=sh"}},
+		{Overrides: [][2]string{{"--impure", "path:x"}}},
+		{Overrides: [][2]string{{"nixpkgs", "--impure"}}},
+		{Overrides: [][2]string{{"nixpkgs", "path:x\n"}}},
+		{Store: t.TempDir() + "/x?trusted=1"},
+		{Store: t.TempDir() + "/x\ny"},
+	} {
+		if o.Store == "" {
+			o.Store = t.TempDir()
+		}
+		if _, err := nix.Open(context.Background(), o); err == nil {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+	if _, err := nix.Open(context.Background(), nix.Options{Store: t.TempDir(), Settings: map[string]string{"cores": "2", "max-jobs": "auto"}}); err != nil {
+		t.Error(err)
+	}
+	for s, good := range map[string]bool{
+		"path:.#good": true, ".#privatemode-container-images.oss-oci-images": true, "path:/x?dir=y#packages.x86_64-linux.default": true,
+		"--impure": false, "--option#x": false, "-I#x": false, "path:.": false, "path:.#": false, "#good": false, "path:.#a#b": false, "path:.#a^out": false,
+		"path:.#--impure": false, "path:.#a b": false, "path:.#a\n": false, "path: .#a": false, "path:.#a.": false, "path:.#a.b..c": false,
+	} {
+		if err := nix.CheckInstallable(s); (err == nil) != good {
+			t.Errorf("%q: %v", s, err)
 		}
 	}
 	if _, err := nix.Open(context.Background(), nix.Options{}); err == nil {
@@ -331,4 +409,32 @@ func FuzzForms(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestLostSandbox: a sandbox that is lost on the way is an error wherever Nix
+// says so, also in a second build. The stand-ins do all that Nix does, and say it.
+func TestLostSandbox(t *testing.T) {
+	f := flake(t)
+	for _, when := range []string{"--check", "--realise"} {
+		n := open(t, nix.Options{})
+		if _, err := n.Build(context.Background(), f+"#good"); err != nil {
+			t.Fatal(err)
+		}
+		bin := t.TempDir()
+		for _, name := range []string{"nix", "nix-store"} {
+			real := testenv.Oracle(t, name)
+			script := "#!/bin/sh\ncase \" $* \" in *' " + when + " '*) echo '@nix {\"action\":\"msg\",\"level\":1,\"msg\":\"warning: sandboxing is disabled, building without it\"}' >&2 ;; esac\nexec " + real + " \"$@\"\n"
+			if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := os.Getenv("PATH")
+		t.Setenv("PATH", bin+":"+path)
+		lost := open(t, nix.Options{})
+		var be *nix.BuildError
+		if _, err := lost.Check(context.Background(), f+"#good"); !errors.As(err, &be) || be.Class != nix.Unsandboxed {
+			t.Errorf("%s: %v", when, err)
+		}
+		t.Setenv("PATH", path)
+	}
 }
