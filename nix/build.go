@@ -111,7 +111,7 @@ func Open(ctx context.Context, o Options) (*Nix, error) {
 	if n.o.Store, err = filepath.Abs(o.Store); err != nil {
 		return nil, err
 	}
-	if err := o.check(n.o.Store); err != nil {
+	if err := n.o.Check(); err != nil {
 		return nil, err
 	}
 	n.home = filepath.Join(n.o.Store, "home")

@@ -18,9 +18,10 @@ var Allowed = []string{
 	"min-free", "narinfo-cache-negative-ttl", "narinfo-cache-positive-ttl", "stalled-download-timeout",
 }
 
-// check refuses what would write options into Nix's configuration, or mean more
+// Check refuses what would write options into Nix's configuration, or mean more
 // than it says there.
-func (o *Options) check(store string) error {
+func (o *Options) Check() error {
+	store := o.Store
 	if strings.ContainsAny(store, "?&%#") || strings.ContainsFunc(store, unicode.IsControl) {
 		return fmt.Errorf("nix: the folder %q cannot be a store: its name holds a character that Nix reads as an option", store)
 	}

@@ -32,8 +32,9 @@ var floors = []struct {
 	// into the table, its rooms go.
 	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure", "verity"}}, // verity: the commit of a checkout
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode", "snpmeasure"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "nix/nar", "privatemode", "snpmeasure"}},
 	{"pipeline/stages/deployment", stage("deployment")},
+	{"pipeline/stages/nix", stage("imagehash", "nix")}, // imagehash: why two builds of an image differ
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
@@ -47,7 +48,7 @@ var floors = []struct {
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "snpmeasure", "tdxmeasure", "trace"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
+		"pipeline/stages/deployment", "pipeline/stages/nix", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
 	}},
 	// A gate judges a report by a written policy; it recounts nothing.
 	{"pipeline/gate", []string{"pipeline"}},
