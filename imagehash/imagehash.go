@@ -71,7 +71,7 @@ type Image struct {
 	Name   string `json:"name"` // ref.name annotation, tag or reference; may be empty
 	// FullName is the annotation io.containerd.image.name: registry, repository
 	// and tag, as engines write them into archives.
-	FullName  string `json:"fullName,omitempty"`
+	FullName  string `json:"full_name,omitempty"`
 	MediaType string `json:"mediaType,omitempty"`
 	// Digest is recomputed. It is absent for docker archives without an OCI
 	// layout, and where the blob is missing.

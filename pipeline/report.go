@@ -19,7 +19,7 @@ const Schema = "urn:retally:report:v1"
 // has it, or as one of the verbs that end in a report prints it.
 func isSchema(name string) bool {
 	switch name {
-	case Schema, "retally/check/1", "retally/compare/1", "retally/demo/1", "retally/run/1":
+	case Schema, "retally/check/1", "retally/compare/1", "retally/demo/1", "retally/gate/1", "retally/run/1":
 		return true
 	}
 	return false

@@ -378,7 +378,7 @@ func noLetters(call int, letters string) func(attackRun) string {
 		if i := strings.IndexAny(out, letters); i >= 0 {
 			return fmt.Sprintf("%+q is printed", []rune(out[i:])[0])
 		}
-		if !strings.Contains(out, "container a") {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), "container a") {
 			return "no line about the container"
 		}
 		return ""

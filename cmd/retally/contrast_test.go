@@ -9,6 +9,35 @@ import (
 	"testing"
 )
 
+// contrastProgram builds a program in a folder that has a Contrast release's
+// launch values and rules embedded.
+func contrastProgram(t *testing.T, dir string) string {
+	t.Helper()
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(dir, "source")
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put := func(name, text string) { putFile(t, filepath.Join(source, name), []byte(text)) }
+	refs := `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": [{"ProductName": "Milan", "TrustedMeasurement": "` + strings.Repeat("ab", 48) + `"}]}}` + "\n"
+	rules := "# Copyright\npackage agent_policy\n\ndefault A := false\n"
+	put("go.mod", "module github.com/edgelesssys/contrast\n\ngo 1.24\n")
+	put("refs.json", refs)
+	put("rules.rego", rules)
+	put("main.go", "package main\n\nimport (\n\t_ \"embed\"\n\t\"os\"\n)\n\n//go:embed refs.json\nvar a string\n\n//go:embed rules.rego\nvar b string\n\nfunc main() { os.Stdout.WriteString(a + b) }\n")
+	program := filepath.Join(dir, "contrast")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".")
+	cmd.Dir, cmd.Env = source, append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, msg)
+	}
+	putFile(t, filepath.Join(dir, "rules.rego"), []byte(rules))
+	return program
+}
+
 // TestContrastCLI compares a program that is built here, with files embedded as
 // a Contrast release has them.
 func TestContrastCLI(t *testing.T) {
@@ -21,19 +50,9 @@ func TestContrastCLI(t *testing.T) {
 		return p
 	}
 	good, evil := strings.Repeat("ab", 48), strings.Repeat("cd", 48)
-	refs := `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": [{"ProductName": "Milan", "TrustedMeasurement": "` + good + `"}]}}` + "\n"
-	rules := "# Copyright\npackage agent_policy\n\ndefault A := false\n"
-	write("go.mod", "module github.com/edgelesssys/contrast\n\ngo 1.24\n")
-	write("refs.json", refs)
-	rulesFile := write("rules.rego", rules)
-	other := write("other.rego", rules+"#\n")
-	write("main.go", "package main\n\nimport (\n\t_ \"embed\"\n\t\"os\"\n)\n\n//go:embed refs.json\nvar a string\n\n//go:embed rules.rego\nvar b string\n\nfunc main() { os.Stdout.WriteString(a + b) }\n")
-	program := filepath.Join(dir, "contrast")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".")
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, msg)
-	}
+	program := contrastProgram(t, dir)
+	rules := string(readFileOf(t, filepath.Join(dir, "rules.rego")))
+	rulesFile, other := filepath.Join(dir, "rules.rego"), write("other.rego", rules+"#\n")
 	code, out, errs := inProcess(t, nil, "contrast", "cli", program, "-o", "json")
 	var res contrastCLI
 	if err := json.Unmarshal([]byte(out), &res); code != 0 || err != nil || len(res.Embedded) != 2 {

@@ -75,6 +75,9 @@ var goldenCases = []goldenCase{
 
 	{"manifest-adjust", "manifest adjust --plan demo/adjustments.yaml --deployment demo/deployment.yaml demo/manifest.generated.json"},
 	{"manifest-generate", "manifest generate --deployment demo/deployment.yaml --profile contrast-1.20.0 --default-platform metal-qemu-snp --plan demo/adjustments.yaml"},
+	{"contrast-cli", "contrast cli program/contrast --rules program/rules.rego"},
+	{"gate", "gate -f demo/retally.yaml --at 2026-06-01T00:00:00Z --policy gate.yaml"},
+	{"gate-denied", "gate -f demo/retally.yaml --at 2026-06-01T00:00:00Z --previous vendor --against invalid.json"},
 	{"manifest-check", "manifest check demo/manifest.published.json"},
 	{"manifest-check-invalid", "manifest check invalid.json"},
 
@@ -147,6 +150,7 @@ var unstable = map[string][]string{
 	"cache-clean":      {"bytes", "dir"},
 	"evidence-capture": {"captured_at", "capture.captured_at"},
 	"check-evidence":   {"judgedAt"},
+	"contrast-cli":     {"digest"},
 	"*":                {"tool.version"},
 }
 
@@ -172,7 +176,7 @@ func TestGoldenJSON(t *testing.T) {
 		code         int
 	}
 	var outputs []output
-	exe := program(t)
+	exe := linked(t)
 	proposals := 0
 	for _, c := range goldenCases {
 		if seen[c.name] {
@@ -534,6 +538,8 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	hashes := string(readFileOf(t, "demo/hashes-demo.json"))
 	digit := regexp.MustCompile(`sha256:.`).FindString(hashes)
 	change("other-hashes.json", "demo/hashes-demo.json", digit, "sha256:"+string("01"[strings.IndexByte("10", digit[len(digit)-1])&1]))
+	contrastProgram(t, "program")
+	putFile(t, "gate.yaml", []byte("version: 1\nbasis:\n- {keys: 'image/**', at_least: recomputed}\n"))
 	putFile(t, "machine.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, firmware: ovmf.fd, kernel: bzImage, initrd: plain.cpio, cmdline: ro, memory: 2G, vcpus: 1, compose: config/docker-compose.yaml, rootfs: rootfs.iso}\n"))
 	putFile(t, "lacks.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, firmware: ovmf.fd}\n"))
 

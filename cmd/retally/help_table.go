@@ -9,7 +9,7 @@ var flagGroups = []struct {
 }{
 	{"Input", []string{
 		"file", "dir", "tamper", "firmware", "kernel", "initrd", "cmdline", "compose", "docker-compose", "rootfs", "docker-files", "images", "uki", "disk",
-		"deployment", "plan", "var", "policy", "request", "kind", "workload", "rules", "settings", "config-file", "initdata", "runtime-class", "inspect",
+		"deployment", "plan", "var", "previous", "skip", "image-store", "default-platform", "reference-values", "policy", "request", "kind", "workload", "rules", "settings", "config-file", "initdata", "runtime-class", "inspect",
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
@@ -34,36 +34,38 @@ var flagGroups = []struct {
 		"format", "hash", "data-block-size", "hash-block-size", "data-blocks", "salt", "uuid", "no-superblock", "fec-device", "fec-offset", "fec-roots",
 	}},
 	{"Who is trusted, and when", []string{
-		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "require", "accept-tcb", "test-root-ok", "mrseam", "service-td",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
-		"host-data", "os-image-hash", "app-root", "owner-key", "proxy-image hashes", "ignore",
+		"expect", "golden", "gate policy", "checksum", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
-		"output", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
+		"output", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "extract", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
 	}},
 	{"Every verb", []string{"quiet", "verbose", "color", "progress", "help", "version"}},
 }
 
 // mainFlags are those that help shows of a verb with many flags.
 var mainFlags = map[string][]string{
-	"run":             {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":            {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
-	"evidence verify": {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
-	"explain":         {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
-	"image diff":      {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
-	"image digest":    {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
-	"policy generate": {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
-	"snp measure":     {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
-	"tdx measure":     {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
-	"tpm predict":     {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
-	"verity format":   {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
-	"verity verify":   {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
-	"policy check":    {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
-	"demo":            {"dir", "tamper", "only", "output", "report", "no-cache"},
+	"gate":              {"file", "against", "policy", "previous", "at", "out", "output", "report"},
+	"manifest generate": {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
+	"run":               {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
+	"disk":              {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"evidence verify":   {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
+	"explain":           {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
+	"image diff":        {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
+	"image digest":      {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
+	"policy generate":   {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
+	"snp measure":       {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
+	"tdx measure":       {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
+	"tpm predict":       {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
+	"verity format":     {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
+	"verity verify":     {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
+	"policy check":      {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
+	"demo":              {"dir", "tamper", "only", "output", "report", "no-cache"},
 }
 
 // examples are three command lines of each verb. TestExamples runs them in the
@@ -108,6 +110,11 @@ var examples = map[string][3]string{
 		"retally explain policy/Deployment/harbor-4f2a1c/workload-tinychat",
 		`retally explain rtmr0 --search --firmware vm/OVMF.fd --want "$(cat rtmr0.txt)"`,
 		`retally explain launch --search --firmware guest/OVMF-SNP.fd --want "$(cat launch.txt)"`,
+	},
+	"gate": {
+		"retally gate",
+		"retally gate --against manifest.published.json --report sarif=gate.sarif --report junit=gate.xml",
+		"retally gate --policy gate.yaml --previous out/manifest.json -o json",
 	},
 	"image digest": {
 		"retally image digest images/inference-proxy",
@@ -163,6 +170,11 @@ var examples = map[string][3]string{
 		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml manifest.generated.json",
 		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml - < manifest.generated.json",
 		"retally manifest adjust --plan adjustments.yaml --deployment deployment.yaml manifest.generated.json -o json",
+	},
+	"manifest generate": {
+		"retally manifest generate --deployment deployment.yaml --profile contrast-1.20.0",
+		"retally manifest generate --deployment deployment.yaml --profile contrast-1.12.1 --images images --settings kata --rules rules.rego -o json",
+		"retally manifest generate --deployment - --profile contrast-1.20.0 --default-platform metal-qemu-snp < deployment.yaml",
 	},
 	"manifest check": {
 		"retally manifest check manifest.published.json",
@@ -253,6 +265,11 @@ var examples = map[string][3]string{
 		"retally inspect disk image.raw",
 		"retally inspect disk image.raw -o json",
 		"retally inspect disk ./image.raw --quiet",
+	},
+	"contrast cli": {
+		"retally contrast cli contrast --checksum contrast.sha256",
+		"retally contrast cli contrast --against manifest.published.json -o json",
+		"retally contrast cli contrast --extract embedded",
 	},
 	"proxy-log": {
 		"retally proxy-log workspace",

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -181,8 +182,8 @@ func exampleLines(text string) []string {
 func exampleFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	words, env = goldenFolder(t)
-	for _, dir := range []string{"images", "models", "guest", "vm", "policies"} {
-		if err := os.CopyFS(dir, os.DirFS(filepath.Join("demo", dir))); err != nil {
+	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "tpm"} {
+		if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(filepath.Join("demo", dir)))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -242,6 +243,9 @@ func exampleFolder(t *testing.T) (words, env map[string]string) {
 		t.Fatalf("no rules: %v", err)
 	}
 	copyTo("rules.rego", rules[0])
+	sum := sha256.Sum256(readFileOf(t, "program/contrast"))
+	copyTo("contrast", "program/contrast")
+	putFile(t, "contrast.sha256", fmt.Appendf(nil, "%x  contrast\n", sum))
 	for _, name := range []string{"id-key", "author-key"} {
 		key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 		if err != nil {

@@ -145,7 +145,7 @@ func (c reportCase) run(t *testing.T, vectors, dir, program string) {
 	}
 }
 
-var whiteSpace = regexp.MustCompile(`\s+`)
+var whiteSpace = regexp.MustCompile(`(\s|\\\n)+`)
 
 func (r reportCall) broken(code int, text string) (problems []string) {
 	if code != r.code {

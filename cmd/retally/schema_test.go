@@ -58,6 +58,7 @@ func ownForms() map[reflect.Type]any {
 		reflect.TypeFor[digest.Digest]():    object{"type": "string", "pattern": strings.Replace(digestPattern, "^(", "^(|", 1)},
 		reflect.TypeFor[pipeline.Value]():   object{"oneOf": []any{object{"type": "null"}, text, count, object{"type": "boolean"}, object{"type": "array", "items": text}}},
 		reflect.TypeFor[config.Counts]():    object{"oneOf": []any{count, object{"type": "array", "items": count}}},
+		reflect.TypeFor[config.Files]():     object{"oneOf": []any{text, object{"type": "array", "items": text}}},
 		reflect.TypeFor[disk.Hex]():         hex,
 		reflect.TypeFor[time.Time]():        object{"type": "string", "format": "date-time"},
 		reflect.TypeFor[json.RawMessage]():  object{},

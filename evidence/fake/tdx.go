@@ -104,7 +104,7 @@ func NewPlatform(seed string, from, until time.Time) (*Platform, error) {
 		}
 		*k.key = key
 	}
-	sgx, err := sgxExtension(p.FMSPC, nil)
+	sgx, err := sgxExtension(p.FMSPC)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ type Instance struct {
 
 // Certify issues the PCK certificate again, with what is known of the machine.
 func (p *Platform) Certify(in Instance) error {
-	sgx, err := sgxExtension(p.FMSPC, &in)
+	sgx, err := sgxExtension(p.FMSPC, in)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (p *Platform) Certify(in Instance) error {
 	return err
 }
 
-func sgxExtension(fmspc [6]byte, in *Instance) (pkix.Extension, error) {
+func sgxExtension(fmspc [6]byte, of ...Instance) (pkix.Extension, error) {
 	type entry struct {
 		ID    asn1.ObjectIdentifier
 		Value any
@@ -186,7 +186,7 @@ func sgxExtension(fmspc [6]byte, in *Instance) (pkix.Extension, error) {
 		value any
 	}
 	parts := []part{{1, make([]byte, 16)}, {2, tcb}, {3, []byte{0, 0}}, {4, fmspc[:]}, {5, asn1.Enumerated(1)}}
-	if in != nil {
+	for _, in := range of {
 		var flags []asn1.RawValue
 		for i, on := range []bool{in.Dynamic, true, in.SMT} {
 			e, err := marshal(oid(7, i+1), on)

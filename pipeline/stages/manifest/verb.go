@@ -88,8 +88,8 @@ func ofManifest(k pipeline.Key) bool {
 		return true
 	case "snp", "tdx":
 		// A manifest spells its platforms with capitals, and measures nothing but
-		// these.
-		return parts[1] == "-" || strings.ToLower(parts[1]) != parts[1]
+		// these. What is lacked of all of them has the kind alone.
+		return len(parts) == 1 || parts[1] == "-" || strings.ToLower(parts[1]) != parts[1]
 	}
 	return false
 }
