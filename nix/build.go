@@ -272,6 +272,9 @@ func (n *Nix) Instantiate(ctx context.Context, installable string) (string, erro
 	if err := CheckInstallable(installable); err != nil {
 		return "", err
 	}
+	if err := n.outside(installable); err != nil {
+		return "", err
+	}
 	args := []string{"eval", "--raw", "--log-format", "internal-json", "--no-write-lock-file"}
 	if len(n.o.Overrides) == 0 {
 		// An input that is not locked could be another one tomorrow.
@@ -309,6 +312,28 @@ func (n *Nix) derivation(ctx context.Context, drv string) (*Derivation, error) {
 		return nil, fmt.Errorf("nix: the derivation %s is not among those that were shown", drv)
 	}
 	return d, nil
+}
+
+// outside refuses a flake of all files of a folder that holds the store: each
+// build would change it.
+func (n *Nix) outside(installable string) error {
+	flake, _, _ := strings.Cut(installable, "#")
+	dir, ok := strings.CutPrefix(flake, "path:")
+	if !ok {
+		return nil
+	}
+	dir, _, _ = strings.Cut(dir, "?")
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(n.o.Dir, dir)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(dir, n.o.Store); err == nil && filepath.IsLocal(rel) {
+		return fmt.Errorf("nix: the store %s lies in the folder of the flake %s, and would be a part of it: choose another folder for the store", n.o.Store, flake)
+	}
+	return nil
 }
 
 // derivations asks in the form of newer versions first.

@@ -221,6 +221,15 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// TestStoreInFlake: a store in the folder of the flake would be a part of it.
+func TestStoreInFlake(t *testing.T) {
+	f := flake(t)
+	n := open(t, nix.Options{Store: filepath.Join(strings.TrimPrefix(f, "path:"), "store")})
+	if _, err := n.Build(context.Background(), f+"#good"); err == nil || !strings.Contains(err.Error(), "lies in the folder of the flake") {
+		t.Error(err)
+	}
+}
+
 func run(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)

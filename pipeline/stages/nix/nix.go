@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,8 +30,15 @@ func Stage() run.Stage {
 	return run.Stage{Name: "nix", Version: 1, Fill: fill, Check: check, Plan: plan, Run: execute}
 }
 
-// defaultStore is the store's folder beside retally.yaml.
-const defaultStore = ".retally-nix"
+// DefaultStore is the store's folder where none is given: among the user's caches,
+// for in the folder of a flake it would be a part of the flake.
+func DefaultStore() string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir()
+	}
+	return filepath.Join(dir, "retally-nix")
+}
 
 // built are the images that are built here, sorted.
 func built(c *config.Config) []string {
@@ -51,7 +59,7 @@ func fill(c *config.Config) {
 	if c.Nix == nil {
 		c.Nix = new(config.Nix)
 	}
-	c.Nix.Store = cmp.Or(c.Nix.Store, defaultStore)
+	c.Nix.Store = cmp.Or(c.Nix.Store, DefaultStore())
 }
 
 func check(c *config.Config, at config.At) error {

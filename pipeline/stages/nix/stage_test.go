@@ -111,7 +111,12 @@ func layout(t *testing.T, dir string) string {
 // run executes a whole configuration and holds it against a policy.
 func (l *lab) run(t *testing.T, image, extra, policy string, o run.Options) *run.Result {
 	t.Helper()
-	text := "version: 1\ndeployment: deployment.yaml\nnix:\n  sandbox_paths: [/bin/sh=" + l.busybox + ", /bin/cp=" + l.busybox + ", /bin/mkdir=" + l.busybox + ", /bin/ln=" + l.busybox + ", /bin/chmod=" + l.busybox + ", " + l.busybox + "]\n" + extra + "images:\n  proxy: {" + image + "}\n"
+	text := "version: 1\ndeployment: deployment.yaml\nnix:\n  STOREsandbox_paths: [/bin/sh=" + l.busybox + ", /bin/cp=" + l.busybox + ", /bin/mkdir=" + l.busybox + ", /bin/ln=" + l.busybox + ", /bin/chmod=" + l.busybox + ", " + l.busybox + "]\n" + extra + "images:\n  proxy: {" + image + "}\n"
+	store := "store: .retally-nix\n  "
+	if strings.Contains(extra, "store:") {
+		store = ""
+	}
+	text = strings.Replace(text, "STORE", store, 1)
 	cfg, err := run.ParseConfig(stages.Table(), "retally.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -188,8 +193,8 @@ func TestRebuilt(t *testing.T) {
 	} {
 		r := l.run(t, image, "", "", run.Options{}).Report
 		p := code(r, want)
-		if r.Outcome != pipeline.OutcomeDenied || p == nil || p.Where.Line != 6 || p.Where.File != config.FileName {
-			t.Errorf("%s: %s, want %s at line 6: %+v", image, r.Outcome, want, r.Problems)
+		if r.Outcome != pipeline.OutcomeDenied || p == nil || p.Where.Line != 7 || p.Where.File != config.FileName {
+			t.Errorf("%s: %s, want %s at line 7: %+v", image, r.Outcome, want, r.Problems)
 		}
 		if f := finding(r); f.Standing.Effective == pipeline.Rebuilt {
 			t.Errorf("%s: counts as rebuilt", image)

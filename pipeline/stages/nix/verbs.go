@@ -509,3 +509,55 @@ func (d *Differences) Text(w io.Writer, _ bool) {
 		a.text(w)
 	}
 }
+
+// Failure is a build that ended badly.
+type Failure struct {
+	Installable string    `json:"installable"`
+	Class       string    `json:"class"` // failed, timeout, hash-mismatch, not-deterministic, unsandboxed
+	Said        []string  `json:"said"`  // by Nix
+	Tail        []string  `json:"tail"`  // by the builder
+	Outputs     []Checks  `json:"outputs"`
+	Causes      []Because `json:"causes"`
+}
+
+// Failed makes a result of a build that ended badly: what was asked for is at
+// fault. It reports false of an error that says nothing about it.
+func Failed(ctx context.Context, installable string, err error) (*Failure, *run.Out, bool) {
+	var be *nix.BuildError
+	if !errors.As(err, &be) || be.Class == nix.Trouble {
+		return nil, nil, false
+	}
+	f := &Failure{installable, string(be.Class), append([]string{}, be.Said...), append([]string{}, be.Tail...), []Checks{}, []Because{}}
+	out := run.NewOut()
+	out.Problem(pipeline.LevelError, "nix-"+f.Class, pipeline.Where{File: installable}, be.Error(), strings.Join(be.Tail[max(0, len(be.Tail)-3):], " | "))
+	for _, d := range be.Differs {
+		f.Outputs = append(f.Outputs, Checks{d.Name, be.What, d.A, d.B, d.RealA, d.RealB})
+		causes, err := Causes(ctx, d.RealA, d.RealB, d.Changes)
+		if err != nil {
+			causes = []why.Cause{{Kind: "content", Hint: "not looked into: " + err.Error()}}
+		}
+		for _, c := range causes {
+			f.Causes = append(f.Causes, Because{d.Name, c})
+			out.Problem(pipeline.LevelError, "nix-"+f.Class, pipeline.Where{File: installable, Pointer: c.Path}, fmt.Sprintf("output %s: %s: %s: %s, then %s", d.Name, show.Or(c.Path, "the file"), c.Kind, show.Or(c.A, "nothing"), show.Or(c.B, "nothing")), c.Hint)
+		}
+	}
+	return f, out, true
+}
+
+// Text is the form for people.
+func (f *Failure) Text(w io.Writer, _ bool) {
+	show.Line(w, "%s  %s", strings.ToUpper(f.Class), f.Installable)
+	for _, s := range f.Said {
+		show.Line(w, "  %s", s)
+	}
+	for _, s := range f.Tail {
+		show.Line(w, "  | %s", s)
+	}
+	for _, o := range f.Outputs {
+		show.Line(w, "  %s: %s, then %s", o.Name, o.First, o.Second)
+		show.Line(w, "    both are kept: %s and %s", o.TreeA, o.TreeB)
+	}
+	for _, c := range f.Causes {
+		causeText(w, c.Cause)
+	}
+}
