@@ -57,8 +57,8 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
-		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/nix", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
+		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "nix", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 
@@ -233,7 +233,9 @@ var flagsInRooms = map[string]int{
 	"deployment/internal/shell/check.go":    6,
 	"deployment/internal/shell/commands.go": 15,
 	"imagehash/diff.go":                     4,  // tar and docker buildx
-	"nix/build.go":                          18, // the command lines by which nix is driven
+	"nix/build.go":                          11, // the command lines by which nix is driven
+	"nix/result.go":                         8,  // the same
+	"nix/why/why.go":                        3,  // of linkers, cpio and Python
 	"nix/json.go":                           8,  // which output of nix was not understood
 }
 

@@ -33,8 +33,8 @@ type Cause struct {
 	Kind Kind   `json:"kind"`
 	A    string `json:"a,omitempty"`
 	B    string `json:"b,omitempty"`
-	// Hint is what usually does it.
-	Hint string `json:"hint,omitempty"`
+	// Usual is what usually does it.
+	Usual string `json:"hint,omitempty"`
 }
 
 // Kind names a cause; docs/nix.md lists them.

@@ -62,6 +62,16 @@ func narValue(t *nar.Tree) pipeline.Value {
 	return pipeline.OfDigest(d)
 }
 
+// flakeFile is the file that an attribute is written down in.
+func flakeFile(installable string) pipeline.Where {
+	flake, _, _ := strings.Cut(installable, "#")
+	dir := strings.TrimPrefix(strings.TrimPrefix(flake, "path:"), "git+file:")
+	if dir, _, _ = strings.Cut(dir, "?"); strings.Contains(dir, ":") {
+		return pipeline.Where{File: installable}
+	}
+	return pipeline.Where{File: filepath.ToSlash(filepath.Join(dir, "flake.nix"))}
+}
+
 // Built builds an attribute. expect, if not empty, is what the hash of the output
 // out (or of the only one) must be.
 func Built(ctx context.Context, n *nix.Nix, installable, expect string) (*Build, *run.Out, error) {
@@ -76,11 +86,11 @@ func Built(ctx context.Context, n *nix.Nix, installable, expect string) (*Build,
 	}
 	for i := range res.Closure {
 		if o := &res.Closure[i]; o.Tampered() {
-			out.Problem(pipeline.LevelError, "nix-tampered", pipeline.Where{File: installable}, fmt.Sprintf("%s was changed after it was built: its bytes give %s, the store recorded %s", o.Path, o.Tree.SRI(), o.Recorded), "remove the store and build again")
+			out.Problem(pipeline.LevelError, "nix-tampered", flakeFile(installable), fmt.Sprintf("%s was changed after it was built: its bytes give %s, the store recorded %s", o.Path, o.Tree.SRI(), o.Recorded), "remove the store and build again")
 		}
 	}
 	if len(b.Fetched) > 0 {
-		out.Problem(pipeline.LevelWarning, "nix-inputs-fetched", pipeline.Where{File: installable}, "inputs were fetched and not built here: "+strings.Join(b.Fetched, ", "), "without a cache everything is built")
+		out.Problem(pipeline.LevelWarning, "nix-inputs-fetched", flakeFile(installable), "inputs were fetched and not built here: "+strings.Join(b.Fetched, ", "), "without a cache everything is built")
 	}
 	if expect != "" {
 		want, err := ParseHash(expect)
@@ -99,7 +109,7 @@ func measure(out *run.Out, o *nix.BuiltOutput, installable string) {
 		basis = pipeline.Copied
 	}
 	if o.Fixed {
-		out.Problem(pipeline.LevelNote, "nix-fixed", pipeline.Where{File: installable}, o.Path+" promises its hash, and may take its bytes from anywhere: nothing was rebuilt", "")
+		out.Problem(pipeline.LevelNote, "nix-fixed", flakeFile(installable), o.Path+" promises its hash, and may take its bytes from anywhere: nothing was rebuilt", "")
 	}
 	out.Measurements = append(out.Measurements, pipeline.Measurement{Key: outputKey(installable, o.Name), Value: narValue(o.Tree), Basis: basis, Inputs: []pipeline.InputRef{pipeline.FromFile(installable)}, Note: string(o.Origin) + ": " + o.Path})
 }
@@ -227,7 +237,7 @@ func Check(ctx context.Context, first, second *nix.Nix, installable string) (*Ch
 				return nil, nil, err
 			}
 		}
-		out.Refer(key, value, pipeline.Where{File: "the second build"}, "hash of the output in the second build")
+		out.Refer(key, value, flakeFile(installable), "hash of the output in the second build")
 		c.Outputs = append(c.Outputs, row)
 	}
 	return c, out, nil
@@ -238,7 +248,7 @@ func reasons(key pipeline.Key, causes []why.Cause) []pipeline.Cause {
 	var out []pipeline.Cause
 	for _, c := range causes {
 		out = append(out, pipeline.Cause{
-			Path: []string{string(key), show.Or(c.Path, "the file"), string(c.Kind)}, Expected: c.B, Actual: c.A, Standing: pipeline.Suspected, Hint: "nix-build", Note: c.Hint,
+			Path: []string{string(key), show.Or(c.Path, "the file"), string(c.Kind)}, Expected: c.B, Actual: c.A, Standing: pipeline.Suspected, Hint: "nix-build", Note: c.Usual,
 		})
 	}
 	return out
@@ -279,7 +289,7 @@ func Causes(ctx context.Context, a, b string, changes []nar.Change) ([]why.Cause
 				walk(c.Children)
 				continue
 			}
-			out = append(out, why.Cause{Path: strings.Join(c.Path, " > "), Kind: why.Kind(c.Kind), A: c.Expected, B: c.Actual, Hint: cmp.Or(c.Hint, c.Note)})
+			out = append(out, why.Cause{Path: strings.Join(c.Path, " > "), Kind: why.Kind(c.Kind), A: c.Expected, B: c.Actual, Usual: cmp.Or(c.Hint, c.Note)})
 		}
 	}
 	walk(d.Causes)
@@ -311,8 +321,8 @@ func causeText(w io.Writer, c why.Cause) {
 	if c.A != "" || c.B != "" {
 		s += fmt.Sprintf(": %s -> %s", show.Or(c.A, "(none)"), show.Or(c.B, "(none)"))
 	}
-	if c.Hint != "" {
-		s += " (" + c.Hint + ")"
+	if c.Usual != "" {
+		s += " (" + c.Usual + ")"
 	}
 	show.Line(w, "%s", s)
 }
@@ -336,7 +346,7 @@ type Hashes struct {
 func Hash(ctx context.Context, paths []string, expect string, progress func(int64)) (*Hashes, *run.Out, error) {
 	h, out := &Hashes{Paths: []Hashed{}}, run.NewOut()
 	if expect != "" && len(paths) != 1 {
-		return nil, nil, &pipeline.InputError{Op: "hash", Err: errors.New("{expect} is for one path"), Hint: "give one path"}
+		return nil, nil, &pipeline.InputError{Op: "hash", Err: errors.New("{expect-nar} is for one path"), Hint: "give one path"}
 	}
 	for i, p := range paths {
 		tree, err := nar.Hash(ctx, p, nar.Options{Progress: progress})
@@ -529,16 +539,16 @@ func Failed(ctx context.Context, installable string, err error) (*Failure, *run.
 	}
 	f := &Failure{installable, string(be.Class), append([]string{}, be.Said...), append([]string{}, be.Tail...), []Checks{}, []Because{}}
 	out := run.NewOut()
-	out.Problem(pipeline.LevelError, "nix-"+f.Class, pipeline.Where{File: installable}, be.Error(), strings.Join(be.Tail[max(0, len(be.Tail)-3):], " | "))
+	out.Problem(pipeline.LevelError, "nix-"+f.Class, flakeFile(installable), be.Error(), strings.Join(be.Tail[max(0, len(be.Tail)-3):], " | "))
 	for _, d := range be.Differs {
 		f.Outputs = append(f.Outputs, Checks{d.Name, be.What, d.A, d.B, d.RealA, d.RealB})
 		causes, err := Causes(ctx, d.RealA, d.RealB, d.Changes)
 		if err != nil {
-			causes = []why.Cause{{Kind: "content", Hint: "not looked into: " + err.Error()}}
+			causes = []why.Cause{{Kind: "content", Usual: "not looked into: " + err.Error()}}
 		}
 		for _, c := range causes {
 			f.Causes = append(f.Causes, Because{d.Name, c})
-			out.Problem(pipeline.LevelError, "nix-"+f.Class, pipeline.Where{File: installable, Pointer: c.Path}, fmt.Sprintf("output %s: %s: %s: %s, then %s", d.Name, show.Or(c.Path, "the file"), c.Kind, show.Or(c.A, "nothing"), show.Or(c.B, "nothing")), c.Hint)
+			out.Problem(pipeline.LevelError, "nix-"+f.Class, flakeFile(installable), fmt.Sprintf("output %s: %s: %s: %s, then %s", d.Name, show.Or(c.Path, "the file"), c.Kind, show.Or(c.A, "nothing"), show.Or(c.B, "nothing")), c.Usual)
 		}
 	}
 	return f, out, true
