@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -293,6 +294,9 @@ func (n *Nix) Instantiate(ctx context.Context, installable string) (string, erro
 		if len(e.Said) == 0 && len(e.Tail) > 0 {
 			e.Said = e.Tail[len(e.Tail)-1:]
 		}
+		if names := n.packages(ctx, installable); len(names) > 0 && len(e.Said) > 0 && strings.Contains(e.Said[len(e.Said)-1], "does not provide attribute") {
+			e.Said[len(e.Said)-1] = firstLine(e.Said[len(e.Said)-1]) + "; its packages are " + strings.Join(names, ", ")
+		}
 		return "", e
 	}
 	drv := string(out)
@@ -313,6 +317,28 @@ func (n *Nix) derivation(ctx context.Context, drv string) (*Derivation, error) {
 	}
 	return d, nil
 }
+
+// packages are what a flake offers, as far as it can be shown: of many a flake
+// only one attribute evaluates.
+func (n *Nix) packages(ctx context.Context, installable string) []string {
+	flake, _, _ := strings.Cut(installable, "#")
+	args := []string{"flake", "show", "--json", "--log-format", "internal-json", "--no-write-lock-file"}
+	for _, o := range n.o.Overrides {
+		args = append(args, "--override-input", o[0], o[1])
+	}
+	out, _, code, err := n.run(ctx, n.nix, append(args, flake)...)
+	if err != nil || code != 0 {
+		return nil
+	}
+	names, err := ParseShow(out, systemName)
+	if err != nil {
+		return nil
+	}
+	return names[:min(len(names), 30)]
+}
+
+// systemName is what Nix calls machines like this one.
+var systemName = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-" + runtime.GOOS
 
 // outside refuses a flake of all files of a folder that holds the store: each
 // build would change it.

@@ -86,6 +86,9 @@ func TestBuild(t *testing.T) {
 		if !errors.As(err, &be) || be.Class != want {
 			t.Errorf("%s: %v, want %s", attr, err, want)
 		}
+		if attr == "none" && !strings.Contains(fmt.Sprint(be.Said), "its packages are bad-time, bad-uuid") {
+			t.Errorf("none: %q", be.Said)
+		}
 		if attr == "fails" && err != nil && !slices.Contains(be.Tail, "before") {
 			t.Errorf("fails: the builder's last lines are %q", be.Tail)
 		}
@@ -316,6 +319,12 @@ func TestForms(t *testing.T) {
 	if err != nil || len(infos) != 2 || !infos[0].Valid || infos[1].Valid || infos[1].Path != "/nix/store/gw9k7fzjswy3fsjlcnjf01inwj9w30pp-tree" {
 		t.Errorf("%+v %v", infos, err)
 	}
+	if locked, err := nix.ParseMetadata(read("flake-metadata-v2.8.0.json")); err != nil || len(locked) != 0 {
+		t.Errorf("%v %v", locked, err)
+	}
+	if names, err := nix.ParseShow(read("flake-show-v2.8.0.json"), "aarch64-linux"); err != nil || len(names) != 11 || names[0] != "bad-time" {
+		t.Errorf("%v %v", names, err)
+	}
 	ds, err := nix.ParseDerivations(read("show-derivation-v2.8.0.json"))
 	if err != nil || len(ds) != 1 {
 		t.Fatalf("%v %v", ds, err)
@@ -359,6 +368,30 @@ func TestLog(t *testing.T) {
 	}
 	if l := read("a builder's @nix {\n@nix not json\n" + strings.Repeat("x", 3<<20) + "\n"); len(l.Tail) != 3 || len(l.Tail[2]) > 1<<20 {
 		t.Errorf("%d lines", len(l.Tail))
+	}
+}
+
+// TestLocks: what inputs are locked to, and which of two locks' are others.
+func TestLocks(t *testing.T) {
+	lock := func(nodes string) []byte {
+		return []byte(`{"locks":{"root":"root","version":7,"nodes":{"root":{"inputs":{"nixpkgs":"nixpkgs"}}` + nodes + `}}}`)
+	}
+	old, err1 := nix.ParseMetadata(lock(`,"nixpkgs":{"locked":{"type":"github","owner":"NixOS","repo":"nixpkgs","rev":"aa","narHash":"sha256-a"}},"x":{"locked":{"type":"path","path":"/x","narHash":"sha256-x"}}`))
+	now, err2 := nix.ParseMetadata(lock(`,"nixpkgs":{"locked":{"type":"github","owner":"NixOS","repo":"nixpkgs","rev":"bb","narHash":"sha256-b"}},"x":{"locked":{"type":"path","path":"/x","narHash":"sha256-y"}},"y":{"locked":{"type":"git","url":"https://y","rev":"cc"}}`))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range nix.DiffInputs(old, now) {
+		got = append(got, strings.Join(d.Path, "/")+" "+d.What+" "+d.A+" "+d.B)
+	}
+	if want := "flake.lock/nixpkgs rev aa bb; flake.lock/x narHash sha256-x sha256-y; flake.lock/y input  https://y cc"; strings.Join(got, "; ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, bad := range []string{`{}`, `{"locks":{"version":8,"root":"r","nodes":{"r":{}}}}`, `{"locks":{"version":7,"root":"r","nodes":{}}}`, string(lock(`,"n":{}`)), string(lock(`,"n":{"locked":{"type":"path","path":"/x"}}`))} {
+		if m, err := nix.ParseMetadata([]byte(bad)); err == nil {
+			t.Errorf("%s: %v", bad, m)
+		}
 	}
 }
 
@@ -413,6 +446,8 @@ func FuzzForms(f *testing.F) {
 			}
 		}
 		_, _ = nix.ParsePathInfo(data)
+		_, _ = nix.ParseMetadata(data)
+		_, _ = nix.ParseShow(data, "x86_64-linux")
 		_, _ = nix.ParseDerivations(data)
 		if _, err := nix.ReadLog(strings.NewReader(string(data)), nil); err != nil {
 			t.Error(err)

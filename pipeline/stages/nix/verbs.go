@@ -489,6 +489,16 @@ func DiffDerivations(ctx context.Context, n *nix.Nix, a, b string) (*Differences
 	if err != nil {
 		return nil, nil, err
 	}
+	if len(list) > 0 {
+		// The lock is nearest to whoever has to mend it.
+		var locked [2]map[string]nix.Locked
+		for i, installable := range []string{a, b} {
+			if locked[i], err = n.Inputs(ctx, installable); err != nil {
+				return nil, nil, err
+			}
+		}
+		list = append(nix.DiffInputs(locked[0], locked[1]), list...)
+	}
 	for _, x := range list {
 		d.Inputs = append(d.Inputs, Input(x))
 		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: append([]string{string(key)}, append(slices.Clone(x.Path), x.What)...), Expected: x.B, Actual: x.A, Standing: pipeline.Suspected, Hint: "nix-build", Note: "the two begin to differ here"})
