@@ -306,18 +306,6 @@ func (n *Nix) Instantiate(ctx context.Context, installable string) (string, erro
 	return drv, nil
 }
 
-func (n *Nix) derivation(ctx context.Context, drv string) (*Derivation, error) {
-	ds, err := n.derivations(ctx, drv)
-	if err != nil {
-		return nil, err
-	}
-	d := ds[drv]
-	if d == nil {
-		return nil, fmt.Errorf("nix: the derivation %s is not among those that were shown", drv)
-	}
-	return d, nil
-}
-
 // packages are what a flake offers, as far as it can be shown: of many a flake
 // only one attribute evaluates.
 func (n *Nix) packages(ctx context.Context, installable string) []string {

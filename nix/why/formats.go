@@ -124,8 +124,12 @@ func tarred(f *finder, path string, a, b []byte, depth int) bool {
 			}
 			slices.Sort(pax)
 			out = append(out, member{h.Name, []field{
-				{"type", string(rune(h.Typeflag))}, {"target", h.Linkname}, {"mode", fmt.Sprintf("%04o", h.Mode)},
-				{"owner", fmt.Sprintf("%d:%d %s:%s", h.Uid, h.Gid, h.Uname, h.Gname)}, {"mtime", h.ModTime.UTC().String()}, {"attributes", strings.Join(pax, " ")},
+				{"type", string(rune(h.Typeflag))},
+				{"target", h.Linkname},
+				{"mode", fmt.Sprintf("%04o", h.Mode)},
+				{"owner", fmt.Sprintf("%d:%d %s:%s", h.Uid, h.Gid, h.Uname, h.Gname)},
+				{"mtime", h.ModTime.UTC().String()},
+				{"attributes", strings.Join(pax, " ")},
 			}, content})
 		}
 	}
@@ -151,7 +155,8 @@ func zipped(f *finder, path string, a, b []byte, depth int) bool {
 				return nil, err
 			}
 			out = append(out, member{e.Name, []field{
-				{"mode", e.Mode().String()}, {"mtime", fmt.Sprintf("%s %04x%04x", e.Modified.UTC(), e.ModifiedDate, e.ModifiedTime)},
+				{"mode", e.Mode().String()},
+				{"mtime", fmt.Sprintf("%s %04x%04x", e.Modified.UTC(), e.ModifiedDate, e.ModifiedTime)},
 				{"compression", fmt.Sprintf("method %d, %d bytes", e.Method, e.CompressedSize64)},
 			}, content})
 		}
@@ -231,7 +236,10 @@ func cpioMembers(data []byte) ([]member, bool) {
 			return out, true
 		}
 		out = append(out, member{title, []field{
-			{"inode", strconv.FormatInt(v[0], 10)}, {"mode", fmt.Sprintf("%06o", v[1])}, {"owner", fmt.Sprintf("%d:%d", v[2], v[3])}, {"mtime", strconv.FormatInt(v[5], 10)},
+			{"inode", strconv.FormatInt(v[0], 10)},
+			{"mode", fmt.Sprintf("%06o", v[1])},
+			{"owner", fmt.Sprintf("%d:%d", v[2], v[3])},
+			{"mtime", strconv.FormatInt(v[5], 10)},
 			{"device", fmt.Sprintf("%d:%d, %d:%d", v[7], v[8], v[9], v[10])},
 		}, data[start : start+size]})
 		at = int((start + size + 3) &^ 3)
