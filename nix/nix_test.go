@@ -192,6 +192,21 @@ func TestSubstituted(t *testing.T) {
 	if caches := r.Caches(); len(caches) != 1 || !strings.HasPrefix(caches[0], "1 from file://") {
 		t.Errorf("dep: its input came from %v", caches)
 	}
+	// Once it lies in the store it is no better, and what was built there is.
+	if r, err = third.Build(context.Background(), f+"#dep"); err != nil {
+		t.Fatal(err)
+	}
+	if caches := r.Caches(); len(caches) != 1 || caches[0] != "1 from a cache, in an earlier run" {
+		t.Errorf("dep, once more: its input came from %v", caches)
+	}
+	for range 2 {
+		if r, err = first.Build(context.Background(), f+"#dep"); err != nil {
+			t.Fatal(err)
+		}
+		if caches := r.Caches(); len(caches) != 0 {
+			t.Errorf("dep, built with its input: its input came from %v", caches)
+		}
+	}
 	// The vendor's build of this one cannot be repeated: it must not pass.
 	var be *nix.BuildError
 	if _, err := second.Build(context.Background(), f+"#bad-uuid"); !errors.As(err, &be) || be.Class != nix.NotDeterministic {

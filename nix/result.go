@@ -102,6 +102,9 @@ func (n *Nix) Build(ctx context.Context, installable string) (*Result, error) {
 			}
 		}
 	}
+	if err := n.earlier(ctx, r, log); err != nil {
+		return nil, err
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Outputs)) {
 		out, err := n.facts(ctx, r, d.Outputs[name].Path, log)
 		if err != nil {
@@ -111,6 +114,54 @@ func (n *Nix) Build(ctx context.Context, installable string) (*Result, error) {
 		r.Outputs = append(r.Outputs, *out)
 	}
 	return r, n.closure(ctx, r, log)
+}
+
+// earlierRun is where an input came from that lay in the store and was not built
+// in it: some cache gave it when the store was used before.
+const earlierRun = "a cache, in an earlier run"
+
+// earlier adds the inputs that an earlier run left in the store and did not
+// build there. What is in the store answers for nothing by lying there.
+func (n *Nix) earlier(ctx context.Context, r *Result, log *Log) error {
+	var lying []string
+	for _, other := range r.derivations {
+		if other.Path == r.Drv || slices.Contains(log.Building, other.Path) {
+			continue
+		}
+		for _, o := range other.Outputs {
+			if o.Hash != "" || r.Fetched[o.Path] != "" || checkStorePath(o.Path) != nil {
+				continue
+			}
+			if _, err := os.Lstat(n.real(o.Path)); err == nil {
+				lying = append(lying, o.Path)
+			}
+		}
+	}
+	slices.Sort(lying)
+	for part := range slices.Chunk(lying, 500) {
+		out, log, code, err := n.run(ctx, n.nixStore, append([]string{"--check-validity", "--print-invalid", "--log-format", "internal-json"}, part...)...)
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return trouble("check-validity", code, log)
+		}
+		invalid := strings.Fields(string(out))
+		valid := slices.DeleteFunc(slices.Clone(part), func(p string) bool { return slices.Contains(invalid, p) })
+		if len(valid) == 0 {
+			continue
+		}
+		infos, err := n.recorded(ctx, valid...)
+		if err != nil {
+			return err
+		}
+		for _, p := range valid {
+			if !infos[p].Ultimate {
+				r.Fetched[p] = earlierRun
+			}
+		}
+	}
+	return nil
 }
 
 // facts builds what makes a path again unless it ran here, and hashes it.

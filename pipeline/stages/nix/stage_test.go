@@ -266,6 +266,9 @@ func TestSubstitutedImage(t *testing.T) {
 	if f := finding(r); f.Standing.Effective != pipeline.Rebuilt {
 		t.Errorf("the image itself was built again here: %+v", f)
 	}
+	if r = l.run(t, image, cached, "", run.Options{}).Report; r.Outcome != pipeline.OutcomeDenied || code(r, "nix-inputs-fetched") == nil {
+		t.Errorf("fetched inputs, in the same store once more: %s %+v", r.Outcome, r.Problems)
+	}
 	// The vendor's odd image differs from every build of it.
 	if r = l.run(t, "nix: 'path:flake#farm', entry: odd", strings.Replace(cached, "second", "third", 1), "", run.Options{}).Report; r.Outcome != pipeline.OutcomeDenied || code(r, "nix-not-deterministic") == nil {
 		t.Errorf("a substituted image that cannot be built: %s %+v", r.Outcome, r.Problems)
