@@ -172,6 +172,7 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	r.measured[key] = true
 	Compare(r.out, name, c.Dir, res)
 	if signed != nil {
+		signed.endorsedBy(r.in.Config, key)
 		signed.Describe(r.out, key, c.Dir, res)
 		r.signed[key] = signed
 	}

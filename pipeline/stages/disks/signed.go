@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/retally/retally/internal/digest"
@@ -25,6 +27,7 @@ type Signed struct {
 	signer  oms.Signer
 	err     error // why nobody signed it, or why that is not known
 
+	by   string       // the entry of endorsements that judges who signed it
 	key  pipeline.Key // of the root hash that was signed, once it is described
 	note string       // who signed it, or why that is not known
 }
@@ -82,6 +85,22 @@ func Bind(read func(name string, limit int64) ([]byte, error), path func(string)
 	return s, nil
 }
 
+// endorsedBy looks for the entry of endorsements that judges a keyless signature
+// whole and binds it to the files that are read here.
+func (s *Signed) endorsedBy(c *config.Config, root pipeline.Key) {
+	files := pipeline.Key(strings.TrimSuffix(string(root), "root") + "model-sig")
+	if s.sig.Material != oms.ByKeyless {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Endorsements)) {
+		e := c.Endorsements[name]
+		if filepath.Clean(e.File) == filepath.Clean(s.file) && len(e.Only) == 0 && slices.ContainsFunc(e.Keys, files.Match) {
+			s.by = name
+			return
+		}
+	}
+}
+
 // unjudged reports whether nothing is known about the signature.
 func (s *Signed) unjudged() bool {
 	var not *oms.NotJudgedError
@@ -125,6 +144,9 @@ func (s *Signed) Describe(out *run.Out, root pipeline.Key, dir string, res disk.
 		})
 		out.Refer(signer, pipeline.OfText(s.signer.Name), where, "a signer that is trusted by "+strings.Join(s.signers, ", "))
 		s.note = "signed by " + s.signer.Name
+	case s.by != "":
+		s.note = "endorsement " + s.by + " says who signed it"
+		out.Problem(pipeline.LevelNote, "disk-signer-endorsed", where, s.note, "")
 	case s.unjudged():
 		out.Refer(signer, pipeline.OfText("somebody who is trusted"), where, "who signed the weights")
 		out.Notes[signer] = s.err.Error()
@@ -163,6 +185,9 @@ func (s *Signed) uncovered(out *run.Out, r *oms.Report) {
 // Deployed holds the signed root hash against one that the deployment mounts,
 // which stays unchecked where no signature holds.
 func (s *Signed) Deployed(out *run.Out, ref pipeline.Reference) {
+	if s.by != "" {
+		return // the endorsement's own values stand for it
+	}
 	ref.Key, ref.Words = s.key, ref.Words+", "+s.note
 	out.References = append(out.References, ref)
 	if _, known := out.Notes[s.key]; !known {
