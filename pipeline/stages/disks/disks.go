@@ -138,10 +138,13 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	stop := r.in.Progress.Follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
 	defer stop()
 	var res disk.Result
+	var found *disk.Searched
 	err = r.in.ReadTree(c.Dir, func(path string) (digest.Digest, int64, error) {
 		var err error
 		opts.Dir = path
-		res, err = disk.Measure(ctx, opts)
+		if res, err = disk.Measure(ctx, opts); err == nil {
+			found, err = Search(ctx, opts, res, listed, false)
+		}
 		return res.RootHash.Digest, res.HashOffset, err
 	})
 	if err != nil {
@@ -151,11 +154,14 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	if listed != nil {
 		file = listed.File
 	}
-	r.measured[Describe(r.out, name, c.Dir, res, file, listed)] = true
+	r.measured[Describe(r.out, name, c.Dir, res, file, listed, found)] = true
 	return nil
 }
 
 func modelKey(m privatemode.Model) pipeline.Key {
+	if m.Commit == "" {
+		return pipeline.NewKey("disk", m.Key, "root")
+	}
 	return pipeline.NewKey("disk", m.Key+"@"+m.Commit[:min(12, len(m.Commit))], "root")
 }
 
