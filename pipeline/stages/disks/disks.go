@@ -129,6 +129,11 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 			listed = m
 		}
 	}
+	if listed == nil && c.Found && len(r.in.Config.Disks) == 1 && len(r.models.Entries) == 1 {
+		// One directory and one entry were given to be compared.
+		listed = &r.models.Entries[0]
+		r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s is compared with %s, the only model of %s", c.Dir, listed.Key, listed.File))
+	}
 	opts, err := Resolve(c, listed)
 	if err != nil {
 		return err
