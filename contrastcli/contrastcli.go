@@ -29,6 +29,11 @@ const (
 	Genpolicy       = "genpolicy"
 )
 
+// Kinds are the names of all kinds of embedded files, in order.
+func Kinds() []string {
+	return []string{Genpolicy, Settings, Replacements, ReferenceValues, Rules}
+}
+
 // MaxSize bounds a program, maxEmbedded one file in it except genpolicy, and
 // maxWork the bytes that are looked at as a document.
 const (
@@ -302,7 +307,7 @@ func sorted(found map[string]File, data []byte, work *int) ([]File, error) {
 		}
 	}
 	var out []File
-	for _, name := range []string{Genpolicy, Settings, Replacements, ReferenceValues, Rules} {
+	for _, name := range Kinds() {
 		if f, ok := found[name]; ok {
 			out = append(out, f)
 		}

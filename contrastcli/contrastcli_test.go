@@ -126,6 +126,61 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestGenpolicy opens a program inside the program: whole, cut off, of another
+// machine, and not there.
+func TestGenpolicy(t *testing.T) {
+	inner := compile(t, "amd64", "example.com/genpolicy", "")
+	packed := bytes.Clone(inner)
+	copy(packed[0xc00:], "UPX!")
+	foreign := compile(t, "arm64", "example.com/genpolicy", "")
+	for _, c := range []struct {
+		name, odd string
+		data      []byte
+	}{
+		{"whole", "", inner},
+		{"cut off", "cut off", inner[:len(inner)-4096]},
+		{"packed", "packed", packed},
+		{"another machine", "cannot run it", foreign},
+	} {
+		p, err := contrastcli.Read(compile(t, "amd64", contrast, "//go:embed genpolicy\nvar G string\n\nfunc init() { os.Stdout.WriteString(G) }\n", "genpolicy", string(c.data)))
+		if c.name == "cut off" && err == nil {
+			if _, ok := p.File(contrastcli.Genpolicy); !ok {
+				continue // without its section headers it is no ELF file, and listed as absent
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		f, ok := p.File(contrastcli.Genpolicy)
+		if !ok || !bytes.Equal(f.Data, c.data) {
+			t.Errorf("%s: genpolicy found: %v", c.name, ok)
+			continue
+		}
+		g, err := contrastcli.OpenGenpolicy(f, p.Arch)
+		if err != nil || (g.Odd == "") != (c.odd == "") || !strings.Contains(g.Odd, c.odd) {
+			t.Errorf("%s: %+v, %v, want odd %q", c.name, g, err, c.odd)
+		}
+	}
+	if _, err := contrastcli.OpenGenpolicy(contrastcli.File{Data: []byte("\x7fELF")}, "amd64"); err == nil {
+		t.Error("no ELF file is opened")
+	}
+}
+
+func FuzzGenpolicy(f *testing.F) {
+	f.Add([]byte("\x7fELF\x02\x01\x01"))
+	if self, err := os.Executable(); err == nil {
+		if b, err := os.ReadFile(self); err == nil {
+			f.Add(b[:min(len(b), 64<<10)])
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if g, err := contrastcli.OpenGenpolicy(contrastcli.File{Data: data}, "amd64"); err == nil && g.Arch == "" {
+			t.Fatal("opened without a machine")
+		}
+	})
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("\x7fELF"))
 	f.Add([]byte("MZ"))

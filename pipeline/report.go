@@ -170,7 +170,7 @@ func (r *Report) count() {
 		case f.Verdict == Unchecked:
 			k.Unchecked++
 		case f.Verdict == Match || f.Verdict == Differs:
-			if f.Standing.Effective.Known() {
+			if f.Standing.Effective.Known() && !f.vouched() {
 				k.Recounted++
 				r.Coverage.Recounted++
 			} else {
@@ -179,7 +179,7 @@ func (r *Report) count() {
 		}
 	}
 	for name, k := range kinds {
-		for _, b := range []Basis{Copied, Assumed} {
+		for _, b := range []Basis{Copied, Assumed, Endorsed} {
 			if n := weak[name][b]; n > 0 && k.RestingOn == "" {
 				k.RestingOn = fmt.Sprintf("%s: %d", b, n)
 			}
@@ -188,6 +188,15 @@ func (r *Report) count() {
 	}
 	slices.SortFunc(r.Coverage.Kinds, func(a, b KindCoverage) int { return cmp.Compare(a.Kind, b.Kind) })
 }
+
+// vouched reports whether the finding is that somebody vouches for something.
+// That holds or not; it is never a recount.
+func (f *Finding) vouched() bool {
+	return f.Key.Kind() == kindEndorsement && f.Standing.Effective == Endorsed
+}
+
+// kindEndorsement is the kind of the keys of endorsements.
+const kindEndorsement = "endorsement"
 
 func (m *MeaningResult) add(f *Finding) {
 	switch {
@@ -322,7 +331,12 @@ func (r *Report) sentence() string {
 			known++
 		}
 	}
-	checked := r.Coverage.Recounted
+	checked, endorsed := r.Coverage.Recounted, 0
+	for i := range r.Findings {
+		if f := &r.Findings[i]; f.Verdict == Match && f.vouched() {
+			endorsed++
+		}
+	}
 	switch {
 	case bad > 0 && errors > 0:
 		return fmt.Sprintf("%s and %s.", show.Plural(bad, "value differs", "values differ"), show.Plural(errors, "input has a defect", "inputs have defects"))
@@ -336,6 +350,8 @@ func (r *Report) sentence() string {
 		return fmt.Sprintf("%s recounted; nothing published was given to compare with.", show.Plural(known, "value was", "values were"))
 	case len(r.Findings) == 0:
 		return "Nothing published was given to compare with."
+	case checked == 0 && endorsed > 0 && open == 0:
+		return fmt.Sprintf("Endorsed by somebody who is trusted, and nothing recounted: %s by signatures that were verified.", show.Plural(endorsed, "question is answered", "questions are answered"))
 	case checked == 0 && r.Outcome == OutcomeUnchecked && open == 0:
 		return "Nothing was recounted: no value that was compared rests on what was checked here."
 	case open > 0:
@@ -343,7 +359,11 @@ func (r *Report) sentence() string {
 	case r.Provenance.Allowed > 0:
 		return fmt.Sprintf("Nothing differs: %s, %s left unchecked with your leave.", show.Plural(checked, "value recounted", "values recounted"), show.Plural(r.Provenance.Allowed, "value", "values"))
 	default:
-		return fmt.Sprintf("Everything published was recounted and agrees: %s%s.", show.Plural(checked, "value", "values"), r.ofWhat())
+		words := fmt.Sprintf("Everything published was recounted and agrees: %s%s", show.Plural(checked, "value", "values"), r.ofWhat())
+		if endorsed > 0 {
+			return words + "; beside it signatures vouch: " + show.Plural(endorsed, "question", "questions") + " held."
+		}
+		return words + "."
 	}
 }
 
@@ -383,6 +403,7 @@ var kindPlurals = []kindPlural{
 	{"snp", "AMD machines"},
 	{"tdx", "Intel machines"},
 	{"evidence", "evidence"},
+	{kindEndorsement, "endorsements"},
 	{"tpm", "TPM registers"},
 	{"file", "files"},
 	{"keys", "owner keys"},

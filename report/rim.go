@@ -158,8 +158,8 @@ func CoRIM(w io.Writer, r *pipeline.Report) error {
 			values.Registers = map[string][]comidDigest{}
 		}
 		register := v.register
-		if bank, number, ok := strings.Cut(register, "/"); ok && v.tee == "tpm" && bank == v.value.Algorithm().String() {
-			register = "pcr" + number
+		if bank, pcr, ok := strings.Cut(register, "/"); ok && v.tee == "tpm" && bank == v.value.Algorithm().String() {
+			register = pcr
 		}
 		values.Registers[register] = append(values.Registers[register], d)
 	}
@@ -205,7 +205,7 @@ func RVPS(w io.Writer, r *pipeline.Report) error {
 		case v.tee == "snp":
 			name = "snp_launch_measurement"
 		case v.tee == "tpm":
-			bank, number, _ := strings.Cut(v.register, "/")
+			bank, number, _ := strings.Cut(v.register, "/pcr")
 			if _, err := strconv.ParseUint(number, 10, 8); err != nil || bank != "sha256" {
 				continue
 			}

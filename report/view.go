@@ -144,11 +144,31 @@ type Options struct {
 	AllCauses bool // also the causes that a line of text says already
 }
 
+// joinedLacks says once what many values lack.
+func joinedLacks(list []pipeline.Lack) []pipeline.Lack {
+	type what struct{ what, how string }
+	at, more := map[what]int{}, map[int]int{}
+	var out []pipeline.Lack
+	for _, l := range list {
+		k := what{l.What, l.How}
+		if i, known := at[k]; known {
+			more[i]++
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, l)
+	}
+	for i, n := range more {
+		out[i].For += fmt.Sprintf(" and %d more", n)
+	}
+	return out
+}
+
 // NewView puts a report in words.
 func NewView(r *pipeline.Report, o Options) *View {
 	v := &View{
 		Outcome: r.Outcome, Verdict: verdictWords[r.Outcome], Summary: r.Summary, Subject: r.Subject, Facts: r.Facts,
-		Problems: r.Problems, Lacks: r.Lacks, More: r.More, Next: r.Next, NextWhy: r.NextWhy, Inputs: r.Inputs, Tool: r.Tool,
+		Problems: r.Problems, Lacks: joinedLacks(r.Lacks), More: r.More, Next: r.Next, NextWhy: r.NextWhy, Inputs: r.Inputs, Tool: r.Tool,
 		Gate:    newGateView(r.Gate),
 		GotName: cmp.Or(r.GotName, "here"), WantName: cmp.Or(r.WantName, "published"),
 	}

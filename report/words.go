@@ -19,6 +19,7 @@ var kindWords = []struct {
 	{"snp", "AMD SEV-SNP machines (what the processor must report)", 3},
 	{"tdx", "Intel TDX machines (what the processor must report)", 2},
 	{"evidence", "Evidence of running machines (signed by the processor's vendor)", 2},
+	{"endorsement", "Endorsements (who vouches for it; nothing of it is recounted)", 2},
 	{"tpm", "TPM registers (what was measured at boot)", 2},
 	{"keys", "Owner keys (who may change or recover the deployment)", 2},
 	{"manifest", "The manifest file", 1},

@@ -70,6 +70,18 @@ type Profile struct {
 	// follow from, where the profile knows one.
 	QEMU  string
 	Notes []string
+
+	// Sizes are the machines that the vendor offers, by name, and Hosts the versions
+	// of QEMU that its hosts are known to run.
+	Sizes map[string]Size
+	Hosts []string
+}
+
+// Size is a machine that a vendor offers.
+type Size struct {
+	VCPUs  int
+	Memory uint64 // bytes
+	GPU    bool
 }
 
 func (p *Profile) needsACPI() bool {
@@ -110,6 +122,12 @@ type profileFile struct {
 	For        []string `yaml:"for"`
 	Document   string   `yaml:"document"`
 	Notes      []string `yaml:"notes"`
+	Hosts      []string `yaml:"hosts"`
+	Sizes      map[string]struct {
+		VCPUs  int    `yaml:"vcpus"`
+		Memory string `yaml:"memory"`
+		GPU    bool   `yaml:"gpu"`
+	} `yaml:"sizes"`
 }
 
 // LoadProfile returns a built-in profile.
@@ -193,6 +211,21 @@ func (f *profileFile) profile() (Profile, error) {
 		}
 		p.COM1 = append(p.COM1, acpi.Family(name))
 	}
+	for name, s := range f.Sizes {
+		memory, err := ParseMemory(s.Memory)
+		if err != nil || s.VCPUs < 1 || s.VCPUs > acpi.MaxVCPUs {
+			errs = append(errs, fmt.Errorf("sizes: %.40q: want vcpus and memory of a machine", name))
+		}
+		if p.Sizes == nil {
+			p.Sizes = map[string]Size{}
+		}
+		p.Sizes[name] = Size{s.VCPUs, memory, s.GPU}
+	}
+	for _, version := range f.Hosts {
+		_, err := ParseQEMUVersion(version)
+		errs = append(errs, err)
+	}
+	p.Hosts = f.Hosts
 	if err := errors.Join(errs...); err != nil {
 		return p, err
 	}

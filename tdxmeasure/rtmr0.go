@@ -123,6 +123,18 @@ const (
 // OVMF, which reproduce-mr and dstack-mr have as a constant.
 const emptyCFV = "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790"
 
+// ShapeRTMR0 computes RTMR0 of a machine whose firmware is not at hand: as if it
+// had the memory layout of edk2-stable202411 to 202502 and an empty variable
+// store. A published value that is equal proves that it has; another one proves
+// nothing.
+func ShapeRTMR0(ctx context.Context, c *Config) (Trace, error) {
+	copied := *c
+	copied.Profile.ConstantCFV, copied.Profile.HOB = true, HOBOptions{FixedLayout: true}
+	m := New(Artifacts{})
+	m.tdvfOnce.Do(func() { m.tdvf = &ovmf.TDVF{} })
+	return m.rtmr0(ctx, &copied)
+}
+
 func (m *Measurer) rtmr0(ctx context.Context, c *Config) (Trace, error) {
 	t := newTrace(trace.Extend)
 	files, err := m.tables(ctx, c)

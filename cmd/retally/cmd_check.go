@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"path/filepath"
 	"time"
 
@@ -53,9 +54,8 @@ these files alone, and names the next command. Several paths are taken together.
 				return err
 			}
 			s.JudgeAt(time.Now())
-			o.Problems, o.Lacks = s.Problems, s.Lacks
 			stop := a.showProgress(o.Progress)
-			res, err := run.Run(cmd.Context(), stages.Table(), s.Config, o)
+			res, err := recount(cmd.Context(), s, o)
 			stop()
 			if err != nil {
 				return err
@@ -71,6 +71,18 @@ these files alone, and names the next command. Several paths are taken together.
 	}
 	flags.flags(cmd)
 	return cmd
+}
+
+// recount runs what was recognized. A manifest that cannot be generated is no
+// reason to leave the rest unchecked.
+func recount(ctx context.Context, s *recognize.Subject, o run.Options) (*run.Result, error) {
+	o.Problems, o.Lacks = s.Problems, s.Lacks
+	res, err := run.Run(ctx, stages.Table(), s.Config, o)
+	if err == nil || ctx.Err() != nil || !s.Ungenerated(err) {
+		return res, err
+	}
+	o.Problems, o.Lacks = s.Problems, s.Lacks
+	return run.Run(ctx, stages.Table(), s.Config, o)
 }
 
 // quote makes a word that a shell takes as it is.

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"crypto/sha256"
-	"fmt"
+	"context"
 	"io"
-	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +11,6 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/internal/show"
-	"github.com/retally/retally/manifest"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
 )
@@ -29,6 +26,12 @@ type embeddedFile struct {
 	SHA256 digest.Digest `json:"sha256"`
 }
 
+// absentFile is a kind of embedded file that was not found.
+type absentFile struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
 type comparedValue struct {
 	Key      string `json:"key"`
 	Embedded string `json:"embedded"`
@@ -36,165 +39,216 @@ type comparedValue struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
+// uncheckedSignature says that nobody's signature stands behind the program.
+type uncheckedSignature struct {
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+}
+
 type contrastCLI struct {
-	Schema   string          `json:"schema"`
-	Digest   digest.Digest   `json:"digest"`
-	Version  string          `json:"version"`
-	Embedded []embeddedFile  `json:"embedded"`
-	Compared []comparedValue `json:"compared"`
+	Schema    string                 `json:"schema"`
+	Digest    digest.Digest          `json:"digest"`
+	Version   string                 `json:"version"`
+	Arch      string                 `json:"arch"`
+	Signature uncheckedSignature     `json:"signature"`
+	Embedded  []embeddedFile         `json:"embedded"`
+	Absent    []absentFile           `json:"absent"`
+	Genpolicy *contrastcli.Generator `json:"genpolicy,omitempty"`
+	Compared  []comparedValue        `json:"compared"`
+}
+
+// contrastGiven is what a program is held against.
+type contrastGiven struct {
+	checksum, rebuild, against, settings, rules string
+	platforms                                   []string
+}
+
+func (g *contrastGiven) files() []string {
+	return []string{g.checksum, g.rebuild, g.against, g.settings, g.rules}
+}
+
+// nothing reports whether the verb only looks.
+func (g *contrastGiven) nothing() bool {
+	return len(g.platforms) == 0 && !slices.ContainsFunc(g.files(), func(f string) bool { return f != "" })
 }
 
 func (a *app) contrastCLICommand() *cobra.Command {
 	var (
-		flags                                         comparison
-		checksum, against, settings, rules, extractTo string
+		flags     comparison
+		given     contrastGiven
+		extractTo string
 	)
 	cmd := &cobra.Command{
 		Use:   "cli FILE",
 		Short: "Show what a Contrast program has embedded, without running it",
 		Long: `Read a Contrast program for Linux (ELF, amd64 or arm64) and list its digest, the
-release it says it is and the files embedded in it. It is never executed. The
-signature of a release is not checked, nor what an embedded genpolicy holds.`,
+release it says it is, the files embedded in it, and which of them were not
+found. It is never executed. Of an embedded genpolicy, only its headers are
+read. No signature of Contrast's programs is known to be published, so none is
+checked: hold the digest against the release's (--checksum) or against a program
+that you built yourself from the release's tag (--rebuild, see docs/contrast.md).`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			file := args[0]
-			if err := onlyOneStdin("contrast cli", file, checksum, against, settings, rules); err != nil {
+			if err := onlyOneStdin("contrast cli", append([]string{file}, given.files()...)...); err != nil {
 				return err
 			}
-			targets, err := flags.targets(file, checksum, against, settings, rules)
+			targets, err := flags.targets(append([]string{file}, given.files()...)...)
 			if err != nil {
 				return err
 			}
-			data, err := a.readInput("read", file, contrastcli.MaxSize)
+			p, err := a.contrastProgram(file)
 			if err != nil {
 				return err
 			}
-			p, err := contrastcli.Read(data)
-			if err != nil {
-				return &userError{op: "read Contrast program", path: file, err: err}
-			}
-			res, out := &contrastCLI{Schema: "retally/contrast-cli/1", Digest: p.Digest, Version: p.Version, Embedded: []embeddedFile{}, Compared: []comparedValue{}}, run.NewOut()
-			var files []outfile.File
-			for _, f := range p.Files {
-				res.Embedded = append(res.Embedded, embeddedFile{f.Name, f.SHA256})
-				files = append(files, outfile.File{Name: f.Name, Data: func() []byte { return f.Data }})
-			}
-			// An empty got is a value that the program does not have: unchecked.
-			compare := func(key pipeline.Key, got, want digest.Digest, by, why string) {
-				c := comparedValue{Key: string(key), Given: want.String(), Reason: why}
-				if why == "" {
-					c.Embedded = got.String()
-					out.Measure(key, pipeline.OfDigest(got), file, "")
-				} else {
-					out.Notes[key] = why
-				}
-				out.Refer(key, pipeline.OfDigest(want), pipeline.Where{File: by}, "given")
-				res.Compared = append(res.Compared, c)
-			}
-			if checksum != "" {
-				text, err := a.readInput("read", checksum, smallFile)
-				if err != nil {
-					return err
-				}
-				want, err := contrastcli.Checksum(checksum, string(text), filepath.Base(file))
-				if err != nil {
-					return &userError{op: "read checksum", path: checksum, err: err}
-				}
-				compare(pipeline.NewKey("contrast-cli", "digest"), p.Digest, want, checksum, "")
-			}
-			for _, g := range []struct{ name, path string }{{contrastcli.Settings, settings}, {contrastcli.Rules, rules}} {
-				if g.path == "" {
-					continue
-				}
-				b, err := a.readInput("read", g.path, smallFile)
-				if err != nil {
-					return err
-				}
-				sum := sha256.Sum256(b)
-				want, err := digest.FromBytes(digest.SHA256, sum[:])
-				if err != nil {
-					return err
-				}
-				f, ok := p.File(g.name)
-				why := ""
-				if !ok {
-					why = "the program has no such file embedded that was found"
-				}
-				compare(pipeline.NewKey("contrast-cli", g.name), f.SHA256, want, g.path, why)
-			}
-			if against != "" {
-				if err := a.contrastAgainst(p, against, compare); err != nil {
-					return err
-				}
+			look := newContrastLook(a, file, p)
+			if err := look.compare(cmd.Context(), &given); err != nil {
+				return err
 			}
 			if extractTo != "" {
-				if err := flags.guard.WriteFolder(extractTo, files); err != nil {
+				if err := flags.guard.WriteFolder(extractTo, look.files()); err != nil {
 					return plain(err)
 				}
 			}
-			return a.judged(&flags, targets, "what "+file+" has embedded", out, view{json: res, text: res.text, taken: true, got: "embedded", want: "given", computes: checksum+against+settings+rules == ""})
+			return look.finish(&flags, targets, &given)
 		},
 	}
-	cmd.Flags().StringVar(&checksum, "checksum", "", "the release's checksums (sha256sum lines) or its digest as GitHub shows it")
-	cmd.Flags().StringVar(&against, "against", "", "manifest.json whose launch values are compared with the embedded ones")
-	cmd.Flags().StringVar(&settings, "settings", "", "genpolicy settings to compare with the embedded ones")
-	cmd.Flags().StringVar(&rules, "rules", "", "policy rules to compare with the embedded ones")
-	cmd.Flags().StringVar(&extractTo, "extract", "", "write the embedded files into this folder")
+	f := cmd.Flags()
+	f.StringVar(&given.checksum, "checksum", "", "the release's checksums (sha256sum lines) or its digest as GitHub shows it")
+	f.StringVar(&given.rebuild, "rebuild", "", "the same program, built by yourself from the release's tag")
+	f.StringVar(&given.against, "against", "", "manifest.json whose launch values are compared with the embedded ones")
+	f.StringVar(&given.settings, "settings", "", "genpolicy settings to compare with the embedded ones")
+	f.StringVar(&given.rules, "rules", "", "policy rules to compare with the embedded ones")
+	f.StringArrayVar(&given.platforms, "platform", nil, "machine as NAME=FILE, a YAML file with the fields of platforms in retally.yaml: its launch values are computed and compared with the embedded ones; may be given several times")
+	f.StringVar(&extractTo, "extract", "", "write the embedded files into this folder")
 	flags.flags(cmd)
 	return cmd
 }
 
-func (a *app) contrastAgainst(p *contrastcli.Program, name string, compare func(pipeline.Key, digest.Digest, digest.Digest, string, string)) error {
-	data, err := a.readInput("read", name, smallFile)
+func (a *app) contrastProgram(file string) (*contrastcli.Program, error) {
+	data, err := a.readInput("read", file, contrastcli.MaxSize)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	m, err := manifest.Parse(name, data)
+	p, err := contrastcli.Read(data)
 	if err != nil {
-		return &userError{op: "read manifest", path: name, err: err}
+		return nil, &userError{op: "read Contrast program", path: file, err: err}
 	}
-	ref, _ := p.File(contrastcli.ReferenceValues)
-	list, err := contrastcli.Values(ref)
-	if err != nil {
-		return err
-	}
-	one := func(pointer, published string, v contrastcli.Value) error {
-		want, err := digest.ParseHex(digest.SHA384, published)
-		if err != nil {
-			return &userError{op: "read manifest", path: name, msg: fmt.Sprintf("%s/%s: %v", pointer, v.Field, err)}
-		}
-		hex, why := contrastcli.Select(list, v)
-		var got digest.Digest
-		if why == "" {
-			if got, err = digest.ParseHex(digest.SHA384, hex); err != nil {
-				why = "the embedded value is no SHA-384: " + err.Error()
-			}
-		}
-		compare(pipeline.NewKey(append([]string{"contrast-cli"}, strings.Split(strings.Trim(pointer, "/")+"/"+v.Field, "/")...)...), got, want, name, why)
-		return nil
-	}
-	for _, e := range m.SNP() {
-		if err := one(e.Pointer, e.TrustedMeasurement, contrastcli.Value{Platform: e.Platform, Product: e.ProductName, CPUs: e.CPUs, Field: "TrustedMeasurement"}); err != nil {
-			return err
-		}
-	}
-	for _, e := range m.TDX() {
-		if err := one(e.Pointer, e.MrTd, contrastcli.Value{Platform: e.Platform, Field: "MrTd"}); err != nil {
-			return err
-		}
-		for i, r := range e.Rtmrs {
-			if err := one(e.Pointer, r, contrastcli.Value{Platform: e.Platform, Field: fmt.Sprintf("Rtmrs/%d", i)}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return p, nil
 }
 
-func (r *contrastCLI) text(w io.Writer, _ bool) {
-	show.Line(w, "%s  %s", r.Digest, r.Version)
+// contrastLook is a program and what is found of it.
+type contrastLook struct {
+	a    *app
+	file string
+	p    *contrastcli.Program
+	res  *contrastCLI
+	out  *run.Out
+	// taken are the keys of embedded values: they are what they are, whoever
+	// they are compared with.
+	taken map[pipeline.Key]bool
+	// recounted is set where a value was computed here, not only read.
+	recounted bool
+}
+
+func newContrastLook(a *app, file string, p *contrastcli.Program) *contrastLook {
+	l := &contrastLook{a: a, file: file, p: p, out: run.NewOut(), taken: map[pipeline.Key]bool{}, res: &contrastCLI{
+		Schema: "retally/contrast-cli/1", Digest: p.Digest, Version: p.Version, Arch: p.Arch,
+		Signature: uncheckedSignature{string(pipeline.Unchecked), "no signature of Contrast's programs is known to be published; the checksum of the release, or a rebuild, is what binds this file"},
+		Embedded:  []embeddedFile{}, Absent: []absentFile{}, Compared: []comparedValue{},
+	}}
+	l.out.Problem(pipeline.LevelNote, "signature-unchecked", pipeline.Where{File: file}, l.res.Signature.Reason, "--checksum FILE, --rebuild FILE")
+	for _, name := range contrastcli.Kinds() {
+		f, ok := p.File(name)
+		if !ok {
+			l.res.Absent = append(l.res.Absent, absentFile{name, "not found by its content; the program may not have it, or has it packed or in another form"})
+			l.out.Problem(pipeline.LevelNote, "embedded-absent", pipeline.Where{File: file}, "no embedded "+name+" was found", "")
+			continue
+		}
+		l.res.Embedded = append(l.res.Embedded, embeddedFile{f.Name, f.SHA256})
+		if name == contrastcli.Genpolicy {
+			l.genpolicy(f)
+		}
+	}
+	return l
+}
+
+// genpolicy opens the embedded generator of policies as far as its headers go.
+func (l *contrastLook) genpolicy(f contrastcli.File) {
+	g, err := contrastcli.OpenGenpolicy(f, l.p.Arch)
+	if err != nil {
+		g.Odd = err.Error()
+	}
+	l.res.Genpolicy = &g
+	if g.Odd != "" {
+		l.out.Problem(pipeline.LevelWarning, "embedded-genpolicy", pipeline.Where{File: l.file}, "the embedded genpolicy "+g.Odd, "this is not how a release is built")
+	}
+}
+
+func (l *contrastLook) files() []outfile.File {
+	var out []outfile.File
+	for _, f := range l.p.Files {
+		out = append(out, outfile.File{Name: f.Name, Data: func() []byte { return f.Data }})
+	}
+	return out
+}
+
+// compare holds the program against everything that was given.
+func (l *contrastLook) compare(ctx context.Context, g *contrastGiven) error {
+	if err := l.digests(g); err != nil {
+		return err
+	}
+	if err := l.embedded(g); err != nil {
+		return err
+	}
+	if g.against != "" {
+		if err := l.manifest(g.against); err != nil {
+			return err
+		}
+	}
+	return l.machines(ctx, g.platforms)
+}
+
+// finish judges. That embedded values are as they were found is no lack where
+// every one that was asked for could be compared.
+func (l *contrastLook) finish(c *comparison, targets []target, g *contrastGiven) error {
+	v := view{json: l.res, text: l.res.text, got: "embedded", want: "given", computes: g.nothing()}
+	if !l.recounted {
+		v.taken = true
+		return l.a.judged(c, targets, "what "+l.file+" has embedded", l.out, v)
+	}
+	v.got, v.want = "", ""
+	judged := *c
+	if len(l.out.Measurements) == len(l.out.References) {
+		for k := range l.taken {
+			judged.allow = append(judged.allow, string(k))
+		}
+	}
+	return l.a.judged(&judged, targets, "what "+l.file+" has embedded", l.out, v)
+}
+
+func (r *contrastCLI) text(w io.Writer, verbose bool) {
+	show.Line(w, "%s  %s  %s", r.Digest, show.Or(r.Version, "(says no version)"), r.Arch)
 	for _, f := range r.Embedded {
 		show.Line(w, "  %s  %s", f.SHA256, f.Name)
+	}
+	for _, f := range r.Absent {
+		show.Line(w, "  %-71s  %s", "not found", f.Name)
+	}
+	if g := r.Genpolicy; g != nil {
+		link := "static"
+		if g.Interpreter != "" {
+			link = "loaded by " + g.Interpreter
+		}
+		show.Line(w, "genpolicy: %s, %s, build ID %s", g.Arch, link, show.Or(g.BuildID, "none"))
+		if verbose {
+			for _, lib := range g.Libraries {
+				show.Line(w, "  loads %s", lib)
+			}
+		}
+		if g.Odd != "" {
+			show.Line(w, "  WARNING  genpolicy %s", g.Odd)
+		}
 	}
 	for _, c := range r.Compared {
 		switch {
@@ -206,5 +260,5 @@ func (r *contrastCLI) text(w io.Writer, _ bool) {
 			show.Line(w, "  DIFFERS  %s: %s, given %s", c.Key, c.Embedded, c.Given)
 		}
 	}
-	show.Line(w, "the signature of the release was not checked")
+	show.Line(w, "signature: not checked; %s", r.Signature.Reason)
 }

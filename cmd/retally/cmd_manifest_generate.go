@@ -94,10 +94,24 @@ func (g *manifestGenerate) config(a *app) (*config.Config, error) {
 		}
 		g.of.Variables[name] = value
 	}
-	for _, p := range g.platforms {
+	var err error
+	if c.Platforms, err = a.platformFiles("manifest generate", g.platforms); err != nil {
+		return nil, err
+	}
+	c.Images, err = images.Named(g.images)
+	return c, err
+}
+
+// platformFiles reads the machines that --platform names.
+func (a *app) platformFiles(verb string, flags []string) (map[string]config.Platform, error) {
+	if len(flags) == 0 {
+		return nil, nil
+	}
+	out := map[string]config.Platform{}
+	for _, p := range flags {
 		name, file, ok := strings.Cut(p, "=")
 		if !ok || name == "" || file == "" {
-			return nil, &userError{op: "manifest generate", msg: "--platform " + p + ": want NAME=FILE"}
+			return nil, &userError{op: verb, msg: "--platform " + p + ": want NAME=FILE"}
 		}
 		data, err := a.readInput("read platform", file, smallFile)
 		if err != nil {
@@ -114,17 +128,12 @@ func (g *manifestGenerate) config(a *app) (*config.Config, error) {
 		if err := yamldoc.DecodeStrict(file, docs[0], &platform); err != nil {
 			return nil, err
 		}
-		if c.Platforms == nil {
-			c.Platforms = map[string]config.Platform{}
+		if _, dup := out[name]; dup {
+			return nil, &userError{op: verb, msg: "--platform " + name + " is given twice"}
 		}
-		if _, dup := c.Platforms[name]; dup {
-			return nil, &userError{op: "manifest generate", msg: "--platform " + name + " is given twice"}
-		}
-		c.Platforms[name] = platform
+		out[name] = platform
 	}
-	var err error
-	c.Images, err = images.Named(g.images)
-	return c, err
+	return out, nil
 }
 
 func (a *app) generateManifest(ctx context.Context, g *manifestGenerate) error {

@@ -2,40 +2,85 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// buildContrast builds a program with embedded files as a Contrast release has
+// them. An empty file is left out.
+func buildContrast(out string, files map[string]string) error {
+	dir, err := os.MkdirTemp("", "contrast-program")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var b strings.Builder
+	b.WriteString("package main\n\nimport (\n\t_ \"embed\"\n\t\"os\"\n)\n")
+	use := ""
+	for i, name := range slices.Sorted(maps.Keys(files)) {
+		if files[name] == "" {
+			continue
+		}
+		fmt.Fprintf(&b, "\n//go:embed %s\nvar f%d string\n", name, i)
+		use += fmt.Sprintf("\tos.Stdout.WriteString(f%d)\n", i)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(files[name]), 0o600); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(&b, "\nfunc main() {\n%s}\n", use)
+	for name, text := range map[string]string{"go.mod": "module github.com/edgelesssys/contrast\n\ngo 1.24\n", "main.go": b.String()} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", out, ".")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, msg)
+	}
+	return nil
+}
+
 // contrastProgram builds a program in a folder that has a Contrast release's
-// launch values and rules embedded.
+// launch values and rules embedded, and lays the rules beside it.
 func contrastProgram(t *testing.T, dir string) string {
 	t.Helper()
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := filepath.Join(dir, "source")
-	if err := os.MkdirAll(source, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	put := func(name, text string) { putFile(t, filepath.Join(source, name), []byte(text)) }
 	refs := `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": [{"ProductName": "Milan", "TrustedMeasurement": "` + strings.Repeat("ab", 48) + `"}]}}` + "\n"
 	rules := "# Copyright\npackage agent_policy\n\ndefault A := false\n"
-	put("go.mod", "module github.com/edgelesssys/contrast\n\ngo 1.24\n")
-	put("refs.json", refs)
-	put("rules.rego", rules)
-	put("main.go", "package main\n\nimport (\n\t_ \"embed\"\n\t\"os\"\n)\n\n//go:embed refs.json\nvar a string\n\n//go:embed rules.rego\nvar b string\n\nfunc main() { os.Stdout.WriteString(a + b) }\n")
-	program := filepath.Join(dir, "contrast")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", program, ".")
-	cmd.Dir, cmd.Env = source, append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, msg)
-	}
 	putFile(t, filepath.Join(dir, "rules.rego"), []byte(rules))
+	program := filepath.Join(dir, "contrast")
+	if err := buildContrast(program, map[string]string{"refs.json": refs, "rules.rego": rules}); err != nil {
+		t.Fatal(err)
+	}
 	return program
+}
+
+// contrastProgramCommand is contrast-program OUT FILE..., for scripts: a program
+// that embeds the files.
+func contrastProgramCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: contrast-program OUT FILE...")
+	}
+	files := map[string]string{}
+	for _, name := range args[1:] {
+		files[filepath.Base(name)] = ts.ReadFile(name)
+	}
+	ts.Check(buildContrast(ts.MkAbs(args[0]), files))
 }
 
 // TestContrastCLI compares a program that is built here, with files embedded as
@@ -51,11 +96,16 @@ func TestContrastCLI(t *testing.T) {
 	}
 	good, evil := strings.Repeat("ab", 48), strings.Repeat("cd", 48)
 	program := contrastProgram(t, dir)
-	rules := string(readFileOf(t, filepath.Join(dir, "rules.rego")))
-	rulesFile, other := filepath.Join(dir, "rules.rego"), write("other.rego", rules+"#\n")
+	rulesFile := filepath.Join(dir, "rules.rego")
+	rules := string(readFileOf(t, rulesFile))
+	other := write("other.rego", rules+"#\n")
+	rebuilt := filepath.Join(dir, "rebuilt")
+	if err := buildContrast(rebuilt, map[string]string{"refs.json": `{"contrast-cc-metal-qemu-snp-1a2b3c4d": {"snp": []}}` + "\n", "rules.rego": rules + "#\n"}); err != nil {
+		t.Fatal(err)
+	}
 	code, out, errs := inProcess(t, nil, "contrast", "cli", program, "-o", "json")
 	var res contrastCLI
-	if err := json.Unmarshal([]byte(out), &res); code != 0 || err != nil || len(res.Embedded) != 2 {
+	if err := json.Unmarshal([]byte(out), &res); code != 0 || err != nil || len(res.Embedded) != 2 || len(res.Absent) != 3 || res.Signature.Verdict != "unchecked" || res.Genpolicy != nil {
 		t.Fatalf("exit %d, %v, embedded %v\n%s%s", code, err, res.Embedded, out, errs)
 	}
 	digest := res.Digest.String()
@@ -81,11 +131,20 @@ func TestContrastCLI(t *testing.T) {
 		{"manifest", 0, []string{"--against", manifest("m.json", "Metal-QEMU-SNP", good)}},
 		{"another launch digest", exitDiffers, []string{"--against", manifest("d.json", "Metal-QEMU-SNP", evil)}},
 		{"another platform", exitUnchecked, []string{"--against", manifest("p.json", "Metal-QEMU-SNP-GPU", good)}},
+		{"the same rebuilt", 0, []string{"--rebuild", program}},
+		{"another rebuild", exitDiffers, []string{"--rebuild", rebuilt}},
+		{"a rebuild of something else", 2, []string{"--rebuild", rulesFile}},
+		{"digest and manifest", 0, []string{"--checksum", write("both", digest+"\n"), "--against", manifest("b.json", "Metal-QEMU-SNP", good)}},
+		{"digest and a value that is not there", exitUnchecked, []string{"--checksum", write("half", digest+"\n"), "--against", manifest("h.json", "Metal-QEMU-SNP-GPU", good)}},
 		{"manifest without values", exitUnchecked, []string{"--against", write("e.json", `{"Policies":{},"ReferenceValues":{}}`)}},
 	} {
 		if code, out, errs := inProcess(t, nil, append([]string{"contrast", "cli", program}, tt.args...)...); code != tt.want {
 			t.Errorf("%s: exit %d, want %d\n%s%s", tt.name, code, tt.want, out, errs)
 		}
+	}
+	_, text, _ := inProcess(t, nil, "contrast", "cli", program, "--rebuild", rebuilt, "--report", "json="+filepath.Join(dir, "report.json"))
+	if b, err := os.ReadFile(filepath.Join(dir, "report.json")); err != nil || !strings.Contains(string(b), "the embedded rules.rego of the rebuild is another") || !strings.Contains(string(b), "signature-unchecked") {
+		t.Errorf("a rebuild with other rules: %v\n%s\n%s", err, text, b)
 	}
 	folder := filepath.Join(dir, "out")
 	if code, _, errs := inProcess(t, nil, "contrast", "cli", program, "--extract", folder); code != 0 {

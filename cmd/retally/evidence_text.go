@@ -388,6 +388,11 @@ func nextOfEvidence(s *recognize.Subject, at string) (recognize.Step, []pipeline
 	if names := slices.Sorted(maps.Keys(s.Config.Evidence)); len(names) > 0 {
 		return verifyCommand(s, s.Config.Evidence[names[0]], path)
 	}
+	if names := slices.Sorted(maps.Keys(s.Config.Endorsements)); len(names) > 0 && s.Config.MachinesOnly() {
+		file := path(s.Config.Endorsements[names[0]].File)
+		return recognize.Step{Command: "retally endorsement verify " + file, Why: "who says it, over what, until when"},
+			[]pipeline.Lack{{What: "keys or roots that you trust", For: "endorsement/**", How: "the same with --trusted-root FILE, or --key FILE and --log-key FILE"}}
+	}
 	for _, f := range s.Found {
 		if f.Kind == recognize.KindFirmware {
 			return recognize.Step{Command: "retally inspect firmware " + path(f.Name), Why: "what of it is measured, and where"}, nil

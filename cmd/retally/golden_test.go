@@ -61,6 +61,14 @@ var goldenCases = []goldenCase{
 	{"disk-no-entry", "disk demo/models/harbor-tinychat-0-5b --normalize --models demo/models.yaml"},
 	{"disk-differs", "disk vendor/model --normalize --models demo/models.yaml --name harbor-tinychat-0-5b"},
 
+	// The plan holds times of files, so its digest is another each time.
+	{"shard-plan", "shard plan demo/models/harbor-tinychat-0-5b --normalize --redundancy 2 --out plan.json"},
+	{"shard-run", "shard run plan.json --index 0 --worker one --out shards"},
+	{"shard-run-copy", "shard run plan.json --index 1 --worker two --out shards"},
+	{"shard-merge", "shard merge plan.json shards --audit 100 --out merged.json"},
+	{"shard-job", "shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --kustomize base"},
+	{"shard-slurm", "shard slurm demo/models/harbor-tinychat-0-5b --normalize --dry-run"},
+
 	{"verity-format", "verity format ovmf.fd tree --salt 0badc0de"},
 	{"verity-dump", "verity dump tree"},
 	{"verity-verify", "verity verify ovmf.fd tree $ROOT"},
@@ -114,6 +122,10 @@ var goldenCases = []goldenCase{
 	{"evidence-verify-blindllama", "evidence verify tpm/proof.json --at 2026-06-01T00:00:00Z --roots tpm/root.pem --golden tpm/release.json --app-root " + appRoot.Hex() + " --test-root-ok"},
 	{"evidence-capture", "evidence capture $HOST --out capture"},
 
+	{"endorsement-verify", "endorsement verify demo/endorsement/statement.json --signature demo/endorsement/statement.json.sig --log-entry demo/endorsement/log-entry.json --key demo/endorsement/endorser.pem --log-key demo/endorsement/log.pem --artifact demo/vm/tdx.csv --at 2026-06-01T00:00:00Z"},
+	{"endorsement-verify-expired", "endorsement verify demo/endorsement/statement.json --signature demo/endorsement/statement.json.sig --key demo/endorsement/endorser.pem --at 2027-06-01T00:00:00Z"},
+	{"fleet", "fleet demo/vm/tdx.csv --inputs demo/vm"},
+
 	{"inspect-kernel", "inspect kernel bzImage --memory 1G --initrd plain.cpio"},
 	{"inspect-initrd", "inspect initrd auto/initramfs.cpio.gz"},
 	{"inspect-acpi", "inspect acpi tables.bin"},
@@ -147,6 +159,11 @@ var unstable = map[string][]string{
 	"version":          {"go", "platform", "revision", "version"},
 	"doctor":           {"cache", "tools[].found", "tools[].version", "tools[].problem"},
 	"cache":            {"bytes", "dir"},
+	"shard-plan":       {"plan"},
+	"shard-run":        {"plan", "files", "version"},
+	"shard-run-copy":   {"plan", "files", "version"},
+	"shard-merge":      {"plan"},
+	"shard-slurm":      {"planned.plan", "folder", "root", "array_script", "merge_script", "submit"},
 	"cache-clean":      {"bytes", "dir"},
 	"evidence-capture": {"captured_at", "capture.captured_at"},
 	"check-evidence":   {"judgedAt"},

@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -35,10 +35,15 @@ var flagGroups = []struct {
 	}},
 	{"Who is trusted, and when", []string{
 		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "require", "accept-tcb", "test-root-ok", "mrseam", "service-td",
+		"trusted-root", "key", "log-key", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "gate policy", "checksum", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
-		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore",
+		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
+	}},
+	{"Parts for other machines", []string{
+		"parts", "part-size", "redundancy", "index", "count", "root", "worker", "audit", "wait", "shard slurm parallel", "shard job parallel",
+		"shard slurm retries", "shard job retries", "sbatch", "dry-run", "image", "model-claim", "results-claim", "namespace", "cpus", "pod-memory", "kustomize",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
@@ -50,22 +55,26 @@ var flagGroups = []struct {
 
 // mainFlags are those that help shows of a verb with many flags.
 var mainFlags = map[string][]string{
-	"gate":              {"file", "against", "policy", "previous", "at", "out", "output", "report"},
-	"manifest generate": {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
-	"run":               {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":              {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
-	"evidence verify":   {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
-	"explain":           {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
-	"image diff":        {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
-	"image digest":      {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
-	"policy generate":   {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
-	"snp measure":       {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
-	"tdx measure":       {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
-	"tpm predict":       {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
-	"verity format":     {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
-	"verity verify":     {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
-	"policy check":      {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
-	"demo":              {"dir", "tamper", "only", "output", "report", "no-cache"},
+	"endorsement verify": {"signature", "log-entry", "trusted-root", "key", "log-key", "identity", "issuer", "subject", "artifact", "at", "only", "output"},
+	"gate":               {"file", "against", "policy", "previous", "at", "out", "output", "report"},
+	"manifest generate":  {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
+	"run":                {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
+	"disk":               {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"evidence verify":    {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
+	"explain":            {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
+	"image diff":         {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
+	"image digest":       {"hashes", "platform", "tags", "mirror", "store", "output", "report", "allow-unchecked"},
+	"policy generate":    {"file", "images", "settings", "rules", "config-file", "initdata", "parity", "profile", "pull", "mirror", "out", "output"},
+	"snp measure":        {"mode", "vmm", "profile", "firmware", "kernel", "initrd", "cmdline", "vcpus", "vcpu-type", "guest-features", "expect", "trace", "output", "report"},
+	"tdx measure":        {"profile", "metadata", "firmware", "kernel", "initrd", "cmdline", "compose", "rootfs", "memory", "vcpus", "only", "expect", "trace", "output"},
+	"tpm predict":        {"firmware", "vars", "kernel", "uki", "disk", "initrd", "cmdline", "memory", "cpu", "pcr", "expect", "golden", "trace", "output"},
+	"verity format":      {"hash", "salt", "uuid", "data-blocks", "hash-offset", "no-superblock", "root-hash-file", "fec-device", "output"},
+	"verity verify":      {"hash", "salt", "data-blocks", "hash-offset", "no-superblock", "limit", "output", "report"},
+	"policy check":       {"policy", "request", "kind", "workload", "rules", "image-binding", "output", "report", "allow-unchecked"},
+	"demo":               {"dir", "tamper", "only", "output", "report", "no-cache"},
+	"shard plan":         {"file", "parts", "part-size", "redundancy", "exclude", "mkfs", "normalize", "out", "output"},
+	"shard slurm":        {"file", "parts", "part-size", "redundancy", "exclude", "out", "audit", "parallel", "wait", "retries", "sbatch", "dry-run", "output"},
+	"shard job":          {"image", "model-claim", "results-claim", "name", "namespace", "parallel", "retries", "audit", "wait", "kustomize", "output"},
 }
 
 // examples are three command lines of each verb. TestExamples runs them in the
@@ -75,6 +84,16 @@ var examples = map[string][3]string{
 		"retally demo",
 		"retally check deployment.yaml hashes-demo.json",
 		"retally run -f retally.yaml --out out",
+	},
+	"endorsement verify": {
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --log-entry endorsement/log-entry.json --key endorsement/endorser.pem --log-key endorsement/log.pem --artifact vm/tdx.csv --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json --signature endorsement/statement.json.sig --key endorsement/endorser.pem --only signed,valid --at 2026-06-01T00:00:00Z",
+		"retally endorsement verify endorsement/statement.json -o json",
+	},
+	"fleet": {
+		"retally fleet vm/tdx.csv",
+		"retally fleet vm/tdx.csv --inputs vm --report html=fleet.html",
+		"retally fleet manifest.published.json -o json",
 	},
 	"demo": {
 		"retally demo",
@@ -280,6 +299,31 @@ var examples = map[string][3]string{
 		"retally proxy-image --inspect inspect.json --hashes proxy-hashes.json",
 		"retally proxy-image --inspect - --hashes proxy-hashes.json < inspect.json",
 		"retally proxy-image --inspect inspect.json",
+	},
+	"shard plan": {
+		"retally shard plan models/harbor-tinychat-0-5b --parts 4 --out plan.json",
+		"retally shard plan -f retally.yaml --redundancy 2",
+		"retally shard plan models/harbor-tinychat-0-5b --part-size 1M -o json",
+	},
+	"shard run": {
+		"retally shard run plan.json --index 0 --count 1",
+		"SLURM_ARRAY_TASK_ID=0 retally shard run plan.json",
+		"JOB_COMPLETION_INDEX=0 retally shard run plan.json --out retally-shards -o json",
+	},
+	"shard merge": {
+		"retally shard merge plan.json retally-shards",
+		"retally shard merge plan.json retally-shards --audit 25 --out merged.json",
+		"retally shard merge plan.json retally-shards --wait 1s -o json",
+	},
+	"shard slurm": {
+		"retally shard slurm models/harbor-tinychat-0-5b --dry-run",
+		"retally shard slurm -f retally.yaml --parts 16 --redundancy 2 --dry-run",
+		"retally shard slurm models/harbor-tinychat-0-5b --sbatch=--partition=cpu --audit 5 --dry-run -o json",
+	},
+	"shard job": {
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --kustomize base",
+		"retally shard job plan.json --image registry.example/retally@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 --model-claim models --results-claim results --audit 5 -o json",
 	},
 	"cache": {
 		"retally cache",

@@ -182,7 +182,7 @@ func exampleLines(text string) []string {
 func exampleFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	words, env = goldenFolder(t)
-	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "tpm"} {
+	for _, dir := range []string{"images", "models", "guest", "vm", "policies", "tpm", "endorsement", "coordinator"} {
 		if err := errors.Join(os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(filepath.Join("demo", dir)))); err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,12 @@ func exampleFolder(t *testing.T) (words, env map[string]string) {
 		}
 	}
 	copyTo := func(to, from string) { putFile(t, to, readFileOf(t, from)) }
-	for _, args := range [][]string{{"run", "-q", "--no-cache"}, {"run", "-q", "--no-cache", "--out", "out"}} {
+	for _, args := range [][]string{
+		{"run", "-q", "--no-cache"},
+		{"run", "-q", "--no-cache", "--out", "out"},
+		{"shard", "plan", "-q", "models/harbor-tinychat-0-5b", "--out", "plan.json"},
+		{"shard", "run", "-q", "plan.json", "--index", "0"},
+	} {
 		if code, _, errOut := inProcess(t, env, args...); code == exitTrouble {
 			t.Fatal(errOut)
 		}

@@ -202,3 +202,53 @@ func TestPrivatemodeInit(t *testing.T) {
 		}
 	}
 }
+
+// check of a checkout and a workspace is the last step by itself: the manifest is
+// generated and held against the latest one that the proxy fetched, in one report.
+// A deployment that Contrast generates nothing for does not end the rest.
+func TestCheckGenerates(t *testing.T) {
+	dir, workspace := privatemodeCheckout(t)
+	check := func(want int) runReport {
+		t.Helper()
+		code, out, errOut := inProcess(t, map[string]string{"RETALLY_CACHE": t.TempDir()}, "check", dir, workspace, "-o", "json")
+		var r runReport
+		if err := json.Unmarshal([]byte(out), &r); err != nil || code != want {
+			t.Fatalf("exit %d, want %d: %v\n%s%s", code, want, err, out, errOut)
+		}
+		return r
+	}
+	verdicts := func(r runReport) map[string]string {
+		m := map[string]string{}
+		for _, f := range r.Findings {
+			m[f.Key] = f.Verdict
+		}
+		return m
+	}
+	got := verdicts(check(exitUnchecked))
+	for key, want := range map[string]string{
+		"policy/Deployment/continuum-347e1b/workload-kimi": "unchecked", "policy/Deployment/continuum-347e1b/workload-kimi/SANs": "match",
+		"snp/Metal-QEMU-SNP-GPU/Genoa/cpus=1/launch": "unchecked", "tdx/Metal-QEMU-TDX-GPU/mrseam": "match", "image/attestation-agent/manifest": "match",
+	} {
+		if got[key] != want {
+			t.Errorf("%s: got %q, want %q", key, got[key], want)
+		}
+	}
+	served := filepath.Join(workspace, "manifests", "2.json")
+	text := readFileOf(t, served)
+	putFile(t, served, []byte(strings.Replace(string(text), `"SNPVersion": 28`, `"SNPVersion": 3`, 1)))
+	if r := check(exitDiffers); r.Outcome != "differs" {
+		t.Errorf("a lower minimum: outcome %s", r.Outcome)
+	}
+	putFile(t, served, text)
+
+	deployment := filepath.Join(dir, "deployment.yaml")
+	putFile(t, deployment, []byte(strings.ReplaceAll(string(readFileOf(t, deployment)), "runtimeClassName: contrast-cc", "runtimeClassName: kata")))
+	r := check(exitDiffers)
+	said := false
+	for _, p := range r.Problems {
+		said = said || p.Code == "not-generated" && strings.Contains(p.Msg, "Contrast generates nothing for it")
+	}
+	if !said || verdicts(r)["image/attestation-agent/manifest"] != "match" {
+		t.Errorf("a deployment that nothing is generated for: said %v, %+v", said, r.Problems)
+	}
+}

@@ -108,6 +108,8 @@ func scriptCommands(t *testing.T) map[string]func(*testscript.TestScript, bool, 
 		"machine": machineCommand,
 		// contrast-machine makes the evidence of a Coordinator, for the nonce 07...
 		"contrast-machine": contrastMachineCommand,
+		// contrast-program builds a program that embeds files.
+		"contrast-program": contrastProgramCommand,
 		// tpm-machine makes evidence of virtual TPMs.
 		"tpm-machine": tpmMachineCommand,
 		// exits CODE PROGRAM ARG... runs a program that must end with the code, or,

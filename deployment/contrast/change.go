@@ -156,6 +156,11 @@ func (c *changer) workload(w *deployment.Workload, tree map[string]any) (Workloa
 		return done, fmt.Errorf("it has no pod spec")
 	}
 	p.meta = template
+	// What is no list where one must stand, the API server refuses; putting one in
+	// its place would hide it.
+	for _, path := range notLists(p.spec) {
+		lack(path+" as a list of objects", "mend "+path+" of "+w.ID()+": the API server refuses it as it is")
+	}
 	if done.Role == "" {
 		early := c.release.Mutations.Value == "early"
 		if !c.options.SkipInitializer && w.Annotations[keySkipInitializer] != "true" {
@@ -177,6 +182,32 @@ func (c *changer) workload(w *deployment.Workload, tree map[string]any) (Workloa
 	}
 	c.machine(&done, &p)
 	return done, nil
+}
+
+// notLists finds the lists of a pod that are none.
+func notLists(spec map[string]any) []string {
+	var out []string
+	check := func(path string, m map[string]any, keys ...string) {
+		for _, key := range keys {
+			v := m[key]
+			l, ok := v.([]any)
+			bad := v != nil && !ok
+			for _, e := range l {
+				_, object := e.(map[string]any)
+				bad = bad || !object
+			}
+			if bad {
+				out = append(out, path+key)
+			}
+		}
+	}
+	check("spec.", spec, "volumes", "initContainers", "containers")
+	for _, key := range []string{"initContainers", "containers"} {
+		for i, c := range objects(spec[key]) {
+			check(fmt.Sprintf("spec.%s[%d].", key, i), c, "volumeMounts", "volumeDevices", "env")
+		}
+	}
+	return out
 }
 
 // machine finds the platform, counts the vCPUs, and for SNP adds the ID blocks.

@@ -27,15 +27,18 @@ var floors = []struct {
 }{
 	{"pipeline", []string{"trace"}},
 	{"pipeline/config", []string{"pipeline", "profiles", "policygen/rules"}}, // policygen/rules: retally's own rules are an input with a name
-	{"pipeline/run", []string{"pipeline", "pipeline/config"}},
+	// shard is the contract with other machines. It knows of trees and of nobody
+	// who reads or judges.
+	{"shard", []string{"verity"}},
+	{"pipeline/run", []string{"pipeline", "pipeline/config", "shard"}},
 	// recognize knows by itself what the stages' rooms read; as their kinds move
 	// into the table, its rooms go.
 	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure", "verity"}}, // verity: the commit of a checkout
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "deployment", "manifest", "privatemode", "snpmeasure"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "shard", "deployment", "manifest", "privatemode", "snpmeasure"}},
 	{"pipeline/stages/deployment", stage("deployment")},
-	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode")},
-	{"pipeline/stages/disks", stage("deployment", "privatemode", "verity")},
+	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode", "shard")},
+	{"pipeline/stages/disks", stage("deployment", "privatemode", "shard", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
 	{"pipeline/stages/snp", stage("manifest", "profiles", "snpmeasure")},
 	{"pipeline/stages/tpm", stage("pcrmeasure", "tdxmeasure", "trace", "verity")}, // tdxmeasure: sizes of memory
@@ -45,19 +48,24 @@ var floors = []struct {
 	{"pipeline/stages/manifest", stage("deployment", "manifest", "privatemode", "profiles")},
 	// Sideways, to say why a register differs.
 	{"pipeline/stages/evidence", []string{"pipeline", "pipeline/config", "pipeline/run", "pipeline/stages/tdx", "pipeline/stages/tpm", "evidence", "manifest", "pcrmeasure", "snpmeasure", "tdxmeasure", "trace"}},
+	// evidence: how checks become a judgement.
+	{"pipeline/stages/endorsements", []string{"pipeline", "pipeline/config", "pipeline/run", "endorsement", "evidence"}},
+	{"pipeline/stages/fleet", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "manifest", "profiles", "snpmeasure", "tdxmeasure"}},
+	// Joining parts: it reads one again by whatever stage the table has for it.
+	{"pipeline/stages/shards", []string{"pipeline", "pipeline/run", "pipeline/stages/published", "pipeline/stages/disks", "shard", "verity"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence",
+		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence", "pipeline/stages/endorsements", "pipeline/stages/fleet",
 	}},
 	// A gate judges a report by a written policy; it recounts nothing.
 	{"pipeline/gate", []string{"pipeline"}},
 	{"report", []string{"pipeline", "trace"}},
 	{"cmd/retally", []string{
-		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report",
+		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report", "shard",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/evidence", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm",
-		"contrastcli", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"pipeline/stages/disks", "pipeline/stages/endorsements", "pipeline/stages/evidence", "pipeline/stages/fleet", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm", "pipeline/stages/shards",
+		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
 	}},
 }
 

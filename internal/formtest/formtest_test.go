@@ -136,7 +136,7 @@ func TestForms(t *testing.T) {
 			for _, meas := range ref.Measurements {
 				if meas.Val.Digests != nil {
 					for _, d := range *meas.Val.Digests {
-						got[name] = hex.EncodeToString(d.HashValue)
+						got[name] = "sha384:" + hex.EncodeToString(d.HashValue)
 					}
 				}
 				if meas.Val.IntegrityRegisters != nil {
@@ -152,10 +152,10 @@ func TestForms(t *testing.T) {
 					for reg, v := range registers {
 						alg, b64, _ := strings.Cut(v.Value[0], ";")
 						raw, err := base64.StdEncoding.DecodeString(b64)
-						if err != nil || alg != "sha-384" {
+						if err != nil || alg != "sha-384" && alg != "sha-256" {
 							t.Fatalf("%s: %s", reg, v.Value)
 						}
-						got[name+"/"+reg] = hex.EncodeToString(raw)
+						got[name+"/"+reg] = strings.ReplaceAll(alg, "-", "") + ":" + hex.EncodeToString(raw)
 					}
 				}
 			}
@@ -163,10 +163,34 @@ func TestForms(t *testing.T) {
 		for name, key := range map[string]string{
 			"Intel/harbor-vm/mrtd":            "tdx/harbor-vm/mrtd",
 			"Intel/harbor-vm/rtmr1":           "tdx/harbor-vm/rtmr1",
+			"TCG/harbor-llm/pcr4":             "tpm/harbor-llm/sha256/pcr4",
+			"TCG/harbor-llm/pcr15":            "tpm/harbor-llm/sha256/pcr15",
 			"AMD/Metal-QEMU-SNP/Genoa/cpus=1": "snp/Metal-QEMU-SNP/Genoa/cpus=1/launch",
 		} {
-			if want := l.value(t, key); "sha384:"+got[name] != want {
+			if want := l.value(t, key); got[name] != want {
 				t.Errorf("%s: %q, want %s (have %v)", name, got[name], want, got)
+			}
+		}
+	})
+	t.Run("RVPS", func(t *testing.T) {
+		var message struct{ Version, Type, Payload string }
+		if err := json.Unmarshal(l.read(t, "o.rvps"), &message); err != nil || message.Type != "sample" {
+			t.Fatalf("%+v, %v", message, err)
+		}
+		payload, err := base64.StdEncoding.DecodeString(message.Payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var values map[string][]string
+		if err := json.Unmarshal(payload, &values); err != nil {
+			t.Fatal(err)
+		}
+		for name, key := range map[string]string{
+			"mr_td": "tdx/harbor-vm/mrtd", "rtmr_1": "tdx/harbor-vm/rtmr1",
+			"snp_launch_measurement": "snp/Metal-QEMU-SNP/Genoa/cpus=1/launch", "tpm_pcr4": "tpm/harbor-llm/sha256/pcr4",
+		} {
+			if _, want, _ := strings.Cut(l.value(t, key), ":"); !slices.Contains(values[name], want) {
+				t.Errorf("%s: %v, want %s", name, values[name], want)
 			}
 		}
 	})

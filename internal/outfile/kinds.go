@@ -22,8 +22,25 @@ func KindOf(what string) Kind {
 	case "checkpoint":
 		// Whether one is its own, the room finds out.
 		return Kind{"a checkpoint", func([]byte) bool { return true }}
+	case "shard plan":
+		return Kind{"a shard plan", holds(`"retally/shard-plan-file/1"`)}
+	case "shard result":
+		return Kind{"the result of a part", holds(`"retally/shard-result/1"`)}
+	case "merged parts":
+		return Kind{"merged parts", holds(`"retally/shard-merged/1"`)}
+	case "job script":
+		return Kind{"a job script", holds(" shard ")}
+	case "kustomization":
+		return Kind{"a kustomize base", holds("kind: Kustomization", "jobs.yaml")}
+	case "kubernetes jobs":
+		return Kind{"Kubernetes Jobs", holds("kind: Job", "completionMode: Indexed")}
 	case "initdata":
 		return Kind{"an initdata document", holds("algorithm = ", "[data]")}
+	case "changed deployment":
+		// As the changed one is written: without a comment in front.
+		return Kind{"a deployment as it was changed here", func(head []byte) bool {
+			return bytes.HasPrefix(head, []byte("apiVersion: ")) && holds("\nkind: ", "\nmetadata:")(head)
+		}}
 	case "policy":
 		return Kind{"a policy", holds("package agent_policy")}
 	case "policy data":

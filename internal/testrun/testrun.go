@@ -73,6 +73,17 @@ func Config(t testing.TB, text string) *config.Config {
 	return c
 }
 
+// Base is the demo's configuration with the manifest read from what the vendor's
+// program wrote, in place of one that is generated. What then rests on it may.
+func Base(config string) string {
+	before, rest, _ := strings.Cut(config, "\npolicies:\n")
+	_, after, _ := strings.Cut(rest, "\n\n")
+	config = before + "\n" + after
+	before, rest, _ = strings.Cut(config, "\nmanifest:\n")
+	_, after, _ = strings.Cut(rest, "\n\n")
+	return before + "\nmanifest: {base: manifest.generated.json, adjust: adjustments.yaml}\nallow_unchecked: ['policy/**']\n" + after
+}
+
 // Run runs a configuration in a folder.
 func Run(t testing.TB, dir, config string) *pipeline.Report {
 	t.Helper()

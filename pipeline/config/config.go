@@ -60,8 +60,16 @@ type Config struct {
 	Registry string `yaml:"registry" json:"registry,omitempty"`
 	// Evidence is what machines showed of themselves, by any name.
 	Evidence map[string]Evidence `yaml:"evidence" json:"evidence,omitempty"`
+	// Endorsements are who vouches for what, by any name.
+	Endorsements map[string]Endorsement `yaml:"endorsements,omitempty" json:"endorsements,omitempty"`
+	// Fleet is a provider's list of machines or releases, every row of which is
+	// recomputed as far as its inputs are at hand.
+	Fleet *Fleet `yaml:"fleet,omitempty" json:"fleet,omitempty"`
 	// Manifest says how the deployment's manifest comes about.
 	Manifest *Manifest `yaml:"manifest" json:"manifest,omitempty"`
+	// Shards is what retally shard merge wrote: disks and images whose parts were
+	// read on other machines are taken from it.
+	Shards string `yaml:"shards,omitempty" json:"shards,omitempty"`
 	// Against is the published file to compare with.
 	Against string `yaml:"against" json:"against,omitempty"`
 	// AllowUnchecked names keys that may stay unchecked or rest on copied
@@ -190,7 +198,7 @@ func Decode(file string, data []byte) (c *Config, at At, err error) {
 
 // Empty reports whether there is nothing to recount.
 func (c *Config) Empty() bool {
-	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && !c.PublishedDisks() && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0
+	return c.Deployment == "" && c.Manifest == nil && c.Hashes == "" && !c.PublishedDisks() && len(c.Images) == 0 && len(c.Disks) == 0 && len(c.Platforms) == 0 && len(c.Evidence) == 0 && len(c.Endorsements) == 0 && c.Fleet == nil
 }
 
 // PublishedDisks reports whether published root hashes of disks are named.
@@ -240,10 +248,10 @@ func (c *Config) Encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// MachinesOnly reports whether a configuration is about machines and their
-// evidence and names nothing of a deployment, whose absence is then no lack.
+// MachinesOnly reports whether a configuration is about machines, their evidence
+// and endorsements and names nothing of a deployment, whose absence is then no lack.
 func (c *Config) MachinesOnly() bool {
-	return len(c.Platforms)+len(c.Evidence) > 0 && c.Deployment == "" && !c.PublishedDisks() && c.Hashes == "" &&
+	return (len(c.Platforms)+len(c.Evidence)+len(c.Endorsements) > 0 || c.Fleet != nil) && c.Deployment == "" && !c.PublishedDisks() && c.Hashes == "" &&
 		len(c.Images)+len(c.Disks) == 0 && c.Policies == nil && c.Manifest == nil && c.Against == ""
 }
 
@@ -251,7 +259,7 @@ func (c *Config) MachinesOnly() bool {
 // of them is written over. Of a folder everything counts; those of policies,
 // of which only some files are read, are not among them (Policies.Loose).
 func (c *Config) Files() []string {
-	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Against}
+	out := []string{c.Deployment, c.Models, c.Hashes, c.Proxy, c.Compose, c.Registry, c.Shards, c.Against}
 	out = append(out, c.StorageClasses...)
 	for _, i := range c.Images {
 		out = append(out, i.OCI, i.Archive)
@@ -273,6 +281,12 @@ func (c *Config) Files() []string {
 	for _, e := range c.Evidence {
 		out = append(out, e.File, e.GPU, e.Registry, e.Compose, e.DockerFiles, e.Rootfs, e.VMConfig, e.TLSCert, e.IntelRoot)
 		out = append(out, e.Collateral...)
+	}
+	if f := c.Fleet; f != nil {
+		out = append(append(out, f.File, f.Compose), f.Inputs...)
+	}
+	for _, e := range c.Endorsements {
+		out = append(append(out, e.Files()...), e.Artifacts...)
 	}
 	if m := c.Manifest; m != nil {
 		out = append(out, m.Base, m.Adjust, m.Release, m.Values)

@@ -11,12 +11,14 @@ import (
 	"github.com/retally/retally/profiles"
 )
 
+// rulesFile is where the rules of Contrast's generator are looked for.
+const rulesFile = "rules.rego"
+
 // initPolicies writes what policies are computed with. Contrast's hold its own
 // rules, so that for a generated manifest a rules file must be there.
 func initPolicies(b *bytes.Buffer, s *Subject, profile string) error {
-	const rules = "rules.rego"
-	generated := s.generates(profile)
-	_, err := os.Stat(s.Reader.Path(rules))
+	generated := s.generates(profile) || s.ownRelease() != ""
+	_, err := os.Stat(s.Reader.Path(rulesFile))
 	there := err == nil
 	switch {
 	case s.Settings == "" || s.Config.Deployment == "" || generated && !there:
@@ -26,7 +28,7 @@ func initPolicies(b *bytes.Buffer, s *Subject, profile string) error {
 		}
 		b.WriteString("#   rules: rules.rego\n")
 	case generated:
-		fmt.Fprintf(b, "policies:\n  settings: %s\n  rules: %s\n", scalar(s.Settings), rules)
+		fmt.Fprintf(b, "policies:\n  settings: %s\n  rules: %s\n", scalar(s.Settings), rulesFile)
 	default:
 		fmt.Fprintf(b, "policies:\n  settings: %s\n  profile: kata-4.1\n  # rules: rules.rego\n", scalar(s.Settings))
 	}
@@ -60,8 +62,24 @@ func (s *Subject) releaseWhy() string {
 	return why
 }
 
+// ownRelease is a release file that lies beside a deployment, "" where there is
+// none or several. A checkout says by itself which release it pins.
+func (s *Subject) ownRelease() string {
+	if found := s.kind(KindRelease); len(found) == 1 && s.Checkout == nil && s.Config.Deployment != "" {
+		return found[0]
+	}
+	return ""
+}
+
 // release is the section of a manifest that is generated here.
 func (s *Subject) release(profile string) string {
+	if own := s.ownRelease(); own != "" {
+		text := "\n# The manifest, generated here as the release of Contrast in this file does.\nmanifest:\n  release: " + scalar(own) + "\n"
+		if plans := s.kind(KindPlan); len(plans) == 1 {
+			text += "  adjust: " + scalar(plans[0]) + "\n"
+		}
+		return text + "  # The platform of runtime classes that name none.\n  # default_platform: metal-qemu-snp-gpu\n"
+	}
 	if !s.generates(profile) {
 		return ""
 	}
@@ -70,7 +88,7 @@ func (s *Subject) release(profile string) string {
 	fmt.Fprintf(&b, "\n# Step 3: the manifest, generated here from the deployment as Contrast changes it.\n")
 	fmt.Fprintf(&b, "# %s.\n", strings.Join(strings.Fields(show.Text(s.releaseWhy())), " "))
 	b.WriteString("# What the release does not publish is a missing input, which the report names.\n")
-	fmt.Fprintf(&b, "manifest:\n  release: %s\n  # The platform that scripts/generate-manifest.sh names.\n  default_platform: metal-qemu-snp-gpu\n", scalar(s.releaseName()))
+	fmt.Fprintf(&b, "manifest:\n  release: %s\n  # The platform that scripts/generate-manifest.sh names.\n  default_platform: %s\n", scalar(s.releaseName()), privatemodePlatform)
 	if taken, _, ok := profiles.PrivatemodePlan(version); ok {
 		fmt.Fprintf(&b, "  # The edits of scripts/adjust-manifest.sh, as they are since %s.\n  adjust: %s\n", taken, scalar("profile:privatemode@"+version))
 		if skipsImageStore(taken) {

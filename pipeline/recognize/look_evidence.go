@@ -23,13 +23,17 @@ import (
 // JudgeAt sets the time at which found evidence is judged. A check is for now;
 // a configuration says its time itself.
 func (s *Subject) JudgeAt(at time.Time) {
-	if s.ConfigInput != nil || len(s.Config.Evidence) == 0 {
+	if s.ConfigInput != nil || len(s.Config.Evidence)+len(s.Config.Endorsements) == 0 {
 		return
 	}
 	text := at.UTC().Format(time.RFC3339)
 	for name, e := range s.Config.Evidence {
 		e.At = text
 		s.Config.Evidence[name] = e
+	}
+	for name, e := range s.Config.Endorsements {
+		e.At = text
+		s.Config.Endorsements[name] = e
 	}
 	s.Problems = append(s.Problems, pipeline.Problem{
 		Level: pipeline.LevelNote, Code: "evidence-time", Msg: "certificates are judged at " + text + ", which is now",

@@ -62,6 +62,9 @@ func recognize(file string, data []byte, read bundleReader) Kind {
 			}
 			return recognizeBundle(file, data, read) // under whatever name
 		}
+		if isEndorsements(data) {
+			return KindEndorsement
+		}
 		// A broken manifest should be reported as such, not passed over.
 		if strings.Contains(string(data), `"Policies"`) && strings.Contains(string(data), `"ReferenceValues"`) {
 			return KindManifest
@@ -90,6 +93,9 @@ func recognizeJSON(v *jsondoc.Value) Kind {
 			return KindInspect
 		}
 	case jsondoc.Object:
+		if isEndorsement(v) {
+			return KindEndorsement
+		}
 		if s := v.Get("schema"); s != nil && pipeline.IsReport(fmt.Appendf(nil, `{"schema":%q`, s.Text)) {
 			return KindReport
 		}
@@ -124,7 +130,7 @@ func recognizeYAML(docs []*yaml.Node) Kind {
 			return KindPlan
 		case yamldoc.Get(d, "release") != nil && yamldoc.Get(d, "policy_hash") != nil && yamldoc.Get(d, "replacements") != nil:
 			return KindRelease
-		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "storage_classes", "platforms", "evidence"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
+		case yamldoc.Get(d, "apiVersion") == nil && yamldoc.Get(d, "version") != nil && slices.ContainsFunc([]string{"deployment", "manifest", "models", "storage_classes", "platforms", "evidence", "endorsements", "fleet"}, func(k string) bool { return yamldoc.Get(d, k) != nil }):
 			return KindConfig
 		case isCompose(d):
 			return KindCompose

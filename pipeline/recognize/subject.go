@@ -70,6 +70,9 @@ func (s *Subject) configure(ctx context.Context) error {
 	if err := s.configureEvidence(byKind); err != nil {
 		return err
 	}
+	if err := s.configureEndorsements(byKind[KindEndorsement]); err != nil {
+		return err
+	}
 	if err := s.configureFolders(); err != nil {
 		return err
 	}
@@ -198,9 +201,10 @@ func (s *Subject) prepare(ctx context.Context) error {
 		if name := s.releaseName(); name != "" {
 			s.Problems = append(s.Problems, pipeline.Problem{
 				Level: pipeline.LevelNote, Code: "release", Where: pipeline.Where{File: s.Checkout.ContrastVersionFile}, Msg: s.releaseWhy() + ": " + name + " fits",
-				Hint: "retally init --profile privatemode writes a configuration that generates the manifest with it",
+				Hint: "the manifest is generated with it; retally init --profile privatemode writes the configuration",
 			})
 		}
+		s.configureGenerated()
 	}
 	if s.Settings != "" && s.Config.Policies == nil {
 		s.Problems = append(s.Problems, pipeline.Problem{

@@ -26,7 +26,7 @@ func ParseConfig(table []Stage, file string, data []byte) (*config.Config, error
 		}
 	}
 	if c.Empty() {
-		return nil, at("nothing to recount: none of deployment, models, images, disks, hashes, platforms, evidence, manifest is given", "retally init writes a commented example")
+		return nil, at("nothing to recount: none of deployment, models, images, disks, hashes, platforms, evidence, endorsements, manifest is given", "retally init writes a commented example")
 	}
 	Fill(table, c)
 	return c, nil

@@ -26,6 +26,9 @@ type Options struct {
 	// not by its name in retally.yaml. See In.Field.
 	Field func(value string, path ...string) string
 	Allow []string // globs of --allow-unchecked
+	// NothingRecounted: the run only asks who vouches, so that nothing recounted is
+	// no lack. See pipeline.Case.
+	NothingRecounted bool
 	// TestRootOK lets a run under a test root end in a match.
 	TestRootOK bool
 	Tool       pipeline.Tool
@@ -187,6 +190,11 @@ func (r *runner) finish() *Result {
 			rep.JudgedAt = append(rep.JudgedAt, e.At)
 		}
 	}
+	for _, e := range r.cfg.Endorsements {
+		if e.At != "" && !slices.Contains(rep.JudgedAt, e.At) {
+			rep.JudgedAt = append(rep.JudgedAt, e.At)
+		}
+	}
 	slices.Sort(rep.JudgedAt)
 	for _, out := range r.outs {
 		r.result.Artifacts = append(r.result.Artifacts, out.Artifacts...)
@@ -203,7 +211,7 @@ func (r *runner) finish() *Result {
 	if r.o.ConfigInput != nil {
 		rep.Inputs = append(rep.Inputs, *r.o.ConfigInput)
 	}
-	Judge(rep, pipeline.Case{Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow), TestRootOK: r.o.TestRootOK}, r.outs...)
+	Judge(rep, pipeline.Case{Only: r.o.Only, Allow: slices.Concat(r.cfg.AllowUnchecked, r.o.Allow), TestRootOK: r.o.TestRootOK, NothingRecounted: r.o.NothingRecounted}, r.outs...)
 	slices.Sort(r.result.Trusted)
 	r.result.Trusted = slices.Compact(r.result.Trusted)
 	r.result.Report = rep

@@ -29,6 +29,11 @@ type Stage struct {
 	// Plan says without reading anything large what would be measured from
 	// which input, and what is missing.
 	Plan func(*config.Config) []PlanLine
+	// Split opens what the stage reads, to be read in parts that machines share;
+	// nil: its work stays whole. Piece puts one source of such a plan into a
+	// configuration, by its recipe.
+	Split func(context.Context, *In) ([]Share, error)
+	Piece func(c *config.Config, name string, recipe []byte) error
 }
 
 // PlanLine is one row of `retally plan`.

@@ -47,6 +47,8 @@ func outKind(name string) outfile.Kind {
 		return outfile.Kind{Name: "a retally report", Is: pipeline.IsReport}
 	case name == "run.json":
 		return outfile.KindOf("run")
+	case strings.HasPrefix(name, "deployment.") && strings.HasSuffix(name, ".yaml"):
+		return outfile.KindOf("changed deployment")
 	case strings.HasSuffix(name, ".rego"):
 		return outfile.KindOf("policy")
 	default:

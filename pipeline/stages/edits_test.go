@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	kube "sigs.k8s.io/yaml"
+
+	"github.com/retally/retally/internal/testenv"
 )
 
 // oracle decodes as kubectl and the API server do: separator lines first, each
@@ -345,6 +347,7 @@ func editText(rng *rand.Rand, text []byte) ([]byte, string) {
 // cluster reads never ends in a match, unless nothing that anybody published
 // rests on what it changed: see harmless.
 func TestEditsAreSeen(t *testing.T) {
+	testenv.OwnSpeed(t)
 	good := demo(t)
 	const name = "deployment.yaml"
 	before, err := oracle(good[name])

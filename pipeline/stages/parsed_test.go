@@ -45,11 +45,10 @@ func TestDemoParsesOnce(t *testing.T) {
 	if _, err := run.Run(ctx, stages.Table(), c, run.Options{Root: dir, Reader: reader}); err != nil {
 		t.Fatal(err)
 	}
-	parsedOnce(t, count, c.Deployment, c.Models, c.Against, c.Manifest.Base, c.Manifest.Adjust, c.Registry, "vm/cpu.html")
+	parsedOnce(t, count, c.Deployment, c.Models, c.Against, c.Manifest.Release, c.Manifest.Values, c.Manifest.Adjust, c.Registry, "vm/cpu.html")
 	unchanged(t, reader, c.Deployment, deployment.Parse)
 	unchanged(t, reader, c.Models, privatemode.ParseModels)
 	unchanged(t, reader, c.Against, manifest.Parse)
-	unchanged(t, reader, c.Manifest.Base, manifest.Parse)
 	unchanged(t, reader, c.Registry, evidence.ParseRegistry)
 	unchanged(t, reader, "vm/cpu.html", evidence.Read)
 }

@@ -256,6 +256,7 @@ func spoil(rng *rand.Rand, files map[string][]byte) (map[string][]byte, string) 
 // number of values that count as recounted, and never turns a bad verdict into a
 // match.
 func TestLessIsNeverMore(t *testing.T) {
+	testenv.OwnSpeed(t)
 	good := demo(t)
 	type start struct {
 		name  string

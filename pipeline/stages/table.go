@@ -6,7 +6,9 @@ import (
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages/deployment"
 	"github.com/retally/retally/pipeline/stages/disks"
+	"github.com/retally/retally/pipeline/stages/endorsements"
 	"github.com/retally/retally/pipeline/stages/evidence"
+	"github.com/retally/retally/pipeline/stages/fleet"
 	"github.com/retally/retally/pipeline/stages/images"
 	"github.com/retally/retally/pipeline/stages/manifest"
 	"github.com/retally/retally/pipeline/stages/policies"
@@ -17,7 +19,7 @@ import (
 
 // Table is the one list of stages, in the order of their dependence: the
 // deployment names what the others measure, policies rest on images and launch
-// digests, the manifest on everything.
+// digests, the manifest on everything; endorsements are about any of their values.
 func Table() []run.Stage {
-	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), tpm.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage()}
+	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), tpm.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage(), endorsements.Stage(), fleet.Stage()}
 }

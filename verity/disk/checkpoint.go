@@ -40,7 +40,7 @@ func (e *ResumeError) Error() string {
 }
 
 // checkpointVersion changes with the meaning of the state.
-const checkpointVersion = 1
+const checkpointVersion = 2
 
 // maxCheckpoint bounds a state file: upper levels of a 16 TiB image and some
 // hundred bytes for every file.
@@ -152,17 +152,26 @@ func (k *keeper) remove() {
 	os.Remove(k.tablePath())
 }
 
-// key digests everything that the state depends on: the layout (names, modes,
-// sizes, targets, links), the profile and what is hashed.
+// key digests everything that the state depends on: the layout, the profile and
+// what is hashed.
 func (r *run) key() string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%d %s %v %v %d\n", checkpointVersion, r.o.Profile, r.o.RootOnly, r.o.AllFiles, r.plan.Size())
+	writeLayout(h, r.plan)
 	for _, row := range r.plan.Layout() {
 		_, watched := r.watchedFile(row.Ino)
-		fmt.Fprintf(h, "%d %d %d %v %d %o %q %v\n", row.NID, row.Start, row.Size, row.Inline, row.NLink, row.Node.Mode, row.Node.Target, watched)
+		fmt.Fprintf(h, "%v\n", watched)
 	}
-	r.plan.Names(func(path string, ino uint32) { fmt.Fprintf(h, "%q %d\n", path, ino) })
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// writeLayout writes down everything of an image but the content of the files:
+// names, modes, sizes, targets, links.
+func writeLayout(w io.Writer, plan *erofs.Plan) {
+	for _, row := range plan.Layout() {
+		fmt.Fprintf(w, "%d %d %d %v %d %o %q\n", row.NID, row.Start, row.Size, row.Inline, row.NLink, row.Node.Mode, row.Node.Target)
+	}
+	plan.Names(func(path string, ino uint32) { fmt.Fprintf(w, "%q %d\n", path, ino) })
 }
 
 func (r *run) watchedFile(ino uint32) (*watched, bool) {

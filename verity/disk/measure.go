@@ -408,20 +408,26 @@ type variant struct {
 }
 
 func (r *run) variant(p erofs.Profile) (*variant, error) {
-	v := &variant{block0: bytes.Clone(r.block0)}
-	erofs.SetProfile(v.block0, p)
-	sum := make([]byte, r.params.Hash.Size())
-	r.params.DataHasher().Sum(sum, v.block0)
-	h := r.params.HashHasher()
-	for _, first := range r.firsts {
+	block0, firsts, sum := otherFirst(r.params, p, r.block0, r.firsts)
+	root, err := digest.FromBytes(r.params.Hash, sum)
+	return &variant{block0, firsts, root}, err
+}
+
+// otherFirst changes block 0 to a profile and gives the first hash block of each
+// level that changes with it, and the digest of the last of them.
+func otherFirst(params verity.Params, p erofs.Profile, block0 []byte, firsts [][]byte) (changed []byte, blocks [][]byte, sum []byte) {
+	changed = bytes.Clone(block0)
+	erofs.SetProfile(changed, p)
+	sum = make([]byte, params.Hash.Size())
+	params.DataHasher().Sum(sum, changed)
+	h := params.HashHasher()
+	for _, first := range firsts {
 		first = bytes.Clone(first)
 		copy(first, sum)
-		v.firsts = append(v.firsts, first)
+		blocks = append(blocks, first)
 		h.Sum(sum, first)
 	}
-	var err error
-	v.root, err = digest.FromBytes(r.params.Hash, sum)
-	return v, err
+	return changed, blocks, sum
 }
 
 // writeTree writes what lies behind the image: the superblock, padded to a

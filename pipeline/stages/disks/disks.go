@@ -26,13 +26,17 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 4, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "disks", Version: 5, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
 	var lines []run.PlanLine
 	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
-		lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("disk", name, "root")), From: c.Disks[name].Dir})
+		from := c.Disks[name].Dir
+		if c.Shards != "" {
+			from += ", or its parts in " + c.Shards
+		}
+		lines = append(lines, run.PlanLine{Key: string(pipeline.NewKey("disk", name, "root")), From: from})
 	}
 	switch {
 	case len(lines) == 0 && c.MachinesOnly():
@@ -108,7 +112,7 @@ func (r *stageRun) deployed(ctx context.Context) error {
 	r.out.References = append(r.out.References, refs...)
 	// A disk that the deployment mounts and no model explains is a finding,
 	// not a gap: models.yaml is the vendor's complete list.
-	r.out.Complete = []string{"disk/**"}
+	r.out.Complete = []string{"disk/*/root"}
 	disksUnknown(r.out, refs, r.models, r.byRoot)
 	disksUnused(r.out, d, r.models)
 	joined := 0
@@ -136,6 +140,9 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	}
 	opts, err := Resolve(c, listed)
 	if err != nil {
+		return err
+	}
+	if done, err := r.merged(ctx, name, c, listed, opts); done || err != nil {
 		return err
 	}
 	var count verity.Progress

@@ -229,7 +229,7 @@ func fill(c *config.Config) {
 			c.Evidence[name] = e
 			continue
 		}
-		if p.TEE != "snp" && e.Profile != string(evidence.SNP) { // its rows are registers of TDX
+		if p.TEE != "snp" && e.Profile != string(evidence.SNP) && e.Profile != string(evidence.Contrast) { // its rows are registers of TDX machines, of which a manifest has its own
 			take(&e.Registry, c.Registry)
 		}
 		if !strings.HasPrefix(p.Compose, "sha256:") { // the text is judged, too

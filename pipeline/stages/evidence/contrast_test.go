@@ -28,6 +28,7 @@ import (
 	"github.com/retally/retally/pipeline/run"
 	evidencestage "github.com/retally/retally/pipeline/stages/evidence"
 	"github.com/retally/retally/pipeline/stages/tdx"
+	"github.com/retally/retally/pipeline/stages/tpm"
 	"github.com/retally/retally/snpmeasure"
 )
 
@@ -153,7 +154,7 @@ func (d *deployment) judge(edit func(*config.Evidence), files ...string) (*evide
 	edit(&e)
 	ok(d.t, evidencestage.Check(&e, func(msg, hint string, path ...string) error { return fmt.Errorf("%v: %s (%s)", path, msg, hint) }))
 	var judged *evidencestage.Judged
-	table := []run.Stage{tdx.Stage(), evidencestage.Showing(func(j *evidencestage.Judged) { judged = j })}
+	table := []run.Stage{tdx.Stage(), tpm.Stage(), evidencestage.Showing(func(j *evidencestage.Judged) { judged = j })}
 	_, err := run.Run(context.Background(), table, &config.Config{Evidence: map[string]config.Evidence{"x": e}}, run.Options{Root: d.dir, TestRootOK: true})
 	return judged, err
 }

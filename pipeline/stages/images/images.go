@@ -24,7 +24,7 @@ import (
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
 func Stage() run.Stage {
-	return run.Stage{Name: "images", Version: 6, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "images", Version: 7, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -136,6 +136,9 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 		return err
 	}
 	key := r.key(name)
+	if done, err := r.merged(ctx, key, name, source, c); done || err != nil {
+		return err
+	}
 	var progress imagehash.Progress
 	stop := r.in.Progress.Follow(progress.Done, progress.Total)
 	defer stop()

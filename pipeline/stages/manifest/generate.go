@@ -29,6 +29,9 @@ type generated struct {
 	// absent says of reference values that are not there what they lack. A plan
 	// may take them out again, so that only what is left is a lack.
 	absent map[pipeline.Key]contrast.Missing
+	// openPlatform: some workload names no platform, and what stands for it was
+	// not said. Which machines the manifest has is then not known.
+	openPlatform bool
 }
 
 // families are the manifests' families by the releases' words.
@@ -167,7 +170,8 @@ func (g *generated) references(ctx context.Context, gen *manifest.Generation) er
 			return err
 		}
 	}
-	if len(g.Platforms) == 0 {
+	g.openPlatform = g.in.Config.Manifest.DefaultPlatform == "" && slices.ContainsFunc(g.Workloads, func(w contrast.Workload) bool { return w.Platform.Name == "" })
+	if len(g.Platforms) == 0 || g.openPlatform {
 		g.lack(pipeline.NewKey("snp"), "the platform that the manifest has reference values for", "default_platform, the one that contrast generate was given as reference values")
 	}
 	return nil
@@ -375,13 +379,19 @@ func openPlaceholders(pointers []string) []string {
 
 // completeKeys are the keys that our side has all values of: without those that
 // are missing here, which the published side may have.
-func completeKeys(refs []pipeline.Reference, missing map[pipeline.Key]bool) []string {
-	if len(missing) == 0 {
+func completeKeys(refs []pipeline.Reference, ms []pipeline.Measurement, missing map[pipeline.Key]bool, made *generated) []string {
+	open := made != nil && made.openPlatform
+	if len(missing) == 0 && !open {
 		return manifestKeys
+	}
+	own := map[pipeline.Key]bool{}
+	for _, m := range ms {
+		own[m.Key] = true
 	}
 	keys := map[string]bool{}
 	for _, r := range refs {
-		if r.Key.MatchAny(manifestKeys) && !missing[r.Key] {
+		machine := r.Key.Kind() == "snp" || r.Key.Kind() == "tdx"
+		if r.Key.MatchAny(manifestKeys) && !missing[r.Key] && (!open || !machine || own[r.Key]) {
 			keys[string(r.Key)] = true
 		}
 	}

@@ -109,7 +109,7 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 	}
 	out.References = append(out.References, refs...)
 	unjudged(out, theirs, theirs.Validate())
-	out.Complete = append(out.Complete, completeKeys(refs, missing)...)
+	out.Complete = append(out.Complete, completeKeys(refs, ms, missing, m.made)...)
 	out.Published = append(out.Published, manifestKeys...)
 	if m.incomplete > 0 {
 		out.Bytes = incompleteBytes(m, theirs)
@@ -408,8 +408,12 @@ func workloadsAgree(ctx context.Context, in *run.In, base *manifest.Manifest, ou
 	for _, p := range base.Policies() {
 		inBase[p.WorkloadSecretID] = p
 	}
+	hint := "generate the base manifest from this deployment"
+	if in.Config.Manifest.Release != "" {
+		hint = "what the API server refuses of the deployment, Contrast does not generate"
+	}
 	problem := func(line int, msg string) {
-		out.Problems = append(out.Problems, pipeline.Problem{Level: pipeline.LevelError, Code: "base-manifest", Where: pipeline.Where{File: baseName(in.Config.Manifest), Line: line}, Msg: msg, Hint: "generate the base manifest from this deployment"})
+		out.Problems = append(out.Problems, pipeline.Problem{Level: pipeline.LevelError, Code: "base-manifest", Where: pipeline.Where{File: baseName(in.Config.Manifest), Line: line}, Msg: msg, Hint: hint})
 	}
 	// Before about 1.8 the coordinator was no entry of the manifest.
 	hasRoles := slices.ContainsFunc(base.Policies(), func(p manifest.Policy) bool { return p.Role != "" })

@@ -180,6 +180,9 @@ func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.Di
 		Path: append(path, d.Path), Expected: clipText(d.B), Actual: clipText(d.A), Standing: pipeline.Proved,
 		Note: note + " (" + d.Path + ")", Where: t.where, Hint: "policy-content",
 	}
+	if words := idBlockWords(d); words != "" {
+		c.Note = note + ": " + words
+	}
 	switch {
 	case d.Container == "pause":
 		c.Hint = "pause-image"
@@ -190,6 +193,14 @@ func (r *policyRun) diffCause(p *computedPolicy, t publishedText, d policygen.Di
 	}
 	if line := placeOf(p.w, d); line > 0 {
 		c.Where = pipeline.Where{File: r.d.File, Line: line}
+		// People mend the deployment that they gave.
+		if r.changed != nil {
+			if own := r.changed.Of(p.w); own != nil && own.Workload != nil {
+				if line := placeOf(own.Workload, d); line > 0 {
+					c.Where = pipeline.Where{File: r.in.Config.Deployment, Line: line}
+				}
+			}
+		}
 	}
 	return c
 }

@@ -278,8 +278,8 @@ func CheckGenerate(c *config.Config, at config.At) error {
 	case c.Deployment == "":
 		return at("a manifest is generated from a deployment, and none is given", "add deployment: deployment.yaml", "manifest", "release")
 	}
-	if p := c.Policies; p != nil && p.Rules == "" {
-		return at("rules are missing: Contrast's policies hold its own rules, with others the hashes are others", "rules: rules.rego, as contrast generate writes it; or leave out policies", "policies")
+	if p := c.Policies; p != nil && p.Rules == "" && p.ImageBinding == "" {
+		return at("rules are missing: Contrast's policies hold its own rules, with others the hashes are others", "rules: rules.rego, as contrast generate writes it; image_binding, where the vendor took retally's rules; or leave out policies", "policies")
 	}
 	for _, s := range m.Skip {
 		if !slices.Contains([]string{"initializer", "service-mesh", "image-store"}, s) {

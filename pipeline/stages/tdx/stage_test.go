@@ -223,7 +223,7 @@ func TestTDXManifest(t *testing.T) {
 		}
 		return string(data)
 	}
-	config := text("retally.yaml")
+	config := testrun.Base(text("retally.yaml"))
 	const key = "tdx/Metal-QEMU-TDX-GPU/rtmr1"
 	value := testrun.Finding(t, testrun.Run(t, testrun.Demo(t, nil), config), key)
 	if value.Verdict != pipeline.Match || value.Standing.String() != "recomputed" {
