@@ -206,7 +206,13 @@ func (s *searcher) strays() error {
 		}
 	}
 	for _, p := range found {
-		if err := s.without("hidden-files", p+": without it "+isPublished, p); err != nil {
+		text := p + ": without it " + isPublished
+		for _, folder := range sortedKeys(hubFolders) {
+			if top, _, _ := strings.Cut(folder, "/"); top == p && s.at(folder) != nil {
+				text = fmt.Sprintf("%s %s (--exclude %s): without it %s", folder, hubFolders[folder], top, isPublished)
+			}
+		}
+		if err := s.without("hidden-files", text, p); err != nil {
 			return err
 		}
 	}
