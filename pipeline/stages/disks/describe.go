@@ -180,7 +180,9 @@ func reasons(out *run.Out, key pipeline.Key, dir string, where pipeline.Where, f
 		if r.Proved {
 			standing = pipeline.Proved
 		}
-		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), dir}, Standing: standing, Hint: r.Anchor, Where: where, Note: r.Text})
+		c := pipeline.Cause{Path: []string{string(key), dir}, Standing: standing, Where: where, Note: r.Text}
+		c.Hint = r.Anchor // the search's own test holds it against the page
+		out.Causes[key] = append(out.Causes[key], c)
 	}
 }
 
