@@ -41,7 +41,7 @@ buildGoModule {
   };
 
   # Written by scripts/vendorhash --write; recomputed by nix/vendorhash_test.go.
-  vendorHash = "sha256-jNk8kBZZ17ETwtzBJbe+lizrLO/nhoeAp4/1yHO+yGo=";
+  vendorHash = "sha256-u2dgu9DS7ipeS5lt44HO5fqneYmfONYnKL0o2uMvElc=";
 
   env.CGO_ENABLED = 0;
   subPackages = [ "cmd/retally" ];

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -26,7 +27,7 @@ import (
 type diskFlags struct {
 	comparison
 	recipe                                              config.Disk
-	exclude                                             []string
+	exclude, digests                                    []string
 	mem, files, models, name, gitCommit, write, against string
 	checkpoint                                          string
 	git, resume, allFiles, search                       bool
@@ -54,7 +55,7 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 			if len(args) == 1 {
 				f.recipe.Dir = args[0]
 			}
-			targets, err := f.targets(f.recipe.Dir, f.models, f.against)
+			targets, err := f.targets(append([]string{f.recipe.Dir, f.models, f.against, f.recipe.Listing, f.recipe.ModelSig}, f.recipe.Signers...)...)
 			if err != nil {
 				return err
 			}
@@ -66,6 +67,15 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 			}
 			if err := f.check(f.checkpoint, outfile.KindOf("checkpoint")); err != nil {
 				return err
+			}
+			if f.files != "" && (f.recipe.Listing != "" || f.recipe.ModelSig != "" || len(f.digests) > 0) {
+				return &userError{op: "disk", msg: "--listing, --model-sig and --digests are about content, and --files plans without any", hint: "give the directory"}
+			}
+			if f.recipe.ModelSig == "" && len(f.recipe.Signers) > 0 {
+				return &userError{op: "disk", msg: "--signer needs --model-sig", hint: "--model-sig FILE, the model's signature"}
+			}
+			if f.recipe.Listing != "" && (f.git || f.gitCommit != "") {
+				return &userError{op: "disk", msg: "--git and --listing both say what the directory is to be", hint: "run twice, or leave one out"}
 			}
 			return a.disk(cmd.Context(), &f, targets)
 		},
@@ -80,6 +90,10 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	fl.BoolVar(&f.recipe.Normalize, "normalize", false, "take the modes and links of a git checkout under umask 022, and say what changed")
 	fl.BoolVar(&f.git, "git", false, "check that the directory is a commit of its git repository, LFS content included")
 	fl.StringVar(&f.gitCommit, "commit", "", "the commit for --git (default: HEAD, or the models file's commit)")
+	fl.StringVar(&f.recipe.Listing, "listing", "", "a hub's listing of the model: its sizes, Git LFS, git and Xet digests must be those of the directory")
+	fl.StringVar(&f.recipe.ModelSig, "model-sig", "", "signature of the model's files (OpenSSF Model Signing) to hold the directory against")
+	fl.StringArrayVar(&f.recipe.Signers, "signer", nil, "PEM file of a public key or root certificate whose signature counts; may be given several times")
+	fl.StringSliceVar(&f.digests, "digests", nil, "also print digests of every file: sha256 (as Git LFS has it), xet")
 	fl.StringVar(&f.mem, "mem", "", "most memory for the hash tree, such as 512M; the rest goes to a temporary file")
 	fl.BoolVar(&f.resume, "resume", false, "go on from the checkpoint of a run that was ended")
 	fl.StringVar(&f.checkpoint, "checkpoint", "", "file for checkpoints (default with --resume: among the caches)")
@@ -138,6 +152,20 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		return &userError{op: "disk", msg: "--mkfs: " + err.Error()}
 	}
 	opts.AllFiles, opts.Write, opts.AgainstImage, opts.Resume, opts.Checkpoint, opts.SourceDateEpoch = f.allFiles, f.write, f.against, f.resume, f.checkpoint, a.env("SOURCE_DATE_EPOCH")
+	for _, d := range f.digests {
+		switch d {
+		case "sha256":
+			opts.SHA256 = true
+		case "xet":
+			opts.Xet = true
+		default:
+			return &userError{op: "disk", msg: fmt.Sprintf("--digests %q is not known", d), hint: "sha256, xet"}
+		}
+	}
+	read := func(name string, limit int64) ([]byte, error) { return a.readInput("disk", name, limit) }
+	if v.Signed, err = disks.Bind(read, func(name string) string { return name }, f.recipe, &opts); err != nil {
+		return err
+	}
 	if f.mem != "" {
 		if opts.Mem, err = disk.ParseSize(f.mem); err != nil {
 			return &userError{op: "disk", msg: "--mem " + f.mem + ": " + err.Error(), hint: "for instance --mem 512M"}
@@ -163,9 +191,12 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 	if err != nil {
 		return err
 	}
-	key := disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed, found)
-	for _, k := range []pipeline.Key{key, pipeline.Key(strings.TrimSuffix(string(key), "root") + "file")} {
+	root := disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed, found)
+	for _, k := range []pipeline.Key{root, pipeline.Key(strings.TrimSuffix(string(root), "root") + "file")} {
 		v.Why = append(v.Why, out.Causes[k]...)
+	}
+	if v.Signed != nil {
+		v.Signed.Describe(out, root, f.recipe.Dir, v.Result)
 	}
 	disks.Compare(out, name, f.recipe.Dir, v.Result)
 	return a.judged(&f.comparison, targets, "the disk of "+f.recipe.Dir, out, view{json: v.JSON(), text: v.Text, computes: len(out.References) == 0})

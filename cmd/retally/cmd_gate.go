@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,13 +19,14 @@ import (
 	"github.com/retally/retally/pipeline/gate"
 	"github.com/retally/retally/pipeline/run"
 	"github.com/retally/retally/pipeline/stages"
+	"github.com/retally/retally/releases"
 	"github.com/retally/retally/report"
 )
 
 func (a *app) gateCommand() *cobra.Command {
 	var (
-		flags                                        runFlags
-		file, out, against, policyFile, previous, at string
+		flags                                                runFlags
+		file, out, against, policyFile, previous, at, logKey string
 	)
 	cmd := &cobra.Command{
 		Use:   "gate",
@@ -82,7 +84,7 @@ allow_unchecked of retally.yaml does not count here: leaves stand in the policy.
 			}
 			c := gate.Case{At: now, Against: cfg.Against, Judged: pipeline.Case{Allow: flags.allow, TestRootOK: flags.testRootOK}, Evidence: shownEvidence(cfg, root, now)}
 			if previous != "" {
-				if err := a.previousRelease(cmd.Context(), previous, root, cfg, res, &c); err != nil {
+				if err := a.previousRelease(cmd.Context(), previous, logKey, root, cfg, res, &c); err != nil {
 					return err
 				}
 			}
@@ -103,7 +105,8 @@ allow_unchecked of retally.yaml does not count here: leaves stand in the policy.
 	cmd.Flags().StringVarP(&file, "file", "f", config.FileName, "configuration file, - for stdin")
 	cmd.Flags().StringVar(&against, "against", "", "what is to be published, in place of the configuration's")
 	cmd.Flags().StringVar(&policyFile, "policy", "", "policy file (docs/gate.md); without one everything must match")
-	cmd.Flags().StringVar(&previous, "previous", "", "the release before: a manifest, a report.json, a deployment, or a folder with them")
+	cmd.Flags().StringVar(&previous, "previous", "", "the release before: a manifest, a report.json, a deployment, a folder with them, or a list of releases, whose last one it is")
+	cmd.Flags().StringVar(&logKey, "log-key", "", "file with the public key that must have signed the list of releases that --previous names")
 	cmd.Flags().StringVar(&at, "at", "", "day that terms and ages are counted from, RFC 3339 (default now)")
 	cmd.Flags().StringVar(&out, "out", "", "folder for manifest.json, report.json and run.json; the next gate's --previous")
 	return cmd
@@ -143,7 +146,7 @@ func shownEvidence(cfg *config.Config, root string, now time.Time) []gate.Shown 
 	return out
 }
 
-func (a *app) previousRelease(ctx context.Context, previous, root string, cfg *config.Config, res *run.Result, c *gate.Case) error {
+func (a *app) previousRelease(ctx context.Context, previous, logKey, root string, cfg *config.Config, res *run.Result, c *gate.Case) error {
 	var js bytes.Buffer
 	if err := report.JSON(&js, res.Report); err != nil {
 		return err
@@ -157,11 +160,53 @@ func (a *app) previousRelease(ctx context.Context, previous, root string, cfg *c
 	if cfg.Deployment != "" {
 		now.Deployment = filepath.Join(root, filepath.FromSlash(cfg.Deployment))
 	}
-	rep, before, err := stages.ComparePrevious(ctx, previous, now, tool())
+	var rep *pipeline.Report
+	var before map[string]pipeline.Input
+	var err error
+	name := filepath.ToSlash(previous)
+	if logKey != "" || releases.IsLog(previous) {
+		rep, before, name, err = a.remembered(previous, logKey, now)
+	} else {
+		rep, before, err = stages.ComparePrevious(ctx, previous, now, tool())
+	}
 	if err != nil {
 		return err
 	}
-	c.Previous, c.Before, c.PreviousName = rep, before, filepath.ToSlash(previous)
-	a.talk("retally: %s compared with %s", show.Plural(len(rep.Findings), "value", "values"), previous)
+	c.Previous, c.Before, c.PreviousName = rep, before, name
+	a.talk("retally: %s compared with %s", show.Plural(len(rep.Findings), "value", "values"), name)
 	return nil
+}
+
+// remembered compares with the last release of a list. A list that does not
+// hold, or that anybody can have made, is no release before.
+func (a *app) remembered(dir, key string, now stages.Now) (*pipeline.Report, map[string]pipeline.Input, string, error) {
+	fail := func(err error, hint string) (*pipeline.Report, map[string]pipeline.Input, string, error) {
+		return nil, nil, "", &userError{op: "compare with the release before", path: dir, err: err, hint: hint}
+	}
+	if key == "" {
+		return fail(errors.New("is a list of releases, and nothing says who signed it"), "--log-key FILE, the public key of the list")
+	}
+	l, err := a.openLog(dir, key)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if len(l.Faults) > 0 {
+		return fail(errors.New("the list does not hold: "+l.Faults[0].String()), "retally releases check says all of it")
+	}
+	e := l.Last()
+	if e == nil {
+		return fail(errors.New("the list has no release that was recounted without a difference"), "")
+	}
+	report := stages.File{Name: filepath.ToSlash(filepath.Join(dir, releases.Kept(releases.Reports, e.Report)))}
+	if report.Data, err = l.Read(releases.Reports, e.Report); err != nil {
+		return fail(err, "the list keeps the report of each release beside it: copy the folder reports along")
+	}
+	manifest := stages.File{Name: filepath.ToSlash(filepath.Join(dir, releases.Kept(releases.Manifests, e.Manifest)))}
+	if !e.Manifest.IsZero() {
+		if manifest.Data, err = l.Read(releases.Manifests, e.Manifest); err != nil {
+			return fail(err, "the list keeps the manifest of each release beside it: copy the folder manifests along")
+		}
+	}
+	rep, before, err := stages.CompareRemembered(report, manifest, now, tool())
+	return rep, before, fmt.Sprintf("%s, entry %d of %s", e.Release, e.Index, filepath.ToSlash(dir)), err
 }

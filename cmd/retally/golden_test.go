@@ -56,6 +56,8 @@ var goldenCases = []goldenCase{
 	{"image-diff", "image diff demo/images/disk-mounter demo/images/inference-proxy"},
 	{"image-diff-equal", "image diff demo/images/disk-mounter demo/images/disk-mounter"},
 
+	{"disk-digests", "disk demo/models/harbor-tinychat-0-5b --normalize --root-only --digests sha256,xet"},
+	{"disk-signed", "disk demo/models/harbor-tinychat-0-5b --normalize --root-only --model-sig model.sig --signer model.pub"},
 	{"disk", "disk demo/models/harbor-tinychat-0-5b --normalize --models demo/models.yaml --name harbor-tinychat-0-5b"},
 	{"disk-alone", "disk demo/models/harbor-tinychat-0-5b --normalize"},
 	{"disk-no-entry", "disk demo/models/harbor-tinychat-0-5b --normalize --models demo/models.yaml"},
@@ -135,6 +137,11 @@ var goldenCases = []goldenCase{
 	{"inspect-uki", "inspect uki uki.efi"},
 	{"inspect-disk", "inspect disk gpt.img"},
 
+	{"releases-add", "releases add log out --release v1.0 --key log.key --new-key retally.example/demo --at 2026-01-01T00:00:00Z"},
+	{"releases-list", "releases list log --log-key log.key.pub"},
+	{"releases-check", "releases check log --log-key log.key.pub --holds out/report.json --against log/checkpoint"},
+	{"releases-check-not", "releases check log --log-key log.key.pub --holds demo/manifest.generated.json"},
+
 	{"proxy-log", "proxy-log workspace --all"},
 	{"proxy-image", "proxy-image --inspect inspect.json --hashes proxy-hashes.json"},
 	{"proxy-image-differs", "proxy-image --inspect inspect.json --hashes proxy-hashes.json --name other"},
@@ -168,7 +175,12 @@ var unstable = map[string][]string{
 	"evidence-capture": {"captured_at", "capture.captured_at"},
 	"check-evidence":   {"judgedAt"},
 	"contrast-cli":     {"digest"},
-	"*":                {"tool.version"},
+	// An entry names the release of this program, and so has everything over it.
+	"releases-add":       {"root", "verifier", "entry.report", "entry.tool"},
+	"releases-list":      {"root", "entries[].report", "entries[].tool"},
+	"releases-check":     {"root", "entries[].report", "entries[].tool"},
+	"releases-check-not": {"root", "entries[].report", "entries[].tool"},
+	"*":                  {"tool.version"},
 }
 
 // sometimes are unstable members that may be missing too.
@@ -501,6 +513,7 @@ func marshalPlain(v any) ([]byte, error) {
 func goldenFolder(t *testing.T) (words, env map[string]string) {
 	t.Helper()
 	lab := newPolicyLab(t)
+	oms := filepath.Join(testenv.ModuleRoot(t), "fixtures", "oms")
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -550,6 +563,8 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 		}
 		putFile(t, to, []byte(strings.Replace(text, old, with, 1)))
 	}
+	putFile(t, "model.sig", readFileOf(t, filepath.Join(oms, "files-sha256.sig")))
+	putFile(t, "model.pub", readFileOf(t, filepath.Join(oms, "k256.pub")))
 	change("next.yaml", "demo/deployment.yaml", "tinychat-server:v0.3.0@sha256:8", "tinychat-server:v0.3.1@sha256:9")
 	change("invalid.json", "demo/manifest.published.json", `"Debug": false`, `"Debug": true`)
 	hashes := string(readFileOf(t, "demo/hashes-demo.json"))

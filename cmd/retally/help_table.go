@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs", "listing", "model-sig", "new-key",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -35,10 +35,10 @@ var flagGroups = []struct {
 	}},
 	{"Who is trusted, and when", []string{
 		"at", "intel-root", "nvidia-root", "roots", "collateral", "certs", "crl", "vcek", "ak", "require", "accept-tcb", "test-root-ok", "mrseam", "service-td",
-		"trusted-root", "key", "log-key", "identity", "issuer", "source", "builder",
+		"trusted-root", "key", "log-key", "signer", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "root-hash", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "root-hash", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "holds",
 		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
 	{"Parts for other machines", []string{
@@ -48,7 +48,7 @@ var flagGroups = []struct {
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
-		"output", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "extract", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
+		"output", "digests", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "extract", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
 	}},
 	{"Every verb", []string{"quiet", "verbose", "color", "progress", "help", "version"}},
 }
@@ -56,10 +56,10 @@ var flagGroups = []struct {
 // mainFlags are those that help shows of a verb with many flags.
 var mainFlags = map[string][]string{
 	"endorsement verify": {"signature", "log-entry", "trusted-root", "key", "log-key", "identity", "issuer", "subject", "artifact", "at", "only", "output"},
-	"gate":               {"file", "against", "policy", "previous", "at", "out", "output", "report"},
+	"gate":               {"file", "against", "policy", "previous", "log-key", "at", "out", "output", "report"},
 	"manifest generate":  {"deployment", "profile", "plan", "images", "settings", "rules", "platform", "reference-values", "default-platform", "skip", "image-store", "output"},
 	"run":                {"file", "against", "out", "only", "fresh", "test-root-ok", "output", "report", "allow-unchecked"},
-	"disk":               {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "write", "against-image", "root-only", "output", "report"},
+	"disk":               {"exclude", "normalize", "mkfs", "models", "name", "files", "git", "model-sig", "signer", "listing", "digests", "write", "output", "report"},
 	"evidence verify":    {"docker-compose", "docker-files", "rootfs", "registry", "tls-cert", "nonce", "event-log", "measured", "golden", "manifest", "at", "profile", "only", "output"},
 	"explain":            {"report", "file", "search", "want", "profile", "firmware", "kernel", "initrd", "cmdline", "memory", "vcpus", "vcpu-type", "output"},
 	"image diff":         {"ignore", "name-a", "name-b", "platform", "tags", "mirror", "store", "output", "report"},
@@ -149,6 +149,21 @@ var examples = map[string][3]string{
 		"retally disk models/harbor-tinychat-0-5b --normalize",
 		"retally disk models/harbor-tinychat-0-5b --normalize --models models.yaml --name harbor-tinychat-0-5b",
 		"retally disk models/harbor-tinychat-0-5b --normalize --write model.img -o json",
+	},
+	"releases add": {
+		"retally releases add releases out --release v1.0 --key log.key --new-key example.com/releases",
+		"retally releases add mirror retally-out --release v1.0 --key log.key --at 2026-01-01T00:00:00Z",
+		"retally releases add public/releases out/report.json --release v1.0 --key log.key -o json",
+	},
+	"releases list": {
+		"retally releases list releases",
+		"retally releases list releases --log-key log.key.pub",
+		"retally releases list releases --log-key log.key.pub -o json",
+	},
+	"releases check": {
+		"retally releases check releases --log-key log.key.pub",
+		"retally releases check releases --log-key log.key.pub --against mirror",
+		"retally releases check releases --log-key log.key.pub --against mirror/checkpoint --holds out/report.json",
 	},
 	"verity format": {
 		"retally verity format disk.img",

@@ -25,7 +25,7 @@ const module = "github.com/retally/retally"
 // measuring are the rooms that compute; they know nothing of each other and of
 // those who judge.
 var measuring = []string{
-	"contrastcli", "deployment", "endorsement", "evidence", "igvm", "imagehash", "manifest", "nix", "pcrmeasure", "policygen", "privatemode", "snpmeasure", "tdxmeasure", "verity",
+	"contrastcli", "deployment", "endorsement", "evidence", "igvm", "imagehash", "manifest", "nix", "pcrmeasure", "policygen", "privatemode", "releases", "snpmeasure", "tdxmeasure", "verity",
 }
 
 // only lists packages that few may import, with those who may.

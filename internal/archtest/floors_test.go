@@ -65,7 +65,7 @@ var floors = []struct {
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
 		"pipeline/stages/disks", "pipeline/stages/endorsements", "pipeline/stages/evidence", "pipeline/stages/fleet", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm", "pipeline/stages/shards",
-		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity",
+		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity", "releases",
 	}},
 }
 

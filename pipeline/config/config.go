@@ -109,6 +109,14 @@ type Disk struct {
 	// Normalize takes the modes of a checkout under umask 022 in place of those
 	// that the files have.
 	Normalize bool `yaml:"normalize,omitempty" json:"normalize,omitempty"`
+	// Listing is a hub's listing of the model's files, whose digests (Git LFS,
+	// git, Xet) the directory is to have.
+	Listing string `yaml:"listing,omitempty" json:"listing,omitempty"`
+	// ModelSig is a signature of the model's files (OpenSSF Model Signing).
+	ModelSig string `yaml:"model_sig,omitempty" json:"model_sig,omitempty"`
+	// Signers are PEM files of the public keys and root certificates whose
+	// signature counts.
+	Signers []string `yaml:"signers,omitempty" json:"signers,omitempty"`
 	// RootOnly leaves out the hash of the whole disk file.
 	RootOnly bool `yaml:"root_only,omitempty" json:"root_only,omitempty"`
 	// Found: nobody named it; its folder's name is no model's.
@@ -265,7 +273,7 @@ func (c *Config) Files() []string {
 		out = append(out, i.OCI, i.Archive)
 	}
 	for _, d := range c.Disks {
-		out = append(out, d.Dir)
+		out = append(append(out, d.Dir, d.Listing, d.ModelSig), d.Signers...)
 	}
 	if p := c.Policies; p != nil {
 		out = append(append(out, p.Rules, p.Initdata), p.ConfigFiles...)

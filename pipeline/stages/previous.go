@@ -52,6 +52,21 @@ func ComparePrevious(ctx context.Context, previous string, now Now, tool pipelin
 	return p.rep, p.before, nil
 }
 
+// CompareRemembered is ComparePrevious for a release of which the report, and the
+// manifest where there is one, are at hand as bytes.
+func CompareRemembered(report, manifest File, now Now, tool pipeline.Tool) (rep *pipeline.Report, before map[string]pipeline.Input, err error) {
+	p := &previousRelease{now: now, tool: tool, rep: run.NewReport(tool, "this release compared with "+report.Name)}
+	if manifest.Data != nil && now.Manifest != nil {
+		if err := p.content(manifest.Name, manifest.Data, recognize.KindManifest); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := p.content(report.Name, report.Data, recognize.KindReport); err != nil {
+		return nil, nil, err
+	}
+	return p.rep, p.before, nil
+}
+
 type previousRelease struct {
 	now      Now
 	tool     pipeline.Tool
@@ -78,7 +93,16 @@ func (p *previousRelease) file(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	switch kind := recognize.Content(name, data); kind {
+	kind := recognize.Content(name, data)
+	if kind == recognize.KindDeployment {
+		return p.deployments(ctx, name)
+	}
+	return p.content(name, data, kind)
+}
+
+// content compares a manifest or a report.
+func (p *previousRelease) content(name string, data []byte, kind recognize.Kind) error {
+	switch kind {
 	case recognize.KindManifest:
 		if p.now.Manifest == nil {
 			return &pipeline.InputError{Op: "compare with the release before", File: name, Err: errors.New("is a manifest, and this run made none"), Hint: "give the report.json of the earlier run"}
@@ -97,8 +121,6 @@ func (p *previousRelease) file(ctx context.Context, name string) error {
 			p.before[in.File] = in
 		}
 		return p.compare(File{name, data}, File{"report.json", p.now.JSON})
-	case recognize.KindDeployment:
-		return p.deployments(ctx, name)
 	default:
 		return &pipeline.InputError{Op: "compare with the release before", File: name, Err: fmt.Errorf("is %s", orNothing(kind)), Hint: "a manifest, a report.json, a deployment, or a folder that holds them"}
 	}

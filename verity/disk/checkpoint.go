@@ -64,6 +64,7 @@ type state struct {
 }
 
 type watchedState struct {
+	Of   string `json:"of"` // the name of the watch
 	Ino  uint32 `json:"ino"`
 	Hash []byte `json:"hash"`
 	Fed  int64  `json:"fed"`
@@ -159,8 +160,13 @@ func (r *run) key() string {
 	fmt.Fprintf(h, "%d %s %v %v %d\n", checkpointVersion, r.o.Profile, r.o.RootOnly, r.o.AllFiles, r.plan.Size())
 	writeLayout(h, r.plan)
 	for _, row := range r.plan.Layout() {
-		_, watched := r.watchedFile(row.Ino)
-		fmt.Fprintf(h, "%v\n", watched)
+		var watched []string
+		for _, w := range r.watches {
+			if w.files[row.Ino] != nil {
+				watched = append(watched, w.name)
+			}
+		}
+		fmt.Fprintf(h, "%q\n", watched)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -174,12 +180,14 @@ func writeLayout(w io.Writer, plan *erofs.Plan) {
 	plan.Names(func(path string, ino uint32) { fmt.Fprintf(w, "%q %d\n", path, ino) })
 }
 
-func (r *run) watchedFile(ino uint32) (*watched, bool) {
-	if r.watch == nil {
-		return nil, false
+func (r *run) watchedFile(name string, ino uint32) (*watched, bool) {
+	for _, w := range r.watches {
+		if w.name == name {
+			f, ok := w.files[ino]
+			return f, ok
+		}
 	}
-	f, ok := r.watch.files[ino]
-	return f, ok
+	return nil, false
 }
 
 // openCheckpoint starts keeping the state, after taking up an earlier one if
@@ -259,8 +267,8 @@ func (r *run) save(done int64) error {
 		}
 		s.Files = append(s.Files, b)
 	}
-	if r.watch != nil {
-		for ino, f := range r.watch.files {
+	for _, w := range r.watches {
+		for ino, f := range w.files {
 			if f.fed == 0 && f.tail == nil {
 				continue
 			}
@@ -268,7 +276,7 @@ func (r *run) save(done int64) error {
 			if err != nil {
 				return err
 			}
-			s.Watched = append(s.Watched, watchedState{ino, b, f.fed, f.tail})
+			s.Watched = append(s.Watched, watchedState{w.name, ino, b, f.fed, f.tail})
 		}
 	}
 	if r.table != nil {
@@ -419,7 +427,7 @@ func (r *run) resume(s state) error {
 		}
 	}
 	for _, w := range s.Watched {
-		f, ok := r.watchedFile(w.Ino)
+		f, ok := r.watchedFile(w.Of, w.Ino)
 		if !ok || w.Fed < 0 || w.Fed > f.size || len(w.Tail) > blockSize {
 			return refuse("a hashed file of the checkpoint is not one of this run")
 		}

@@ -78,6 +78,7 @@ func (f *fileHash) feed(off int64, data []byte) error {
 // watch hashes the content of files as it passes by in the image. The last
 // partial block of a file may come before or after the rest.
 type watch struct {
+	name  string
 	plan  *erofs.Plan
 	files map[uint32]*watched
 }
@@ -90,8 +91,8 @@ type watched struct {
 }
 
 // newWatch asks for a hash for every regular file, by its first path.
-func newWatch(p *erofs.Plan, want func(string, *erofs.Node) hash.Hash) *watch {
-	w := &watch{plan: p, files: map[uint32]*watched{}}
+func newWatch(p *erofs.Plan, name string, want func(string, *erofs.Node) hash.Hash) *watch {
+	w := &watch{name: name, plan: p, files: map[uint32]*watched{}}
 	p.Names(func(path string, ino uint32) {
 		n := p.Node(ino)
 		if !n.Is(erofs.ModeRegular) || w.files[ino] != nil {

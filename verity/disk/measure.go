@@ -42,15 +42,17 @@ func Measure(ctx context.Context, o Options) (Result, error) {
 	if o.Source != nil {
 		o.Watch = o.Source.Watch
 	}
+	o.also = o.watches()
 	res, err := MeasurePlan(ctx, plan, content, o)
 	if err != nil {
 		return Result{}, fmt.Errorf("measure disk of %s: %w", o.Dir, err)
 	}
 	res.Warnings, res.Changes, res.Excluded = tree.Warnings, tree.Changes, tree.Excluded
 	if o.Source != nil {
-		report := o.Source.Check(plan, res.Files, o.excluded)
+		report := o.Source.Check(plan, res.Files, res.sums[watchXet], o.excluded)
 		res.Source = &report
 	}
+	o.content(plan, &res)
 	return res, nil
 }
 
@@ -181,7 +183,7 @@ type run struct {
 	table  *table   // nil if only the root hash is wanted
 
 	files   []*fileHash
-	watch   *watch
+	watches []*watch
 	chains  []*follower
 	disk    *diskFile
 	against *against
@@ -209,8 +211,8 @@ func (r *run) open() (err error) {
 		}
 		r.table = newTable(r.layout, limit, r.o.TempDir)
 	}
-	if r.o.Watch != nil {
-		r.watch = newWatch(r.plan, r.o.Watch)
+	if err := r.openWatches(); err != nil {
+		return err
 	}
 	if r.fold, err = r.params.NewFold(0, r.sink); err != nil {
 		return err
@@ -264,8 +266,8 @@ func (r *run) pass(ctx context.Context) error {
 	for _, f := range r.files {
 		r.chains = append(r.chains, follow(f.feed))
 	}
-	if r.watch != nil {
-		r.chains = append(r.chains, follow(r.watch.feed))
+	for _, w := range r.watches {
+		r.chains = append(r.chains, follow(w.feed))
 	}
 	r.o.Progress.Start(r.plan.Size(), r.start)
 	err := pump.Run(ctx, pump.Job{
@@ -385,10 +387,8 @@ func (r *run) finish(ctx context.Context) error {
 			}
 		}
 	}
-	if r.watch != nil {
-		if r.res.Files, err = r.watch.sums(); err != nil {
-			return err
-		}
+	if err := r.finishWatches(); err != nil {
+		return err
 	}
 	if err := r.finishDisk(ctx); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity"
 	"github.com/retally/retally/verity/erofs"
+	"github.com/retally/retally/verity/oms"
 	"github.com/retally/retally/verity/source"
 )
 
@@ -64,6 +65,15 @@ type Options struct {
 	// Source is what the directory is to be bound to; it takes the place of
 	// Watch, and Result.Source says how it came out.
 	Source *source.Tree
+	// Signed is a signed statement that the directory is to be bound to, and
+	// Signature the path of its file in the directory, "" where it lies
+	// elsewhere. Result.Signed says how it came out.
+	Signed    *oms.Statement
+	Signature string
+	// SHA256 and Xet ask for these hashes of every file (Result.Content).
+	SHA256, Xet bool
+
+	also []watching
 
 	Workers  int // goroutines that read and hash; 0 means one per core
 	Chunk    int // bytes read at once; 0 means a fitting default
@@ -87,11 +97,16 @@ type Result struct {
 	Excluded []string  `json:"excluded,omitempty"`   // paths that were left out
 	Against  *Against  `json:"against_image,omitempty"`
 	// Source says whether the directory is what Options.Source says.
-	Source  *source.Report `json:"source,omitempty"`
-	Resumed int64          `json:"resumed_at,omitempty"` // byte of the image that a resumed run began with
+	Source *source.Report `json:"source,omitempty"`
+	// Signed says whether the directory is what Options.Signed says.
+	Signed  *oms.Report `json:"signed,omitempty"`
+	Content []Content   `json:"content,omitempty"`    // by path
+	Resumed int64       `json:"resumed_at,omitempty"` // byte of the image that a resumed run began with
 
 	// Files are the digests that Options.Watch asked for, by path.
 	Files map[string][]byte `json:"-"`
+	// sums are the digests of the other watches, by their names.
+	sums map[string]map[string][]byte
 	// Plan is the layout that was measured, for explaining positions.
 	Plan *erofs.Plan `json:"-"`
 }
@@ -102,6 +117,14 @@ type Other struct {
 	RootHash   Hex           `json:"root_hash,omitzero"`
 	FileSHA256 Hex           `json:"file_hash_sha256,omitzero"`
 	ErofsSHA   Hex           `json:"erofs_sha256,omitzero"`
+}
+
+// Content names the content of a file as hubs do.
+type Content struct {
+	Path   string `json:"path"`
+	Size   int64  `json:"size"`
+	SHA256 Hex    `json:"sha256,omitzero"` // as Git LFS has it
+	Xet    string `json:"xet,omitempty"`
 }
 
 // Hex is a digest that is shown as bare hex digits.

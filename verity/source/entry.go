@@ -13,6 +13,7 @@ import (
 
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/verity/erofs"
+	"github.com/retally/retally/verity/xet"
 )
 
 // An Entry is what a source says about one path.
@@ -26,6 +27,9 @@ type Entry struct {
 	Size int64 // bytes of the content; -1 if the source does not say
 	// SHA256 is the content's digest, of files that are stored with Git LFS.
 	SHA256 digest.Digest
+	// Xet is the hub's other name of the same content, "" if the source does not
+	// have it.
+	Xet string
 	// LFS says that SHA256 comes from a Git LFS pointer, which is what a
 	// checkout has where the content is not fetched.
 	LFS bool
@@ -74,7 +78,7 @@ func (t *Tree) WithPointers(unfetched func(path string) bool) (*Tree, map[string
 	out.Entries = maps.Clone(t.Entries)
 	for p, b := range pointers {
 		e := out.Entries[p]
-		e.LFS, e.SHA256, e.Size, e.Blob = false, digest.Digest{}, int64(len(b)), blobOf(b)
+		e.LFS, e.SHA256, e.Xet, e.Size, e.Blob = false, digest.Digest{}, "", int64(len(b)), blobOf(b)
 		out.Entries[p] = e
 	}
 	return &out, pointers
@@ -93,6 +97,24 @@ func (t *Tree) Watch(path string, n *erofs.Node) hash.Hash {
 		return newBlob(n.Size)
 	}
 	return nil
+}
+
+// HasXet reports whether the source has the Xet hash of any file.
+func (t *Tree) HasXet() bool {
+	for _, e := range t.Entries {
+		if e.Xet != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// WatchXet returns the hash of a file whose Xet hash the source has, else nil.
+func (t *Tree) WatchXet(path string) hash.Hash {
+	if t.Entries[path].Xet == "" {
+		return nil
+	}
+	return xet.New()
 }
 
 // newBlob returns a hash that gives git's object name of a blob.
@@ -146,19 +168,19 @@ func (r Report) String() string {
 }
 
 // Check compares the names, types and modes of a planned tree, and the content
-// digests of its files, with the source. excluded says which paths were left
-// out on purpose; nil means none.
-func (t *Tree) Check(plan *erofs.Plan, digests map[string][]byte, excluded func(path string, dir bool) bool) Report {
+// digests and Xet hashes of its files, with the source. excluded says which paths
+// were left out on purpose; nil means none.
+func (t *Tree) Check(plan *erofs.Plan, digests, xets map[string][]byte, excluded func(path string, dir bool) bool) Report {
 	r := Report{Source: t.Name, Commit: t.Commit, Remotes: t.Remotes, Problems: []Problem{}}
 	seen := map[string]bool{}
 	plan.Names(func(path string, ino uint32) {
 		seen[path] = true
-		t.checkOne(&r, path, plan.Node(ino), digests[path])
+		t.checkOne(&r, path, plan.Node(ino), digests[path], xets[path])
 	})
 	for path, e := range t.Entries {
 		switch {
 		case seen[path]:
-		case isExcluded(path, e.Mode&erofs.ModeType == erofs.ModeDir, excluded):
+		case Excluded(path, e.Mode&erofs.ModeType == erofs.ModeDir, excluded):
 			r.Excluded++
 		case t.Partial && e.Mode&erofs.ModeType == erofs.ModeDir:
 		default:
@@ -170,8 +192,8 @@ func (t *Tree) Check(plan *erofs.Plan, digests map[string][]byte, excluded func(
 	return r
 }
 
-// isExcluded tries the path and every directory above it.
-func isExcluded(path string, dir bool, excluded func(string, bool) bool) bool {
+// Excluded tries the path and every directory above it.
+func Excluded(path string, dir bool, excluded func(string, bool) bool) bool {
 	if excluded == nil {
 		return false
 	}
@@ -186,7 +208,7 @@ func isExcluded(path string, dir bool, excluded func(string, bool) bool) bool {
 	return false
 }
 
-func (t *Tree) checkOne(r *Report, path string, n *erofs.Node, sum []byte) {
+func (t *Tree) checkOne(r *Report, path string, n *erofs.Node, sum, xetSum []byte) {
 	problem := func(what, found, want string) {
 		r.Problems = append(r.Problems, Problem{path, what, found, want})
 	}
@@ -215,13 +237,13 @@ func (t *Tree) checkOne(r *Report, path string, n *erofs.Node, sum []byte) {
 	}
 	switch {
 	case n.Is(erofs.ModeRegular):
-		t.checkContent(r, path, n, e, sum, problem)
+		t.checkContent(r, path, n, e, sum, xetSum, problem)
 	case n.Is(erofs.ModeSymlink):
 		t.checkTarget(r, path, n, e, problem)
 	}
 }
 
-func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum []byte, problem func(what, found, want string)) {
+func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum, xetSum []byte, problem func(what, found, want string)) {
 	if e.Unfollowed != "" {
 		r.Unbound = append(r.Unbound, fmt.Sprintf("%s (%s is not followed)", path, e.Unfollowed))
 		return
@@ -233,6 +255,11 @@ func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum 
 	if want.IsZero() {
 		if e.Size >= 0 && n.Size != e.Size {
 			problem("size", fmt.Sprint(n.Size), fmt.Sprint(e.Size))
+		}
+		if e.Xet != "" {
+			r.Files++
+			checkXet(e, xetSum, problem)
+			return
 		}
 		r.Unbound = append(r.Unbound, path)
 		return
@@ -257,6 +284,19 @@ func (t *Tree) checkContent(r *Report, path string, n *erofs.Node, e Entry, sum 
 	}
 	if got != want {
 		problem("content", got.String(), want.String())
+		return
+	}
+	if e.Xet != "" {
+		checkXet(e, xetSum, problem)
+	}
+}
+
+func checkXet(e Entry, sum []byte, problem func(what, found, want string)) {
+	switch {
+	case len(sum) != xet.Size:
+		problem("content was not hashed", "", "xet:"+e.Xet)
+	case xet.Text(sum) != e.Xet:
+		problem("Xet hash", xet.Text(sum), e.Xet)
 	}
 }
 

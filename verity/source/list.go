@@ -9,6 +9,7 @@ import (
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/jsondoc"
 	"github.com/retally/retally/verity/erofs"
+	"github.com/retally/retally/verity/xet"
 )
 
 // hubPage is how many entries a hub's listing has at most, before it names a
@@ -39,8 +40,8 @@ func (e *ListError) Error() string {
 // directory 0755. An entry with a target is a symlink. Directories may be
 // listed ("type": "directory") and are otherwise made where files need them;
 // path "." sets the root's mode. The listing of a model hub (an array of type,
-// path, size, oid and lfs.oid) is read as it is: lfs.oid is the SHA-256 of the
-// content, oid git's name of a file without lfs. So is a hub's description of
+// path, size, oid, lfs.oid and xetHash) is read as it is: lfs.oid is the SHA-256
+// of the content, xetHash its Xet hash, oid git's name of a file without lfs. So is a hub's description of
 // the model (an object whose siblings have rfilename, size, blobId and
 // lfs.sha256). Other keys are ignored.
 //
@@ -164,6 +165,14 @@ func listEntry(v *jsondoc.Value, pathKey string) (p string, e Entry, key string,
 
 // listDigests reads what the list says about content.
 func listDigests(v *jsondoc.Value, e *Entry) (key string, err error) {
+	if e.Xet, err = text(v, "xetHash"); err != nil {
+		return "/xetHash", err
+	}
+	if e.Xet != "" {
+		if err := xet.Check(e.Xet); err != nil {
+			return "/xetHash", err
+		}
+	}
 	sum, err := text(v, "sha256")
 	if err != nil {
 		return "/sha256", err

@@ -18,6 +18,7 @@ import (
 	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/verity/disk"
 	"github.com/retally/retally/verity/source"
+	"github.com/retally/retally/verity/xet"
 )
 
 func TestParsePointer(t *testing.T) {
@@ -251,6 +252,12 @@ func TestGitErrors(t *testing.T) {
 	}
 }
 
+func xetOf(b []byte) string {
+	h := xet.New()
+	h.Write(b)
+	return xet.Text(h.Sum(nil))
+}
+
 // hubListing writes what a hub says about a directory's files.
 func hubListing(t *testing.T, dir string, lfs map[string]bool) []byte {
 	t.Helper()
@@ -260,7 +267,7 @@ func hubListing(t *testing.T, dir string, lfs map[string]bool) []byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := map[string]any{"type": "file", "path": p, "size": len(b), "xetHash": "ignored"}
+		e := map[string]any{"type": "file", "path": p, "size": len(b), "xetHash": xetOf(b)}
 		if lfs[p] {
 			sum := sha256.Sum256(b)
 			e["oid"] = strings.Repeat("0", 40)

@@ -26,7 +26,7 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 5, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
+	return run.Stage{Name: "disks", Version: 6, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -60,10 +60,11 @@ type stageRun struct {
 	// byRoot leads from a published root hash to its key.
 	byRoot   map[digest.Digest]pipeline.Key
 	measured map[pipeline.Key]bool
+	signed   map[pipeline.Key]*Signed // by the key of the root hash
 }
 
 func execute(ctx context.Context, in *run.In) (*run.Out, error) {
-	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]pipeline.Key{}, measured: map[pipeline.Key]bool{}}
+	r := &stageRun{in: in, out: &run.Out{Causes: map[pipeline.Key][]pipeline.Cause{}, Notes: map[pipeline.Key]string{}}, models: new(privatemode.Models), byRoot: map[digest.Digest]pipeline.Key{}, measured: map[pipeline.Key]bool{}, signed: map[pipeline.Key]*Signed{}}
 	if in.Config.PublishedDisks() {
 		var err error
 		if r.models, err = published.Models(ctx, in, in.Config); err != nil {
@@ -110,6 +111,11 @@ func (r *stageRun) deployed(ctx context.Context) error {
 	}
 	refs := published.DiskReferences(d, r.byRoot)
 	r.out.References = append(r.out.References, refs...)
+	for _, ref := range refs {
+		if s := r.signed[ref.Key]; s != nil {
+			s.Deployed(r.out, ref)
+		}
+	}
 	// A disk that the deployment mounts and no model explains is a finding,
 	// not a gap: models.yaml is the vendor's complete list.
 	r.out.Complete = []string{"disk/*/root"}
@@ -145,6 +151,10 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	if done, err := r.merged(ctx, name, c, listed, opts); done || err != nil {
 		return err
 	}
+	signed, err := Bind(func(name string, limit int64) ([]byte, error) { return r.in.ReadFile(ctx, name, limit) }, r.in.Path, c, &opts)
+	if err != nil {
+		return err
+	}
 	var count verity.Progress
 	opts.Progress = &count
 	stop := r.in.Progress.Follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
@@ -166,7 +176,13 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	if listed != nil {
 		file = listed.File
 	}
-	r.measured[Describe(r.out, name, c.Dir, res, file, listed, found)] = true
+	key := Describe(r.out, name, c.Dir, res, file, listed, found)
+	r.measured[key] = true
+	Compare(r.out, name, c.Dir, res)
+	if signed != nil {
+		signed.Describe(r.out, key, c.Dir, res)
+		r.signed[key] = signed
+	}
 	return nil
 }
 
@@ -258,6 +274,9 @@ func check(c *config.Config, at config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Disks)) {
 		if c.Disks[name].Dir == "" {
 			return at("dir is missing", "for instance {dir: models/"+name+"}", "disks", name)
+		}
+		if d := c.Disks[name]; d.ModelSig == "" && len(d.Signers) > 0 {
+			return at("signers are given and no signature", "add model_sig: the model's signature", "disks", name, "signers")
 		}
 		if m := c.Disks[name].MKFS; m != "" {
 			if _, err := erofs.ParseProfile(m); err != nil {

@@ -140,6 +140,10 @@ func (r *stageRun) merged(ctx context.Context, name string, c config.Disk, liste
 	refuse := func(err error) (bool, error) {
 		return false, &pipeline.InputError{Op: "take merged parts", File: file, Err: fmt.Errorf("disk %s: %w", name, err), Hint: "plan and merge again, or take shards away"}
 	}
+	// What is read of the files beside the root goes through whole files.
+	if c.ModelSig != "" || c.Listing != "" {
+		return refuse(fmt.Errorf("parts give the root hash alone, and listing or model_sig want every file read whole"))
+	}
 	if want := recipe(c.Dir, opts); string(want) != string(s.Recipe) {
 		return refuse(fmt.Errorf("the parts were planned as %s, the configuration says %s", s.Recipe, want))
 	}

@@ -38,7 +38,7 @@ func Compare(out *run.Out, name, dir string, res disk.Result) {
 			got = pipeline.OfText(s.String())
 		}
 		out.Measure(key, got, dir, "every file's content and mode")
-		out.Refer(key, pipeline.OfText(s.Source), pipeline.Where{File: dir}, "the commit that the directory is to be")
+		out.Refer(key, pipeline.OfText(s.Source), pipeline.Where{File: dir}, "what the directory is to be")
 		for _, p := range s.Problems {
 			out.Problem(pipeline.LevelError, "disk-source", pipeline.Where{File: dir}, p.String(), "")
 		}
@@ -63,19 +63,31 @@ type View struct {
 	Result disk.Result
 	Listed *privatemode.Model // nil: nothing to compare with
 	Why    []pipeline.Cause   // of a root hash that differs
+	Signed *Signed            // nil: no signature was given
 }
 
 // JSON is the form that scripts read.
 func (v *View) JSON() any {
+	type signature struct {
+		Signature *Judged `json:"signature,omitempty"`
+	}
+	var sig signature
+	if v.Signed != nil {
+		sig.Signature = v.Signed.judged()
+	}
 	if v.Listed == nil {
-		return v.Result
+		return struct {
+			disk.Result
+			signature
+		}{v.Result, sig}
 	}
 	rows, note := v.rows()
 	return struct {
 		disk.Result
+		signature
 		Published []Row  `json:"published"`
 		Note      string `json:"note,omitempty"`
-	}{v.Result, rows, note}
+	}{v.Result, sig, rows, note}
 }
 
 func (v *View) rows() (rows []Row, note string) {
@@ -135,6 +147,12 @@ func (v *View) Text(w io.Writer, verbose bool) {
 			}
 			show.Line(w, "                  %s", p.String())
 		}
+	}
+	if v.Signed != nil {
+		v.Signed.text(w, res, verbose)
+	}
+	for _, c := range res.Content {
+		show.Line(w, "content           %s", c.Text())
 	}
 	if x := res.Against; x != nil && x.OK() {
 		show.Line(w, "against           %s is this disk", x.Path)
