@@ -26,7 +26,7 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 6, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
+	return run.Stage{Name: "disks", Version: 7, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
