@@ -17,6 +17,7 @@
       packages = forEach (
         _: pkgs: rec {
           retally = pkgs.callPackage ./nix/package.nix { };
+          image = pkgs.callPackage ./nix/image.nix { inherit retally; };
           default = retally;
         }
       );
@@ -34,6 +35,7 @@
         system: pkgs: {
           package = self.packages.${system}.retally;
           demo = pkgs.callPackage ./nix/check-demo.nix { inherit (self.packages.${system}) retally; };
+          image = pkgs.callPackage ./nix/check-image.nix { inherit (self.packages.${system}) retally image; };
         }
       );
 

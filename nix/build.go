@@ -11,12 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/retally/retally/nix/nar"
 )
 
 // Class says how a build ended.
@@ -31,6 +30,7 @@ const (
 	TimedOut         Class = "timeout"           // 101
 	HashMismatch     Class = "hash-mismatch"     // 102: a fixed output is another
 	NotDeterministic Class = "not-deterministic" // 104: a second build differs
+	Unsandboxed      Class = "unsandboxed"       // the sandbox was lost on the way
 	Trouble          Class = "trouble"           // anything else: nothing was concluded
 )
 
@@ -70,9 +70,11 @@ type Options struct {
 	Timeout time.Duration
 	// Overrides are `--override-input` pairs for the flake.
 	Overrides [][2]string
-	// Config is the rest of nix.conf, one option a line. What decides about trust
-	// cannot be set there.
-	Config   []string
+	// Settings are options of nix.conf, by name: those of Allowed alone. Nothing
+	// that decides what a build may trust, see or use is among them.
+	Settings map[string]string
+	// Dir is where relative names of flakes start; "" is the current folder.
+	Dir      string
 	Progress func(Progress)
 }
 
@@ -110,11 +112,8 @@ func Open(ctx context.Context, o Options) (*Nix, error) {
 	if n.o.Store, err = filepath.Abs(o.Store); err != nil {
 		return nil, err
 	}
-	for _, c := range o.Config {
-		name, _, _ := strings.Cut(strings.TrimSpace(c), " ")
-		if strings.ContainsAny(c, "\r\n") || slices.Contains(decisive, strings.TrimPrefix(name, "extra-")) {
-			return nil, fmt.Errorf("nix: option %q cannot be set here: what a build may trust is decided by this program", name)
-		}
+	if err := n.o.Check(); err != nil {
+		return nil, err
 	}
 	n.home = filepath.Join(n.o.Store, "home")
 	if err := os.MkdirAll(n.home, 0o755); err != nil {
@@ -137,14 +136,9 @@ func Open(ctx context.Context, o Options) (*Nix, error) {
 	return n, nil
 }
 
-// decisive are the options that decide what a build may trust.
-var decisive = []string{
-	"substituters", "trusted-substituters", "trusted-public-keys", "require-sigs", "sandbox", "sandbox-fallback", "sandbox-paths", "build-hook", "builders", "post-build-hook", "pre-build-hook",
-	"store", "accept-flake-config", "impure", "pure-eval", "allow-import-from-derivation", "__noChroot", "plugin-files",
-}
-
-// environment is all that Nix gets: nobody's configuration but this one.
-func (n *Nix) environment() []string {
+// environment is all that Nix gets: nobody's configuration but this one. tmp is
+// a folder for what builds leave behind.
+func (n *Nix) environment(tmp string) []string {
 	conf := []string{
 		"experimental-features = nix-command flakes",
 		"substituters = " + strings.Join(n.o.Substituters, " "),
@@ -152,21 +146,30 @@ func (n *Nix) environment() []string {
 		"require-sigs = true",
 		"sandbox = true",
 		"sandbox-fallback = false",
-		"sandbox-paths = " + strings.Join(n.o.SandboxPaths, " "),
 		"builders =",
 		"build-users-group =",
 		"accept-flake-config = false",
+		"use-registries = false",
 		"keep-going = false",
+		// Keeps the tree of a second build that is another, and only that.
+		"run-diff-hook = true",
+		"diff-hook =",
+	}
+	if len(n.o.SandboxPaths) > 0 {
+		// Without any, the shell that this Nix was built with stays.
+		conf = append(conf, "sandbox-paths = "+strings.Join(n.o.SandboxPaths, " "))
 	}
 	if n.o.Timeout > 0 {
 		conf = append(conf, "timeout = "+strconv.Itoa(int((n.o.Timeout+time.Second-1)/time.Second)))
 	}
-	conf = append(conf, n.o.Config...)
+	for _, name := range slices.Sorted(maps.Keys(n.o.Settings)) {
+		conf = append(conf, name+" = "+n.o.Settings[name])
+	}
 	env := []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + n.home, "LC_ALL=C", "NIX_USER_CONF_FILES=/dev/null", "NIX_CONF_DIR=" + n.home,
-		"NIX_CONFIG=" + strings.Join(conf, "\n"),
+		"NIX_CONFIG=" + strings.Join(conf, "\n"), "TMPDIR=" + tmp,
 	}
-	for _, name := range []string{"TMPDIR", "NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"NIX_SSL_CERT_FILE", "SSL_CERT_FILE", "http_proxy", "https_proxy", "no_proxy"} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -174,10 +177,24 @@ func (n *Nix) environment() []string {
 	return env
 }
 
-// run starts one command on the store. Its log is read to the end.
+// run starts one command on the store. Its log is read to the end. A log that
+// tells of a lost sandbox is an error, whatever came out.
 func (n *Nix) run(ctx context.Context, program string, args ...string) (out []byte, log *Log, code int, err error) {
+	out, log, code, err = n.start(ctx, program, args...)
+	if err == nil && log.Unsandboxed {
+		return nil, log, code, &BuildError{Class: Unsandboxed, What: args[len(args)-1], Said: []string{"it was built without the sandbox"}}
+	}
+	return out, log, code, err
+}
+
+func (n *Nix) start(ctx context.Context, program string, args ...string) (out []byte, log *Log, code int, err error) {
+	tmp, err := os.MkdirTemp("", "retally-nix-")
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	defer removeTree(tmp)
 	cmd := exec.CommandContext(ctx, program, append([]string{"--store", n.o.Store}, args...)...)
-	cmd.Env = n.environment()
+	cmd.Dir, cmd.Env = n.o.Dir, n.environment(tmp)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	var stdout bytes.Buffer
@@ -225,6 +242,8 @@ type BuildError struct {
 	What  string   // the attribute or derivation
 	Said  []string // Nix's errors
 	Tail  []string // the last lines of the builder
+	// Differs are the outputs that a second build made differently.
+	Differs []OutputDiff
 }
 
 // Error implements error.
@@ -251,10 +270,21 @@ func trouble(what string, code int, log *Log) error {
 // Instantiate evaluates a flake's attribute ("path:DIR#attr") and returns the
 // path of its derivation.
 func (n *Nix) Instantiate(ctx context.Context, installable string) (string, error) {
-	args := []string{"eval", "--raw", installable + ".drvPath", "--no-write-lock-file", "--log-format", "internal-json"}
+	if err := CheckInstallable(installable); err != nil {
+		return "", err
+	}
+	if err := n.outside(installable); err != nil {
+		return "", err
+	}
+	args := []string{"eval", "--raw", "--log-format", "internal-json", "--no-write-lock-file"}
+	if len(n.o.Overrides) == 0 {
+		// An input that is not locked could be another one tomorrow.
+		args = append(args, "--no-update-lock-file")
+	}
 	for _, o := range n.o.Overrides {
 		args = append(args, "--override-input", o[0], o[1])
 	}
+	args = append(args, installable+".drvPath")
 	out, log, code, err := n.run(ctx, n.nix, args...)
 	if err != nil {
 		return "", err
@@ -263,6 +293,9 @@ func (n *Nix) Instantiate(ctx context.Context, installable string) (string, erro
 		e := &BuildError{Class: Trouble, What: installable, Said: log.Errors, Tail: log.Tail}
 		if len(e.Said) == 0 && len(e.Tail) > 0 {
 			e.Said = e.Tail[len(e.Tail)-1:]
+		}
+		if names := n.packages(ctx, installable); len(names) > 0 && len(e.Said) > 0 && strings.Contains(e.Said[len(e.Said)-1], "does not provide attribute") {
+			e.Said[len(e.Said)-1] = firstLine(e.Said[len(e.Said)-1]) + "; its packages are " + strings.Join(names, ", ")
 		}
 		return "", e
 	}
@@ -273,132 +306,48 @@ func (n *Nix) Instantiate(ctx context.Context, installable string) (string, erro
 	return drv, nil
 }
 
-// Origin says where an output's bytes come from.
-type Origin string
-
-// The origins.
-const (
-	// BuiltHere: its derivation ran here, in the sandbox.
-	BuiltHere Origin = "built here"
-	// Substituted: fetched from a cache, and not built again here.
-	Substituted Origin = "substituted"
-	// Found: it lay in the store before; who made it is not known.
-	Found Origin = "found in the store"
-)
-
-// Result is one derivation, built.
-type Result struct {
-	Installable string
-	Drv         string
-	Version     string // of Nix
-	Outputs     []BuiltOutput
-	// Substituted counts the inputs that were fetched and not built, by cache.
-	Substituted map[string]int
-	Built       int // derivations that ran here
+// packages are what a flake offers, as far as it can be shown: of many a flake
+// only one attribute evaluates.
+func (n *Nix) packages(ctx context.Context, installable string) []string {
+	flake, _, _ := strings.Cut(installable, "#")
+	args := []string{"flake", "show", "--json", "--log-format", "internal-json", "--no-write-lock-file"}
+	for _, o := range n.o.Overrides {
+		args = append(args, "--override-input", o[0], o[1])
+	}
+	out, _, code, err := n.run(ctx, n.nix, append(args, flake)...)
+	if err != nil || code != 0 {
+		return nil
+	}
+	names, err := ParseShow(out, systemName)
+	if err != nil {
+		return nil
+	}
+	return names[:min(len(names), 30)]
 }
 
-// BuiltOutput is one output of a derivation.
-type BuiltOutput struct {
-	Name   string
-	Path   string // in the store's own name: /nix/store/…
-	Real   string // where its bytes lie on this machine
-	Origin Origin
-	// Fixed: the derivation promises this hash and may use the network; that it
-	// was built says nothing beyond the hash.
-	Fixed bool
-	Tree  *nar.Tree
-	// Recorded is what the store's database says, an SRI. Where it is not
-	// Tree.SRI, somebody changed the bytes.
-	Recorded string
-}
+// systemName is what Nix calls machines like this one.
+var systemName = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-" + runtime.GOOS
 
-// Tampered reports whether the bytes are others than those that were built, by
-// the store's own account.
-func (o *BuiltOutput) Tampered() bool { return o.Recorded != o.Tree.SRI() }
-
-// Build builds a flake's attribute and hashes the bytes of every output. An
-// output that a cache gave is built here nevertheless, and must be the same.
-func (n *Nix) Build(ctx context.Context, installable string) (*Result, error) {
-	drv, err := n.Instantiate(ctx, installable)
+// outside refuses a flake of all files of a folder that holds the store: each
+// build would change it.
+func (n *Nix) outside(installable string) error {
+	flake, _, _ := strings.Cut(installable, "#")
+	dir, ok := strings.CutPrefix(flake, "path:")
+	if !ok {
+		return nil
+	}
+	dir, _, _ = strings.Cut(dir, "?")
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(n.o.Dir, dir)
+	}
+	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	_, log, code, err := n.run(ctx, n.nixStore, "--realise", "--log-format", "internal-json", drv)
-	if err != nil {
-		return nil, err
+	if rel, err := filepath.Rel(dir, n.o.Store); err == nil && filepath.IsLocal(rel) {
+		return fmt.Errorf("nix: the store %s lies in the folder of the flake %s, and would be a part of it: choose another folder for the store", n.o.Store, flake)
 	}
-	if code != 0 {
-		return nil, trouble(installable, code, log)
-	}
-	if log.Unsandboxed {
-		return nil, &BuildError{Class: Trouble, What: installable, Said: []string{"it was built without the sandbox"}}
-	}
-	r := &Result{Installable: installable, Drv: drv, Version: n.Version, Substituted: map[string]int{}, Built: len(log.Building)}
-	d, err := n.derivation(ctx, drv)
-	if err != nil {
-		return nil, err
-	}
-	ran := slices.Contains(log.Building, drv)
-	for _, from := range log.Substituted {
-		r.Substituted[from]++
-	}
-	if !ran {
-		// From a cache, or from the store: build it, and compare.
-		if ran, err = n.again(ctx, drv); err != nil {
-			return nil, err
-		}
-	}
-	var paths []string
-	for name, o := range d.Outputs {
-		if err := checkStorePath(o.Path); err != nil {
-			return nil, fmt.Errorf("nix: output %s of %s: %w", name, drv, err)
-		}
-		out := BuiltOutput{Name: name, Path: o.Path, Real: filepath.Join(n.o.Store, filepath.FromSlash(o.Path)), Fixed: o.Hash != "", Origin: Found}
-		switch _, fetched := log.Substituted[o.Path]; {
-		case ran:
-			out.Origin = BuiltHere
-		case fetched:
-			out.Origin = Substituted
-		}
-		if out.Tree, err = nar.Hash(ctx, out.Real, nar.Options{}); err != nil {
-			return nil, fmt.Errorf("nix: output %s of %s: %w", name, drv, err)
-		}
-		r.Outputs, paths = append(r.Outputs, out), append(paths, o.Path)
-	}
-	slices.SortFunc(r.Outputs, func(a, b BuiltOutput) int { return strings.Compare(a.Name, b.Name) })
-	infos, err := n.recorded(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	for i := range r.Outputs {
-		r.Outputs[i].Recorded = infos[r.Outputs[i].Path]
-	}
-	return r, nil
-}
-
-// again builds a derivation once more and has Nix compare. A derivation whose
-// output is fixed is not asked: its hash is.
-func (n *Nix) again(ctx context.Context, drv string) (bool, error) {
-	_, log, code, err := n.run(ctx, n.nixStore, "--realise", "--check", "--keep-failed", "--log-format", "internal-json", drv)
-	if err != nil {
-		return false, err
-	}
-	if code != 0 {
-		return false, trouble(drv, code, log)
-	}
-	return slices.Contains(log.Building, drv), nil
-}
-
-func (n *Nix) derivation(ctx context.Context, drv string) (*Derivation, error) {
-	ds, err := n.derivations(ctx, drv)
-	if err != nil {
-		return nil, err
-	}
-	d := ds[drv]
-	if d == nil {
-		return nil, fmt.Errorf("nix: the derivation %s is not among those that were shown", drv)
-	}
-	return d, nil
+	return nil
 }
 
 // derivations asks in the form of newer versions first.
@@ -425,41 +374,4 @@ func (n *Nix) derivations(ctx context.Context, args ...string) (map[string]*Deri
 // Closure reads a derivation and all that it is built from.
 func (n *Nix) Closure(ctx context.Context, drv string) (map[string]*Derivation, error) {
 	return n.derivations(ctx, "--recursive", drv)
-}
-
-// recorded is what the store's database says of paths, as SRI.
-func (n *Nix) recorded(ctx context.Context, paths []string) (map[string]string, error) {
-	out, log, code, err := n.run(ctx, n.nix, append([]string{"path-info", "--json", "--log-format", "internal-json"}, paths...)...)
-	if err != nil {
-		return nil, err
-	}
-	if code != 0 {
-		return nil, trouble("path-info", code, log)
-	}
-	infos, err := ParsePathInfo(out)
-	if err != nil {
-		return nil, err
-	}
-	m := map[string]string{}
-	for _, i := range infos {
-		if !i.Valid {
-			return nil, fmt.Errorf("nix: the store does not hold %s", i.Path)
-		}
-		m[i.Path] = i.NarHash
-	}
-	for _, p := range paths {
-		if m[p] == "" {
-			return nil, fmt.Errorf("nix: the store says nothing of %s", p)
-		}
-	}
-	return m, nil
-}
-
-// Caches lists where inputs came from, with how many each gave.
-func (r *Result) Caches() []string {
-	var out []string
-	for _, from := range slices.Sorted(maps.Keys(r.Substituted)) {
-		out = append(out, fmt.Sprintf("%d from %s", r.Substituted[from], from))
-	}
-	return out
 }

@@ -36,15 +36,12 @@ func Twice(ctx context.Context, first, second *Nix, installable string) (*Rebuil
 	if first.o.Store == second.o.Store || strings.HasPrefix(second.o.Store, first.o.Store+string(filepath.Separator)) || strings.HasPrefix(first.o.Store, second.o.Store+string(filepath.Separator)) {
 		return nil, errors.New("nix: two builds in one store are one build: give two folders")
 	}
-	start := time.Now()
 	a, err := first.Build(ctx, installable)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-time.After(2*time.Second - time.Since(start)):
+	if err := pause(ctx); err != nil {
+		return nil, err
 	}
 	b, err := second.Build(ctx, installable)
 	if err != nil {
@@ -61,6 +58,16 @@ func Twice(ctx context.Context, first, second *Nix, installable string) (*Rebuil
 		}
 	}
 	return r, nil
+}
+
+// pause keeps two builds at least two seconds apart.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(2 * time.Second):
+		return nil
+	}
 }
 
 // InputDiff is the first thing in which two derivations differ, on the way from

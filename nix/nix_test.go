@@ -86,6 +86,9 @@ func TestBuild(t *testing.T) {
 		if !errors.As(err, &be) || be.Class != want {
 			t.Errorf("%s: %v, want %s", attr, err, want)
 		}
+		if attr == "none" && !strings.Contains(fmt.Sprint(be.Said), "its packages are bad-time, bad-uuid") {
+			t.Errorf("none: %q", be.Said)
+		}
 		if attr == "fails" && err != nil && !slices.Contains(be.Tail, "before") {
 			t.Errorf("fails: the builder's last lines are %q", be.Tail)
 		}
@@ -170,16 +173,63 @@ func TestSubstituted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Substituted) == 0 {
-		t.Error("nothing was fetched: the test proves nothing")
-	}
-	if o := r.Outputs[0]; o.Origin != nix.BuiltHere {
+	if o := r.Outputs[0]; o.Origin != nix.BuiltHere || !o.Rebuilt() {
 		t.Errorf("good: %s", o.Origin)
+	}
+	// An input that a cache gave is said: what it gave is in the result.
+	r, err = second.Build(context.Background(), f+"#dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Outputs[0].Rebuilt() {
+		t.Errorf("dep: %s", r.Outputs[0].Origin)
+	}
+	third := open(t, nix.Options{Store: filepath.Join(dir, "third"), Substituters: []string{"file://" + dir + "/cache"}, TrustedKeys: []string{strings.TrimSpace(string(pub))}})
+	r, err = third.Build(context.Background(), f+"#dep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if caches := r.Caches(); len(caches) != 1 || !strings.HasPrefix(caches[0], "1 from file://") {
+		t.Errorf("dep: its input came from %v", caches)
 	}
 	// The vendor's build of this one cannot be repeated: it must not pass.
 	var be *nix.BuildError
 	if _, err := second.Build(context.Background(), f+"#bad-uuid"); !errors.As(err, &be) || be.Class != nix.NotDeterministic {
-		t.Errorf("bad-uuid from a cache: %v", err)
+		t.Fatalf("bad-uuid from a cache: %v", err)
+	}
+	if len(be.Differs) != 1 || len(be.Differs[0].Changes) != 1 || be.Differs[0].Changes[0].What != "content" {
+		t.Errorf("bad-uuid: the kept trees differ in %+v", be.Differs)
+	}
+}
+
+// TestNothingLeft: what builds leave behind is gone, also of one that is not
+// repeatable and of one that failed.
+func TestNothingLeft(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	n, f := open(t, nix.Options{}), flake(t)
+	var be *nix.BuildError
+	if _, err := n.Check(context.Background(), f+"#bad-uuid"); !errors.As(err, &be) || be.Class != nix.NotDeterministic || len(be.Differs) != 1 {
+		t.Fatalf("bad-uuid: %v", err)
+	}
+	if _, err := n.Build(context.Background(), f+"#fails"); err == nil {
+		t.Fatal("fails: built")
+	}
+	if _, err := n.Check(context.Background(), f+"#fod-ok"); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(tmp, "*nix*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestStoreInFlake: a store in the folder of the flake would be a part of it.
+func TestStoreInFlake(t *testing.T) {
+	f := flake(t)
+	n := open(t, nix.Options{Store: filepath.Join(strings.TrimPrefix(f, "path:"), "store")})
+	if _, err := n.Build(context.Background(), f+"#good"); err == nil || !strings.Contains(err.Error(), "lies in the folder of the flake") {
+		t.Error(err)
 	}
 }
 
@@ -194,9 +244,49 @@ func run(t *testing.T, dir string, args ...string) {
 
 func TestRefusedOptions(t *testing.T) {
 	testenv.Oracle(t, "nix")
-	for _, c := range []string{"sandbox = false", "extra-substituters = file:///x", "require-sigs = false", "cores = 1\nsandbox = false", "  sandbox-fallback = true", "accept-flake-config = true"} {
-		if _, err := nix.Open(context.Background(), nix.Options{Store: t.TempDir(), Config: []string{c}}); err == nil {
-			t.Errorf("%q was taken", c)
+	for _, o := range []nix.Options{
+		{Settings: map[string]string{"sandbox": "false"}},
+		{Settings: map[string]string{"build-use-sandbox": "false"}}, // an old alias
+		{Settings: map[string]string{"build-use-chroot": "false"}},
+		{Settings: map[string]string{"binary-caches": "file:///x"}},
+		{Settings: map[string]string{"include": "/etc/x"}},
+		{Settings: map[string]string{"!include": "/etc/x"}},
+		{Settings: map[string]string{"cores": "1\nsandbox = false"}},
+		{Settings: map[string]string{"cores\t": "1"}},
+		{Settings: map[string]string{"cores": "1 # x"}},
+		{Settings: map[string]string{"extra-substituters": "file:///x"}},
+		{Settings: map[string]string{"plugin-files": "/x.so"}},
+		{Substituters: []string{"file:///x\nsandbox = false"}},
+		{Substituters: []string{"file:///x file:///y"}},
+		{Substituters: []string{""}},
+		{TrustedKeys: []string{"k:AAAA\nrequire-sigs = false"}},
+		{TrustedKeys: []string{"k:AAAA\tl:BBBB"}},
+		{SandboxPaths: []string{"/bin/sh=/bin/sh\nsandbox = false"}},
+		{SandboxPaths: []string{"bin/sh"}},
+		{SandboxPaths: []string{"/bin/sh=sh"}},
+		{Overrides: [][2]string{{"--impure", "path:x"}}},
+		{Overrides: [][2]string{{"nixpkgs", "--impure"}}},
+		{Overrides: [][2]string{{"nixpkgs", "path:x\n"}}},
+		{Store: t.TempDir() + "/x?trusted=1"},
+		{Store: t.TempDir() + "/x\ny"},
+	} {
+		if o.Store == "" {
+			o.Store = t.TempDir()
+		}
+		if _, err := nix.Open(context.Background(), o); err == nil {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+	if _, err := nix.Open(context.Background(), nix.Options{Store: t.TempDir(), Settings: map[string]string{"cores": "2", "max-jobs": "auto"}}); err != nil {
+		t.Error(err)
+	}
+	for s, good := range map[string]bool{
+		"path:.#good": true, ".#privatemode-container-images.oss-oci-images": true, "path:/x?dir=y#packages.x86_64-linux.default": true,
+		"--impure": false, "--option#x": false, "-I#x": false, "path:.": false, "path:.#": false, "#good": false, "path:.#a#b": false, "path:.#a^out": false,
+		"path:.#--impure": false, "path:.#a b": false, "path:.#a\n": false, "path: .#a": false, "path:.#a.": false, "path:.#a.b..c": false,
+	} {
+		if err := nix.CheckInstallable(s); (err == nil) != good {
+			t.Errorf("%q: %v", s, err)
 		}
 	}
 	if _, err := nix.Open(context.Background(), nix.Options{}); err == nil {
@@ -228,6 +318,12 @@ func TestForms(t *testing.T) {
 	infos, err = nix.ParsePathInfo([]byte(`{"/nix/store/sk7j520zar7izik3zpq4rm50cnsc1pf6-good":{"narHash":"sha256-x","ultimate":true},"gw9k7fzjswy3fsjlcnjf01inwj9w30pp-tree":null}`))
 	if err != nil || len(infos) != 2 || !infos[0].Valid || infos[1].Valid || infos[1].Path != "/nix/store/gw9k7fzjswy3fsjlcnjf01inwj9w30pp-tree" {
 		t.Errorf("%+v %v", infos, err)
+	}
+	if locked, err := nix.ParseMetadata(read("flake-metadata-v2.8.0.json")); err != nil || len(locked) != 0 {
+		t.Errorf("%v %v", locked, err)
+	}
+	if names, err := nix.ParseShow(read("flake-show-v2.8.0.json"), "aarch64-linux"); err != nil || len(names) != 11 || names[0] != "bad-time" {
+		t.Errorf("%v %v", names, err)
 	}
 	ds, err := nix.ParseDerivations(read("show-derivation-v2.8.0.json"))
 	if err != nil || len(ds) != 1 {
@@ -272,6 +368,30 @@ func TestLog(t *testing.T) {
 	}
 	if l := read("a builder's @nix {\n@nix not json\n" + strings.Repeat("x", 3<<20) + "\n"); len(l.Tail) != 3 || len(l.Tail[2]) > 1<<20 {
 		t.Errorf("%d lines", len(l.Tail))
+	}
+}
+
+// TestLocks: what inputs are locked to, and which of two locks' are others.
+func TestLocks(t *testing.T) {
+	lock := func(nodes string) []byte {
+		return []byte(`{"locks":{"root":"root","version":7,"nodes":{"root":{"inputs":{"nixpkgs":"nixpkgs"}}` + nodes + `}}}`)
+	}
+	old, err1 := nix.ParseMetadata(lock(`,"nixpkgs":{"locked":{"type":"github","owner":"NixOS","repo":"nixpkgs","rev":"aa","narHash":"sha256-a"}},"x":{"locked":{"type":"path","path":"/x","narHash":"sha256-x"}}`))
+	now, err2 := nix.ParseMetadata(lock(`,"nixpkgs":{"locked":{"type":"github","owner":"NixOS","repo":"nixpkgs","rev":"bb","narHash":"sha256-b"}},"x":{"locked":{"type":"path","path":"/x","narHash":"sha256-y"}},"y":{"locked":{"type":"git","url":"https://y","rev":"cc"}}`))
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range nix.DiffInputs(old, now) {
+		got = append(got, strings.Join(d.Path, "/")+" "+d.What+" "+d.A+" "+d.B)
+	}
+	if want := "flake.lock/nixpkgs rev aa bb; flake.lock/x narHash sha256-x sha256-y; flake.lock/y input  https://y cc"; strings.Join(got, "; ") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, bad := range []string{`{}`, `{"locks":{"version":8,"root":"r","nodes":{"r":{}}}}`, `{"locks":{"version":7,"root":"r","nodes":{}}}`, string(lock(`,"n":{}`)), string(lock(`,"n":{"locked":{"type":"path","path":"/x"}}`))} {
+		if m, err := nix.ParseMetadata([]byte(bad)); err == nil {
+			t.Errorf("%s: %v", bad, m)
+		}
 	}
 }
 
@@ -326,9 +446,39 @@ func FuzzForms(f *testing.F) {
 			}
 		}
 		_, _ = nix.ParsePathInfo(data)
+		_, _ = nix.ParseMetadata(data)
+		_, _ = nix.ParseShow(data, "x86_64-linux")
 		_, _ = nix.ParseDerivations(data)
 		if _, err := nix.ReadLog(strings.NewReader(string(data)), nil); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// TestLostSandbox: a sandbox that is lost on the way is an error wherever Nix
+// says so, also in a second build. The stand-ins do all that Nix does, and say it.
+func TestLostSandbox(t *testing.T) {
+	f := flake(t)
+	for _, when := range []string{"--check", "--realise"} {
+		n := open(t, nix.Options{})
+		if _, err := n.Build(context.Background(), f+"#good"); err != nil {
+			t.Fatal(err)
+		}
+		bin := t.TempDir()
+		for _, name := range []string{"nix", "nix-store"} {
+			real := testenv.Oracle(t, name)
+			script := "#!/bin/sh\ncase \" $* \" in *' " + when + " '*) echo '@nix {\"action\":\"msg\",\"level\":1,\"msg\":\"warning: sandboxing is disabled, building without it\"}' >&2 ;; esac\nexec " + real + " \"$@\"\n"
+			if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := os.Getenv("PATH")
+		t.Setenv("PATH", bin+":"+path)
+		lost := open(t, nix.Options{})
+		var be *nix.BuildError
+		if _, err := lost.Check(context.Background(), f+"#good"); !errors.As(err, &be) || be.Class != nix.Unsandboxed {
+			t.Errorf("%s: %v", when, err)
+		}
+		t.Setenv("PATH", path)
+	}
 }

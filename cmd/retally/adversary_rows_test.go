@@ -39,7 +39,7 @@ var attacks = []attack{
 		{"cee0d46e773f70ab2fb9342c8c54402e32be1a514c2f5bcd13f29a5d168657a460c99fa9a4d2af1f16e931abe8c3d8e0", "190ae4162dde697d36292cfc5821398a093715f739d2c48d173ea5a2371cf5fc4279c450d02271083c50798d840dd52a"},
 		{
 			`i=c.index('  - snp/**'); j=c.index('  - keys/**'); open('retally.yaml','w').write(c[:i]+c[j:])`,
-			`i=c.index('  metal-qemu-tdx-gpu:'); j=c.index('  harbor-vm:'); k=c.index('  guest-on-amd:'); l=c.index('# The manifest as'); open('retally.yaml','w').write(c[:i]+c[j:k]+c[l:])`,
+			`g=c.index('\npolicies:\n'); h=c.index('# The machines whose'); i=c.index('  metal-qemu-tdx-gpu:'); j=c.index('  harbor-vm:'); k=c.index('  guest-on-amd:'); l=c.index('# The manifest, generated'); open('retally.yaml','w').write(c[:g]+'\n'+c[h:i]+c[j:k]+c[l:].replace('  release: contrast-release.yaml\n  default_platform: metal-qemu-snp\n  values: values.yaml\n','  base: manifest.generated.json\n'))`,
 		},
 	}, rows: []attackRow{
 		{name: "plain plan", call: 1, control: true, want: exits(exitUnchecked), check: prints(`plain plan\nrc=3 `)},

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retally/retally/internal/testenv"
+	nixstage "github.com/retally/retally/pipeline/stages/nix"
 )
 
 // A goldenCase is one command line whose JSON is a contract with scripts.
@@ -141,6 +143,16 @@ var goldenCases = []goldenCase{
 	{"releases-list", "releases list log --log-key log.key.pub"},
 	{"releases-check", "releases check log --log-key log.key.pub --holds out/report.json --against log/checkpoint"},
 	{"releases-check-not", "releases check log --log-key log.key.pub --holds demo/manifest.generated.json"},
+	{"nix-hash", "nix hash demo/images/disk-mounter demo/deployment.yaml"},
+	{"nix-hash-expect", "nix hash flake --expect-nar sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},
+	{"nix-diff", "nix diff vendor/model demo/models/harbor-tinychat-0-5b"},
+	{"nix-diff-image", "nix diff demo/images/disk-mounter demo/images/inference-proxy"},
+	{"nix-diff-machine", "nix diff built release"},
+	{"nix-diff-derivation", "nix diff path:flake#image path:next#image --nix-store nix-store --sandbox-path /bin/sh=/bin/busybox"},
+	{"nix-build", "nix build path:flake#image --nix-store nix-store --sandbox-path /bin/sh=/bin/busybox"},
+	{"nix-build-fails", "nix build path:flake#fails --nix-store nix-store --sandbox-path /bin/sh=/bin/busybox"},
+	{"nix-check", "nix check path:flake#image --nix-store nix-store --sandbox-path /bin/sh=/bin/busybox"},
+	{"nix-check-differs", "nix check path:flake#odd --nix-store nix-store --sandbox-path /bin/sh=/bin/busybox --one-store"},
 
 	{"proxy-log", "proxy-log workspace --all"},
 	{"proxy-image", "proxy-image --inspect inspect.json --hashes proxy-hashes.json"},
@@ -181,6 +193,8 @@ var unstable = map[string][]string{
 	"releases-check":     {"root", "entries[].report", "entries[].tool"},
 	"releases-check-not": {"root", "entries[].report", "entries[].tool"},
 	"*":                  {"tool.version"},
+	"nix-build":          {"nix"}, "nix-check": {"nix"}, "nix-build-fails": {"reasons", "said"},
+	"nix-check-differs": {"nix", "reasons", "said", "outputs[].first", "outputs[].second", "causes[].a", "causes[].b"},
 }
 
 // sometimes are unstable members that may be missing too.
@@ -199,7 +213,9 @@ func TestGoldenJSON(t *testing.T) {
 	root := filepath.Join(testenv.ModuleRoot(t), "cmd", "retally", "testdata", "golden")
 	schemas := newSchemaSet(filepath.Join(testenv.ModuleRoot(t), "docs", "schema"))
 	words, env := goldenFolder(t)
-	seen, printed := map[string]bool{}, map[string][]any{"error": {failure{}}}
+	seen, printed := map[string]bool{}, map[string][]any{
+		"error": {failure{}}, "nix-build": {&nixstage.Build{}, &nixstage.Failure{}}, "nix-check": {&nixstage.Checked{}, &nixstage.Failure{}},
+	}
 	type output struct {
 		name, stdout string
 		code         int
@@ -213,6 +229,10 @@ func TestGoldenJSON(t *testing.T) {
 		}
 		seen[c.name] = true
 		t.Run(c.name, func(t *testing.T) {
+			if strings.Contains(c.line, "--sandbox-path") {
+				testenv.Oracle(t, "nix")
+				testenv.Oracle(t, "busybox")
+			}
 			args := strings.Fields(c.line)
 			for i, a := range args {
 				if v, ok := words[a]; ok {
@@ -574,6 +594,18 @@ func goldenFolder(t *testing.T) (words, env map[string]string) {
 	putFile(t, "gate.yaml", []byte("version: 1\nbasis:\n- {keys: 'image/**', at_least: recomputed}\n"))
 	putFile(t, "machine.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, firmware: ovmf.fd, kernel: bzImage, initrd: plain.cpio, cmdline: ro, memory: 2G, vcpus: 1, compose: config/docker-compose.yaml, rootfs: rootfs.iso}\n"))
 	putFile(t, "lacks.yaml", []byte("version: 1\nplatforms:\n  m: {tee: tdx, profile: secretvm, firmware: ovmf.fd}\n"))
+
+	// What Nix builds, and what Yocto built.
+	nixFiles(t)
+	for name, data := range map[string][]byte{"ovmf.fd": readFileOf(t, "ovmf.fd"), "bzImage": readFileOf(t, "bzImage"), "initramfs.cpio": readFileOf(t, "plain.cpio"), "cmdline": []byte("console=ttyS0\n")} {
+		putFile(t, filepath.Join("built", name), data)
+		if name == "bzImage" {
+			data = bytes.Clone(data)
+			data[len(data)-1] ^= 1
+		}
+		putFile(t, filepath.Join("release", name), data)
+	}
+	putFile(t, "release/SHA256SUMS", fmt.Appendf(nil, "%x  ovmf.fd\n", sha256.Sum256(readFileOf(t, "ovmf.fd"))))
 
 	// Policies.
 	for _, name := range []string{"settings", "rules", "layouts"} {

@@ -13,7 +13,7 @@ var flagGroups = []struct {
 		"models", "name", "files", "exclude", "normalize", "git", "commit", "metadata", "vm-config", "vars", "empty-vars", "secure-boot",
 		"registry", "tls-cert", "nonce", "event-log", "form", "releases", "release", "profile", "snp measure all", "proxy-log all", "platform", "tags",
 		"name-a", "name-b", "launch-digest", "family-id", "image-id", "guest-svn", "snp id-block policy", "id-key", "author-key", "contrast", "timeout",
-		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs", "listing", "model-sig", "new-key",
+		"one-vcpu-digest", "ap-eip", "ovmf-hash", "explain report", "hash-offset", "signature", "log-entry", "inputs", "listing", "model-sig", "new-key", "override-input",
 	}},
 	{"Search", []string{"search", "want", "try-rootfs"}},
 	{"Shape of the machine", []string{
@@ -38,7 +38,7 @@ var flagGroups = []struct {
 		"trusted-root", "key", "log-key", "signer", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "root-hash", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "holds",
+		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "root-hash", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "holds", "expect-nar",
 		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
 	{"Parts for other machines", []string{
@@ -46,6 +46,7 @@ var flagGroups = []struct {
 		"shard slurm retries", "shard job retries", "sbatch", "dry-run", "image", "model-claim", "results-claim", "namespace", "cpus", "pod-memory", "kustomize",
 	}},
 	{"Registries", []string{"mirror", "ca", "store", "retries", "insecure", "pull", "image digest timeout", "image diff timeout", "policy generate timeout"}},
+	{"How Nix builds", []string{"nix-store", "substituter", "trusted-key", "sandbox-path", "nix-option", "build-timeout", "one-store"}},
 	{"Work", []string{"mkfs", "root-only", "all-files", "mem", "resume", "checkpoint", "fresh", "no-cache", "full", "parallel", "limit"}},
 	{"Result", []string{
 		"output", "digests", "out", "only", "pcr", "bank", "pcrlock", "trace", "write", "extract", "root-hash-file", "hashes", "report", "allow-unchecked", "compare release", "force",
@@ -75,6 +76,8 @@ var mainFlags = map[string][]string{
 	"shard plan":         {"file", "parts", "part-size", "redundancy", "exclude", "mkfs", "normalize", "out", "output"},
 	"shard slurm":        {"file", "parts", "part-size", "redundancy", "exclude", "out", "audit", "parallel", "wait", "retries", "sbatch", "dry-run", "output"},
 	"shard job":          {"image", "model-claim", "results-claim", "name", "namespace", "parallel", "retries", "audit", "wait", "kustomize", "output"},
+	"nix build":          {"nix-store", "substituter", "trusted-key", "sandbox-path", "override-input", "build-timeout", "expect-nar", "output", "report"},
+	"nix check":          {"nix-store", "one-store", "substituter", "trusted-key", "sandbox-path", "override-input", "build-timeout", "output", "report"},
 }
 
 // examples are three command lines of each verb. TestExamples runs them in the
@@ -304,6 +307,26 @@ var examples = map[string][3]string{
 		"retally contrast cli contrast --checksum contrast.sha256",
 		"retally contrast cli contrast --against manifest.published.json -o json",
 		"retally contrast cli contrast --extract embedded",
+	},
+	"nix build": {
+		"retally nix build path:flake#image --sandbox-path /bin/sh=/bin/busybox",
+		"retally nix build path:flake#image --sandbox-path /bin/sh=/bin/busybox --expect-nar sha256-HDfQGvQL4ugGkd48w99EN3ppmvuxfGjwgJZLL9Bx/BM=",
+		"retally nix build path:flake#image --sandbox-path /bin/sh=/bin/busybox -o json",
+	},
+	"nix check": {
+		"retally nix check path:flake#image --sandbox-path /bin/sh=/bin/busybox",
+		"retally nix check path:flake#odd --sandbox-path /bin/sh=/bin/busybox --one-store",
+		"retally nix check path:flake#image --sandbox-path /bin/sh=/bin/busybox --one-store --report junit=check.xml",
+	},
+	"nix hash": {
+		"retally nix hash images/inference-proxy",
+		"retally nix hash images/* -o json",
+		"retally nix hash flake --expect-nar sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+	},
+	"nix diff": {
+		"retally nix diff images/disk-mounter images/inference-proxy",
+		"retally nix diff built release",
+		"retally nix diff built release/SHA256SUMS -o json",
 	},
 	"proxy-log": {
 		"retally proxy-log workspace",

@@ -101,7 +101,7 @@ Exit codes:
 	root.AddCommand(
 		a.demoCommand(), a.checkCommand(), a.initCommand(), a.planCommand(), a.runCommand(), a.gateCommand(), a.compareCommand(),
 		a.explainCommand(), a.imageCommand(), a.diskCommand(), a.verityCommand(), a.policyCommand(), a.manifestCommand(),
-		a.tdxCommand(), a.snpCommand(), a.tpmCommand(), a.evidenceCommand(), a.endorsementCommand(), a.fleetCommand(), a.inspectCommand(), a.proxyLogCommand(), a.proxyImageCommand(), a.contrastCommand(), a.cacheCommand(), a.shardCommand(), a.releasesCommand(),
+		a.tdxCommand(), a.snpCommand(), a.tpmCommand(), a.evidenceCommand(), a.endorsementCommand(), a.fleetCommand(), a.inspectCommand(), a.proxyLogCommand(), a.proxyImageCommand(), a.contrastCommand(), a.cacheCommand(), a.shardCommand(), a.releasesCommand(), a.nixCommand(),
 		a.doctorCommand(), a.versionCommand(),
 	)
 	usageErrors(root)

@@ -387,6 +387,7 @@ func progressSchema() []byte {
 		"anyOf": []any{
 			line(object{"schema": object{"const": schemaName("progress")}, "stage": text, "done": count, "total": count, "bytesPerSecond": count, "secondsLeft": object{"type": "number", "minimum": -1}}),
 			line(object{"schema": object{"const": schemaName("progress")}, "stage": text, "phase": text, "tried": count, "triedPerSecond": count}),
+			line(object{"schema": object{"const": schemaName("progress")}, "stage": text, "phase": text, "done": count, "total": count}),
 		},
 	}
 	data, err := json.MarshalIndent(top, "", "  ")

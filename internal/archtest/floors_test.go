@@ -35,8 +35,9 @@ var floors = []struct {
 	// into the table, its rooms go.
 	{"pipeline/recognize", []string{"pipeline", "pipeline/config", "pipeline/run", "evidence", "pcrmeasure", "privatemode", "profiles", "tdxmeasure", "verity"}}, // verity: the commit of a checkout
 	// published is what several stages read out of a deployment or a manifest.
-	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "shard", "deployment", "manifest", "privatemode", "snpmeasure"}},
+	{"pipeline/stages/published", []string{"pipeline", "pipeline/config", "pipeline/run", "shard", "deployment", "manifest", "nix/nar", "privatemode", "snpmeasure"}},
 	{"pipeline/stages/deployment", stage("deployment")},
+	{"pipeline/stages/nix", stage("imagehash", "nix")}, // imagehash: why two builds of an image differ
 	{"pipeline/stages/images", stage("deployment", "imagehash", "privatemode", "shard")},
 	{"pipeline/stages/disks", stage("deployment", "privatemode", "shard", "verity")},
 	{"pipeline/stages/tdx", stage("evidence", "manifest", "profiles", "tdxmeasure", "trace")},
@@ -55,7 +56,7 @@ var floors = []struct {
 	{"pipeline/stages/shards", []string{"pipeline", "pipeline/run", "pipeline/stages/published", "pipeline/stages/disks", "shard", "verity"}},
 	{"pipeline/stages", []string{
 		"pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages/published", "deployment", "manifest", "privatemode",
-		"pipeline/stages/deployment", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence", "pipeline/stages/endorsements", "pipeline/stages/fleet",
+		"pipeline/stages/deployment", "pipeline/stages/nix", "pipeline/stages/images", "pipeline/stages/disks", "pipeline/stages/tdx", "pipeline/stages/snp", "pipeline/stages/tpm", "pipeline/stages/policies", "pipeline/stages/manifest", "pipeline/stages/evidence", "pipeline/stages/endorsements", "pipeline/stages/fleet",
 	}},
 	// A gate judges a report by a written policy; it recounts nothing.
 	{"pipeline/gate", []string{"pipeline"}},
@@ -64,8 +65,8 @@ var floors = []struct {
 		"fixtures", "pipeline", "pipeline/config", "pipeline/run", "pipeline/recognize", "pipeline/stages", "pipeline/gate", "report", "shard",
 		// Single verbs that still fill their rooms by themselves, and compare by
 		// themselves.
-		"pipeline/stages/disks", "pipeline/stages/endorsements", "pipeline/stages/evidence", "pipeline/stages/fleet", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm", "pipeline/stages/shards",
-		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity", "releases",
+		"pipeline/stages/disks", "pipeline/stages/endorsements", "pipeline/stages/evidence", "pipeline/stages/fleet", "pipeline/stages/images", "pipeline/stages/manifest", "pipeline/stages/nix", "pipeline/stages/policies", "pipeline/stages/snp", "pipeline/stages/tdx", "pipeline/stages/tpm", "pipeline/stages/shards",
+		"contrastcli", "endorsement", "evidence", "igvm", "imagehash", "manifest", "nix", "pcrmeasure", "policygen", "privatemode", "profiles", "snpmeasure", "tdxmeasure", "trace", "verity", "releases",
 	}},
 }
 
@@ -240,7 +241,10 @@ var flagsInRooms = map[string]int{
 	"deployment/internal/shell/check.go":    6,
 	"deployment/internal/shell/commands.go": 15,
 	"imagehash/diff.go":                     4,  // tar and docker buildx
-	"nix/build.go":                          18, // the command lines by which nix is driven
+	"nix/build.go":                          15, // the command lines by which nix is driven
+	"nix/lock.go":                           9,  // the same
+	"nix/result.go":                         8,  // the same
+	"nix/why/why.go":                        3,  // of linkers, cpio and Python
 	"nix/json.go":                           8,  // which output of nix was not understood
 }
 

@@ -81,6 +81,34 @@ func Count(w io.Writer, asJSON bool, stage string, phase func() string, tried fu
 	})
 }
 
+// Steps tells how many steps of work are done, until the returned function is
+// called. total is 0 where it is not known.
+func Steps(w io.Writer, asJSON bool, stage string, phase func() string, count func() (done, total int64)) (stop func()) {
+	return during(func(end <-chan struct{}) {
+		wait := time.After(After)
+		for {
+			select {
+			case <-end:
+				return
+			case <-wait:
+			}
+			done, total := count()
+			if asJSON {
+				line(w, struct {
+					Schema string `json:"schema"`
+					Stage  string `json:"stage"`
+					Phase  string `json:"phase"`
+					Done   int64  `json:"done"`
+					Total  int64  `json:"total"`
+				}{Schema, stage, phase(), done, total})
+			} else {
+				fmt.Fprintln(w, show.Text(fmt.Sprintf("retally: %s: %d of %d done, %s", stage, done, total, phase())))
+			}
+			wait = time.After(every(asJSON))
+		}
+	})
+}
+
 // during runs work beside the caller until the returned function is called.
 func during(work func(done <-chan struct{})) (stop func()) {
 	done := make(chan struct{})

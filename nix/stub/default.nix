@@ -1,6 +1,7 @@
 # The packages that this flake uses. buildGoModule only checks what it is given
 # and wraps ./retally, if the caller put a program there; the other packages
-# are names without contents. runCommand is real, on a shell named /bin/sh.
+# are names without contents. runCommand is real, on a shell named /bin/sh, and
+# buildLayeredImage makes an archive of one layer in the form that Nix's has.
 { system, ... }:
 
 let
@@ -76,6 +77,28 @@ let
       name:
       { nativeBuildInputs }:
       mk name { PATH = builtins.concatStringsSep ":" (map (p: "${p}/bin") nativeBuildInputs ++ [ "/bin" ]); };
+    dockerTools.buildLayeredImage =
+      {
+        name,
+        tag,
+        contents,
+        config,
+      }:
+      mk "${name}.tar.gz" { inherit contents; config = builtins.toJSON config; } ''
+        mkdir -p root/bin x
+        for c in $contents; do cp $c/bin/* root/bin/; done
+        tar -c -C root -f x/layer.tar bin
+        id=$(sha256sum x/layer.tar | cut -d ' ' -f 1)
+        mkdir x/$id
+        mv x/layer.tar x/$id/layer.tar
+        echo '{"architecture":"amd64","os":"linux","config":'"$config"',"rootfs":{"type":"layers","diff_ids":["sha256:'$id'"]}}' > x/config
+        c=$(sha256sum x/config | cut -d ' ' -f 1)
+        mv x/config x/$c.json
+        echo '[{"Config":"'$c'.json","RepoTags":["${name}:${tag}"],"Layers":["'$id'/layer.tar"]}]' > x/manifest.json
+        tar -c -C x -f image.tar manifest.json $c.json $id
+        gzip -n image.tar
+        cp image.tar.gz $out
+      '';
     mkShell = { packages }: mk "shell" { inherit packages; } "mkdir $out";
     callPackage = f: args: let fn = import f; in fn (builtins.intersectAttrs (builtins.functionArgs fn) pkgs // args);
     go = named "go";

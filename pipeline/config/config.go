@@ -40,6 +40,8 @@ type Config struct {
 	// Images says where the bytes of images are, by the name that the
 	// deployment's reference ends in.
 	Images map[string]Image `yaml:"images" json:"images,omitempty"`
+	// Nix says how images are built here.
+	Nix *Nix `yaml:"nix,omitempty" json:"nix,omitempty"`
 	// Hashes is a hashes-<host>.json of a rebuild.
 	Hashes string `yaml:"hashes" json:"hashes,omitempty"`
 	// Proxy is what `docker inspect` prints of the proxy's image; its digest is
@@ -92,9 +94,26 @@ type Image struct {
 	// Image chooses one of several images of a layout or archive, by its digest,
 	// its name there or a tag. Without it there must be only one.
 	Image string `yaml:"image,omitempty" json:"image,omitempty"`
+	// Nix is FLAKE#ATTRIBUTE, which is built here; Entry is the image in a folder of
+	// several, "" where the output is the image.
+	Nix   string `yaml:"nix,omitempty" json:"nix,omitempty"`
+	Entry string `yaml:"entry,omitempty" json:"entry,omitempty"`
+	// Line of Nix in the file, 0 where it came by flags.
+	Line int `yaml:"-" json:"-"`
 	// Found: nobody named the image. Its source was found beside what it may
 	// be a part of, so that its file's name binds it to nothing.
 	Found bool `yaml:"-" json:"found,omitempty"`
+}
+
+// Nix is how derivations are built: in a store of its own, in the sandbox.
+type Nix struct {
+	Store        string            `yaml:"store,omitempty" json:"store,omitempty"`                 // folder of the store, which is made
+	Substituters []string          `yaml:"substituters,omitempty" json:"substituters,omitempty"`   // caches that inputs may come from; none: everything is built
+	TrustedKeys  []string          `yaml:"trusted_keys,omitempty" json:"trusted_keys,omitempty"`   // that substitutes must be signed with
+	SandboxPaths []string          `yaml:"sandbox_paths,omitempty" json:"sandbox_paths,omitempty"` // /INSIDE=/OUTSIDE
+	Overrides    map[string]string `yaml:"overrides,omitempty" json:"overrides,omitempty"`         // other flakes in place of inputs
+	Timeout      uint              `yaml:"timeout,omitempty" json:"timeout,omitempty"`             // seconds of one builder; 0: none
+	Settings     map[string]string `yaml:"settings,omitempty" json:"settings,omitempty"`           // how much is done at once
 }
 
 // Disk names a model directory and the recipe of its disk.
@@ -126,15 +145,23 @@ type Disk struct {
 // Source returns the one source that is set.
 func (c Image) Source() (string, error) {
 	var set []string
-	for _, s := range []string{c.OCI, c.Archive, c.Registry} {
+	for _, s := range []string{c.OCI, c.Archive, c.Registry, c.built()} {
 		if s != "" {
 			set = append(set, s)
 		}
 	}
 	if len(set) != 1 {
-		return "", fmt.Errorf("want exactly one of oci, archive, registry, found %d", len(set))
+		return "", fmt.Errorf("want exactly one of oci, archive, registry, nix, found %d", len(set))
 	}
 	return set[0], nil
+}
+
+// built is what reports call an image that is built here.
+func (c Image) built() string {
+	if c.Nix != "" && c.Entry != "" {
+		return c.Nix + "/" + c.Entry
+	}
+	return c.Nix
 }
 
 // Manifest says how manifest.json is made.
@@ -182,6 +209,12 @@ func Decode(file string, data []byte) (c *Config, at At, err error) {
 	}
 	if err := noControls(file, docs[0], ""); err != nil {
 		return nil, nil, err
+	}
+	for name, i := range c.Images {
+		if n := yamldoc.Path(docs[0], "images", name, "nix"); n != nil {
+			i.Line = n.Line
+			c.Images[name] = i
+		}
 	}
 	at = func(msg, hint string, path ...string) error {
 		n := yamldoc.Path(docs[0], path...)
@@ -274,6 +307,9 @@ func (c *Config) Files() []string {
 	}
 	for _, d := range c.Disks {
 		out = append(append(out, d.Dir, d.Listing, d.ModelSig), d.Signers...)
+	}
+	if c.Nix != nil {
+		out = append(out, c.Nix.Store)
 	}
 	if p := c.Policies; p != nil {
 		out = append(append(out, p.Rules, p.Initdata), p.ConfigFiles...)

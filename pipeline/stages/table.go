@@ -11,6 +11,7 @@ import (
 	"github.com/retally/retally/pipeline/stages/fleet"
 	"github.com/retally/retally/pipeline/stages/images"
 	"github.com/retally/retally/pipeline/stages/manifest"
+	"github.com/retally/retally/pipeline/stages/nix"
 	"github.com/retally/retally/pipeline/stages/policies"
 	"github.com/retally/retally/pipeline/stages/snp"
 	"github.com/retally/retally/pipeline/stages/tdx"
@@ -18,8 +19,8 @@ import (
 )
 
 // Table is the one list of stages, in the order of their dependence: the
-// deployment names what the others measure, policies rest on images and launch
+// deployment names what the others measure, images may be built here, policies rest on images and launch
 // digests, the manifest on everything; endorsements are about any of their values.
 func Table() []run.Stage {
-	return []run.Stage{deployment.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), tpm.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage(), endorsements.Stage(), fleet.Stage()}
+	return []run.Stage{deployment.Stage(), nix.Stage(), images.Stage(), disks.Stage(), tdx.Stage(), snp.Stage(), tpm.Stage(), policies.Stage(), manifest.Stage(), evidence.Stage(), endorsements.Stage(), fleet.Stage()}
 }

@@ -24,7 +24,7 @@ import (
 // a hashes file are copied: another program printed them, out of an index.json
 // that it believed.
 func Stage() run.Stage {
-	return run.Stage{Name: "images", Version: 7, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
+	return run.Stage{Name: "images", Version: 8, After: []string{"nix"}, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -154,7 +154,25 @@ func (r *stageRun) recount(ctx context.Context, name string, c config.Image) err
 		return id, rep.Bytes, nil
 	}
 	input := pipeline.FromFile(source)
-	if c.Registry != "" {
+	if c.Nix != "" {
+		path, made := published.BuiltImage(r.in, name)
+		if path == "" {
+			// No line of text makes good what was not built.
+			r.refused[key] = true
+			r.out.Notes[key] = "it was to be built here, and was not: see what was found in the inputs"
+			return nil
+		}
+		id, n, err := read(path)
+		if err != nil {
+			return &pipeline.InputError{Op: "read image", File: source, Err: err}
+		}
+		// What was read must be what was built: it is hashed once more.
+		if err := published.StillBuilt(ctx, r.in, name, path); err != nil {
+			return &pipeline.InputError{Op: "read image", File: source, Err: err}
+		}
+		r.in.ReadRemote(source, id, n) // a store's word of its files is not trusted: nothing of it is kept
+		input = pipeline.FromKey(made)
+	} else if c.Registry != "" {
 		id, n, err := read(c.Registry)
 		if err != nil {
 			return err
@@ -213,7 +231,11 @@ func (r *stageRun) add(key pipeline.Key, name, source string, input pipeline.Inp
 		return
 	}
 	note := fmt.Sprintf("%s of %s recounted from %s", show.Plural(len(image.Platforms), "platform", "platforms"), name, source)
-	r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: pipeline.Recomputed, Inputs: []pipeline.InputRef{input}, Note: note})
+	basis := pipeline.Recomputed
+	if m, ok := r.in.Get(input.Key); input.Key != "" && ok && m.Basis == pipeline.Rebuilt {
+		basis = pipeline.Rebuilt // its bytes are those of a build that ran here
+	}
+	r.out.Measurements = append(r.out.Measurements, pipeline.Measurement{Key: key, Value: pipeline.OfDigest(d), Basis: basis, Inputs: []pipeline.InputRef{input}, Note: note})
 	r.out.Causes[key] = append(r.otherDigests(key, image), pipeline.Cause{
 		Path: []string{string(key), source}, Actual: d.String(), Standing: pipeline.Suspected, Hint: "image-digest", Where: where,
 		Note: "the image has other content than the one that is pinned: other source, another tag, or a build that does not reproduce; retally image diff tells which, given both",
@@ -420,6 +442,9 @@ func check(c *config.Config, at config.At) error {
 	for _, name := range slices.Sorted(maps.Keys(c.Images)) {
 		if _, err := c.Images[name].Source(); err != nil {
 			return at(err.Error(), "for instance {oci: result/"+name+"}", "images", name)
+		}
+		if i := c.Images[name]; i.Entry != "" && i.Nix == "" {
+			return at("entry without nix: it names an image in what is built", "leave it out", "images", name, "entry")
 		}
 		if i := c.Images[name]; i.Image != "" && i.Registry != "" {
 			return at("image beside registry: the reference names the image already", "leave it out", "images", name, "image")

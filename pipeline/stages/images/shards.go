@@ -42,6 +42,9 @@ func piece(c *config.Config, name string, recipe []byte) error {
 func split(_ context.Context, in *run.In) (shares []run.Share, err error) {
 	for _, name := range slices.Sorted(maps.Keys(in.Config.Images)) {
 		c := in.Config.Images[name]
+		if c.Nix != "" {
+			continue // built where it is judged: another machine's word is no build of ours
+		}
 		source, err := c.Source()
 		if err != nil {
 			return shares, &pipeline.InputError{Op: "plan images", File: name, Err: err}
@@ -163,6 +166,9 @@ func (r *stageRun) merged(ctx context.Context, key pipeline.Key, name, source st
 		return false, err
 	}
 	file := r.in.Config.Shards
+	if c.Nix != "" {
+		return false, &pipeline.InputError{Op: "take merged parts", File: file, Err: fmt.Errorf("image %s is to be built here, which parts read elsewhere are not", name), Hint: "plan and merge again, or take nix away from the image"}
+	}
 	if want := run.Recipe(c); string(want) != string(s.Recipe) {
 		return false, &pipeline.InputError{Op: "take merged parts", File: file, Err: fmt.Errorf("image %s: planned as %s, the configuration says %s", name, s.Recipe, want), Hint: "plan and merge again, or take shards away"}
 	}

@@ -81,7 +81,13 @@ func execute(ctx context.Context, in *run.In) (*run.Out, error) {
 		}
 		return out, nil
 	}
-	images := NewImages(Sources{Named: in.Config.Images, Path: in.Path, Progress: in.Progress})
+	built := map[string]string{}
+	for name, i := range in.Config.Images {
+		if i.Nix != "" {
+			built[name], _ = published.BuiltImage(in, name)
+		}
+	}
+	images := NewImages(Sources{Named: in.Config.Images, Path: in.Path, Built: func(name string) string { return built[name] }, Progress: in.Progress})
 	defer images.Close()
 	r := &policyRun{in: in, out: out, conf: in.Config.Policies, absent: map[string]string{}, computed: map[pipeline.Key]bool{}}
 	r.input.Images, r.input.Cache = &onceImages{under: images}, &layerMemory{}

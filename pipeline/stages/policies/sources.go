@@ -39,6 +39,9 @@ type Sources struct {
 	Folders []string
 	// Path, if not nil, turns a name into one that can be opened.
 	Path func(name string) string
+	// Built gives where the bytes of a named image are that was built here, ""
+	// where it was not.
+	Built func(name string) string
 	// Pull asks registries for what is not found.
 	Pull bool
 	// Remote says how. Tags are always accepted: whether an image must be
@@ -424,7 +427,12 @@ func (p *Images) openNamed(ctx context.Context, name string, c config.Image) (*i
 		return nil, err
 	}
 	ref := source
-	if c.Registry == "" {
+	switch {
+	case c.Nix != "":
+		if ref = p.from.Built(name); ref == "" {
+			return nil, fmt.Errorf("%s was not built", source)
+		}
+	case c.Registry == "":
 		ref = p.from.Path(source)
 	}
 	// Two goroutines may come here for one name; both sources are right, and
