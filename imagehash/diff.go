@@ -371,7 +371,7 @@ func hint(l leaf) string {
 	case "renamed":
 		return "a file was moved, or a build names its outputs by another scheme"
 	case "squash":
-		return "layers merged into one (buildah --squash, docker build --squash)"
+		return "layers merged into one (squash, an option of buildah and docker build)"
 	case "variant":
 		return "the processor's variant is written down on one side alone; containerd normalises arm64/v8"
 	case "name-form":

@@ -405,7 +405,7 @@ func (s *searcher) fileOnly() error {
 	case tree:
 		add("the published file_hash_sha256 is that of the tree alone", true)
 	default:
-		add("another UUID in the verity superblock, which is in the file and not under the root hash (veritysetup makes a random one unless --uuid is given)", false)
+		add("another UUID in the verity superblock, which is in the file and not under the root hash (veritysetup makes a random one unless {uuid} is given)", false)
 	}
 	return nil
 }

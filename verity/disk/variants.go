@@ -209,7 +209,7 @@ func (s *searcher) strays() error {
 		text := p + ": without it " + isPublished
 		for _, folder := range sortedKeys(hubFolders) {
 			if top, _, _ := strings.Cut(folder, "/"); top == p && s.at(folder) != nil {
-				text = fmt.Sprintf("%s %s (--exclude %s): without it %s", folder, hubFolders[folder], top, isPublished)
+				text = fmt.Sprintf("%s %s ({exclude} %s): without it %s", folder, hubFolders[folder], top, isPublished)
 			}
 		}
 		if err := s.without("hidden-files", text, p); err != nil {
@@ -327,7 +327,7 @@ func (s *searcher) recipe() error {
 			for _, c := range tree.Changes {
 				what = append(what, c.Text())
 			}
-			return s.prove(&attempt{anchor: "disk-checkout", text: "with --normalize " + isPublished + ": " + strings.Join(what, "; "), root: tree.Root})
+			return s.prove(&attempt{anchor: "disk-checkout", text: "with {normalize} " + isPublished + ": " + strings.Join(what, "; "), root: tree.Root})
 		}
 	}
 	return nil
@@ -567,7 +567,7 @@ func (s *searcher) forms() error {
 		if o[0] == o[1] {
 			what = fmt.Sprintf("uid and gid %d", o[0])
 		}
-		if err := s.prove(&attempt{anchor: "disk-owner", text: "the publisher's files have " + what + " (no --all-root): with it " + isPublished, form: erofs.Form{UID: o[0], GID: o[1]}}); err != nil {
+		if err := s.prove(&attempt{anchor: "disk-owner", text: "the publisher's files have " + what + " (no {all-root}): with it " + isPublished, form: erofs.Form{UID: o[0], GID: o[1]}}); err != nil {
 			return err
 		}
 	}
@@ -714,6 +714,6 @@ func (s *searcher) form() {
 	case off > 0 && off != s.res.HashOffset:
 		add("disk-root-hash", fmt.Sprintf("the directory has other names or sizes than the published model: the image has %d bytes, published are %d; none of %d known variants gives the root hash", s.res.HashOffset, off, s.found.Tried))
 	default:
-		add("disk-root-hash", fmt.Sprintf("none of %d known variants gives the published root hash. What is left: the content of a file differs; one file of up to 4096 bytes is missing (name unknown), or a name differs; a UUID, label, time or salt that only the disk file tells (--against-image); extended attributes were kept (no -x-1); or another release of mkfs.erofs than 1.9 and 1.8.6 to 1.9.4", s.found.Tried))
+		add("disk-root-hash", fmt.Sprintf("none of %d known variants gives the published root hash. What is left: the content of a file differs; one file of up to 4096 bytes is missing (name unknown), or a name differs; a UUID, label, time or salt that only the disk file tells ({against-image}); extended attributes were kept (no -x-1); or another release of mkfs.erofs than 1.9 and 1.8.6 to 1.9.4", s.found.Tried))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -170,6 +171,9 @@ func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where 
 	out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
 }
 
+// optionInBraces is how a room names an option of a command.
+var optionInBraces = regexp.MustCompile(`\{([a-z]+(?:-[a-z]+)*)\}`)
+
 // reasons puts down what a search has found.
 func reasons(out *run.Out, key pipeline.Key, dir string, where pipeline.Where, found *disk.Searched) {
 	if found == nil {
@@ -180,7 +184,7 @@ func reasons(out *run.Out, key pipeline.Key, dir string, where pipeline.Where, f
 		if r.Proved {
 			standing = pipeline.Proved
 		}
-		c := pipeline.Cause{Path: []string{string(key), dir}, Standing: standing, Where: where, Note: r.Text}
+		c := pipeline.Cause{Path: []string{string(key), dir}, Standing: standing, Where: where, Note: optionInBraces.ReplaceAllString(r.Text, "--$1")}
 		c.Hint = r.Anchor // the search's own test holds it against the page
 		out.Causes[key] = append(out.Causes[key], c)
 	}
