@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/retally/retally/imagehash/internal/inside"
 	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/proof"
 )
@@ -53,6 +54,9 @@ type Cause struct {
 	Class    Class    `json:"class"`
 	Count    int      `json:"count"`
 	Children []Cause  `json:"children,omitempty"`
+	// Inside are the places in a file whose kind is known, proved if with all of
+	// them undone the file is A's.
+	Inside []Cause `json:"inside,omitempty"`
 }
 
 // DiffSide is one of the images compared.
@@ -185,6 +189,10 @@ type leaf struct {
 	proved bool
 	// sameTar: of a compression whose content is equal.
 	sameTar bool
+	// rule is what makes A's value of B's, here and in many other places.
+	rule string
+	// inside is what differs in a file whose kind is known.
+	inside *inside.Finding
 }
 
 func (x *differ) add(object []string, list ...leaf) {
@@ -215,6 +223,12 @@ func (x *differ) unproved(object []string, v proof.Verdict) {
 func (x *differ) grouped() []Cause {
 	type key struct{ object, kind string }
 	at := map[key]int{}
+	rules, exceptions := map[key]string{}, map[key]int{}
+	for _, l := range x.leaves {
+		if l.rule != "" {
+			rules[key{strings.Join(l.object, "\x00"), l.kind}] = l.rule
+		}
+	}
 	var out []Cause
 	for _, l := range x.leaves {
 		path := append([]string{}, l.object...)
@@ -228,27 +242,59 @@ func (x *differ) grouped() []Cause {
 		if l.proved {
 			c.Standing = Proved
 		}
+		c.Inside = x.inside(c, l.inside)
 		k := key{strings.Join(l.object, "\x00"), l.kind}
+		exception := rules[k] != "" && l.rule == ""
+		if exception {
+			c.Note = strings.TrimPrefix(c.Note+"; an exception to the rule", "; ")
+		}
 		i, seen := at[k]
 		if !seen {
 			at[k] = len(out)
 			out = append(out, c)
+			if exception {
+				exceptions[k]++
+			}
 			continue
 		}
 		g := &out[i]
 		if g.Count == 1 {
 			first := *g
-			g.Path, g.Expected, g.Actual, g.Note, g.Children = path, "", "", "", []Cause{first}
+			g.Path, g.Expected, g.Actual, g.Note, g.Inside, g.Children = path, "", "", rules[k], nil, []Cause{first}
 		}
 		g.Count++
 		if c.Standing != Proved {
 			g.Standing = Suspected
 		}
-		if len(g.Children) < x.opts.Leaves {
+		switch {
+		case exception:
+			// First, because the rule does not say them.
+			g.Children = slices.Insert(g.Children, min(exceptions[k], len(g.Children)), c)
+			g.Children = g.Children[:min(len(g.Children), x.opts.Leaves)]
+			exceptions[k]++
+		case len(g.Children) < x.opts.Leaves:
 			g.Children = append(g.Children, c)
 		}
 	}
 	sort.SliceStable(out, func(i, j int) bool { return out[i].Class == Semantic && out[j].Class != Semantic })
+	return out
+}
+
+// inside makes causes of what was found in a file.
+func (x *differ) inside(file Cause, f *inside.Finding) (out []Cause) {
+	if f == nil {
+		return nil
+	}
+	standing := Suspected
+	if f.Proved {
+		standing = Proved
+	}
+	for _, p := range f.Parts[:min(len(f.Parts), x.opts.Leaves)] {
+		out = append(out, Cause{
+			Kind: "inside", Path: append(slices.Clone(file.Path), p.Place...), Expected: p.A, Actual: p.B,
+			Standing: standing, Class: file.Class, Count: 1,
+		})
+	}
 	return out
 }
 
@@ -257,7 +303,7 @@ func (x *differ) grouped() []Cause {
 func (l leaf) class() Class {
 	switch l.kind {
 	case "artifact", "artifact-blob", "artifact-config", "platform-unread", "content", "mode", "uid", "gid", "type", "link", "device", "xattr", "pax-unknown", "document", "rootfs",
-		"only-in-a", "only-in-b", "layer-only-in-a", "layer-only-in-b", "layer-order",
+		"only-in-a", "only-in-b", "renamed", "inside", "layer-only-in-a", "layer-only-in-b", "layer-order",
 		"platform-only-in-a", "platform-only-in-b", "architecture", "os", "variant":
 		return Semantic
 	}
@@ -322,6 +368,12 @@ func hint(l leaf) string {
 		return "file capabilities or SELinux labels of the building machine"
 	case "whiteout-form":
 		return "another layer differ: AUFS names or overlayfs devices"
+	case "renamed":
+		return "a file was moved, or a build names its outputs by another scheme"
+	case "squash":
+		return "layers merged into one (squash, an option of buildah and docker build)"
+	case "variant":
+		return "the processor's variant is written down on one side alone; containerd normalises arm64/v8"
 	case "name-form":
 		return "names with or without a leading ./"
 	}
@@ -581,9 +633,14 @@ func (x *differ) images(path []string, a, b *diffImage) error {
 	if err != nil {
 		return err
 	}
+	pairs, squashed, err := x.squash(in, a, b, pairs)
+	if err != nil {
+		return err
+	}
 	ordered := pairs.ordered()
 	for _, p := range pairs.list {
 		switch {
+		case squashed[p]:
 		case p.B < 0:
 			x.same = false
 			x.add(in(fmt.Sprintf("layer %d", p.A)), leaf{kind: "layer-only-in-a", a: a.layers[p.A].diffID.String(), note: a.descriptorText(p.A)})

@@ -53,8 +53,11 @@ func (x *differ) document(object []string, a, b []byte, want digest.Digest, pair
 		if c.Op == proof.Insert && c.NodeA != nil && c.Field != "" {
 			l.note = fmt.Sprintf("member %d of the object", c.At+1)
 		}
-		if c.Reorder {
+		if c.Reorder || shuffled(c.NodeA, c.NodeB) {
 			l.note = "the same elements in another order"
+		}
+		if l.note != "" && kind == "config.Env" {
+			l.note = "the same variables in another order"
 		}
 		l.kind, real = kind, true
 		x.add(object, l)
@@ -71,6 +74,21 @@ func (x *differ) document(object []string, a, b []byte, want digest.Digest, pair
 		x.unproved(object, v)
 	}
 	return real
+}
+
+// shuffled reports whether two arrays have the same elements, each as often.
+func shuffled(a, b *jsonproof.Node) bool {
+	if a == nil || b == nil || a.Kind != jsondoc.Array || b.Kind != jsondoc.Array || len(a.Members) != len(b.Members) {
+		return false
+	}
+	texts := func(n *jsonproof.Node) (out []string) {
+		for _, m := range n.Members {
+			out = append(out, m.Compact())
+		}
+		slices.Sort(out)
+		return out
+	}
+	return slices.Equal(texts(a), texts(b))
 }
 
 // nodeText is a value as it is printed in a report: whole, or with its hash.
@@ -232,7 +250,7 @@ func element(data []byte, array string, i int) string {
 func (x *differ) indexes(path []string, a, b *node) error {
 	object := append(slices.Clone(path), "index")
 	ka, kb := memberKeys(a), memberKeys(b)
-	pairs := pairByKey(ka, kb)
+	pairs := rejoined(pairByKey(ka, kb), a, b)
 	several := len(ka) > 1 || len(kb) > 1
 	subjects := map[string]string{} // of A, by the paired one of B
 	for _, p := range pairs.list {
@@ -312,7 +330,29 @@ func (x *differ) indexes(path []string, a, b *node) error {
 		}
 		return memberKind(last), ""
 	})
+	x.remarkSame(object, a, b, pairs)
 	return nil
+}
+
+// remarkSame says of descriptors that differ and name one manifest that they do.
+func (x *differ) remarkSame(object []string, a, b *node, pairs pairing) {
+	for i := range x.leaves {
+		l := &x.leaves[i]
+		parts := pointerParts(l.place)
+		if !slices.Equal(l.object, object) || len(parts) < 3 || parts[0] != "manifests" {
+			continue
+		}
+		k, err := strconv.Atoi(parts[1])
+		if err != nil || k < 0 || k >= len(a.doc.manifests) {
+			continue
+		}
+		if j := pairs.ofA(k); j >= 0 && a.doc.manifests[k].digest == b.doc.manifests[j].digest {
+			l.note = strings.TrimPrefix(l.note+"; the member is the same manifest (same digest)", "; ")
+			if l.kind == "variant" && l.b == "absent" {
+				l.note = "the variant is missing in B's index; " + l.note
+			}
+		}
+	}
 }
 
 // memberKeys names the members of an index by platform and role.
@@ -336,6 +376,33 @@ func memberKeys(n *node) []string {
 		out = append(out, key)
 	}
 	return out
+}
+
+// rejoined pairs members that go by other names on the two sides and are the
+// same manifest.
+func rejoined(p pairing, a, b *node) pairing {
+	var out, onlyB []pair
+	for _, q := range p.list {
+		if q.A < 0 {
+			onlyB = append(onlyB, q)
+		}
+	}
+	for _, q := range p.list {
+		if q.A < 0 {
+			continue
+		}
+		if q.B < 0 {
+			same := func(r pair) bool {
+				return b.doc.manifests[r.B].digest == a.doc.manifests[q.A].digest
+			}
+			if i := slices.IndexFunc(onlyB, same); i >= 0 {
+				q.B = onlyB[i].B
+				onlyB = slices.Delete(onlyB, i, i+1)
+			}
+		}
+		out = append(out, q)
+	}
+	return pairing{append(out, onlyB...)}
 }
 
 func (n *node) child(d digest.Digest) *node {

@@ -92,6 +92,7 @@ func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 	sameTar := a.diffID == b.diffID
 	sameBody := ra.Known() && ra == rb
 	header := true
+	membersA, membersB := 1, 1
 	var leaves []leaf
 	if a.packing == packGzip {
 		fa, err := a.gzipForm(x.ctx)
@@ -107,11 +108,25 @@ func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 				return err
 			}
 		}
+		membersA, membersB = fa.members, fb.members
 		if leaves, header, err = compareGzipHeaders(fa, fb, ra, sameBody); err != nil {
 			return err
 		}
 	}
 	proved := header
+	var ta, tb string
+	if !sameBody {
+		if ta, err = a.compressorText(x.ctx, ra); err != nil {
+			return err
+		}
+		if tb, err = b.compressorText(x.ctx, rb); err != nil {
+			return err
+		}
+		if membersA != membersB {
+			// A known compressor makes one, which is worth a word here.
+			ta, tb = withMembers(ta, ra, membersA), withMembers(tb, rb, membersB)
+		}
+	}
 	switch {
 	case sameBody:
 	case ra.Known() && rb.Known():
@@ -119,20 +134,23 @@ func (x *differ) packing(object []string, a, b diffLayer, limits Limits) error {
 		if ra.Implementation != rb.Implementation {
 			kind = "compression-implementation"
 		}
-		leaves = append(leaves, leaf{kind: kind, a: ra.String(), b: rb.String(), sameTar: sameTar})
+		leaves = append(leaves, leaf{kind: kind, a: ta, b: tb, sameTar: sameTar})
 	case sameTar:
 		// The blob's own hash stands for its bytes: they hold the same tar.
 		leaves = append(leaves, leaf{
-			kind: "compression", a: ra.String() + ", blob " + a.digest.String(), b: rb.String() + ", blob " + b.digest.String(),
+			kind: "compression", a: ta + ", blob " + a.digest.String(), b: tb + ", blob " + b.digest.String(),
 			note: "the same tar, compressed with another level or implementation", sameTar: true,
 		})
 		proved = true
 	case ra.Known():
-		leaves = append(leaves, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "b's compressor is none that is known: they differ"})
+		leaves = append(leaves, leaf{kind: "compression", a: ta, b: tb, note: "b's compressor is none that is known: they differ"})
 	case rb.Known():
-		leaves = append(leaves, leaf{kind: "compression", a: ra.String(), b: rb.String(), note: "a's compressor is none that is known: they differ"})
+		leaves = append(leaves, leaf{kind: "compression", a: ta, b: tb, note: "a's compressor is none that is known: they differ"})
 		fallthrough
 	default:
+		if !rb.Known() && ta != tb {
+			leaves = append(leaves, leaf{kind: "compression", a: ta, b: tb, note: "neither compressor is known, and what can be seen of them differs"})
+		}
 		proved = false
 		x.notes = append(x.notes, fmt.Sprintf("%s: the compressed form of a was not made again, its compressor is not known; what is proved is proved up to the diffID", object[len(object)-1]))
 	}

@@ -30,15 +30,22 @@ func (x *differ) content(object []string, a, b diffLayer, limits Limits) error {
 	if err != nil {
 		return err
 	}
-	if err := firstDifference(x.ctx, a, b, d, limits); err != nil {
+	found, err := lookInside(x.ctx, a, b, d, limits)
+	if err != nil {
 		return err
 	}
 	v, err := proveLayer(x.ctx, a, ib, d.Edits(), limits)
 	if err != nil {
 		return err
 	}
-	for _, l := range d.Leaves {
-		x.add(object, leaf{kind: l.Kind, place: l.Place, a: l.A, b: l.B, note: l.Note})
+	rules := map[int]string{}
+	for _, r := range d.Rules(ia, ib) {
+		for _, i := range r.Leaves {
+			rules[i] = r.Text
+		}
+	}
+	for i, l := range d.Leaves {
+		x.add(object, leaf{kind: l.Kind, place: l.Place, a: l.A, b: l.B, note: l.Note, rule: rules[i], inside: found[i]})
 	}
 	x.settle(object, v.Proved)
 	if !v.Proved {

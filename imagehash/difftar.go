@@ -2,12 +2,14 @@ package imagehash
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/retally/retally/imagehash/internal/gunzip"
+	"github.com/retally/retally/imagehash/internal/inside"
 	"github.com/retally/retally/imagehash/internal/rawtar"
 	"github.com/retally/retally/imagehash/internal/tarproof"
 )
@@ -87,67 +89,61 @@ func (c *contents) close() {
 	<-c.done
 }
 
-// firstDifference finds where the content of a member differs, for a few
-// members that are not too large.
-func firstDifference(ctx context.Context, a, b diffLayer, d *tarproof.Diff, limits Limits) error {
-	const most, size = 8, 4 << 20
-	held := map[int][]byte{} // of B, by index in A
-	ofB := map[int]int{}
-	leafOf := map[int]int{}
+// lookInside says what differs in the contents of members that are not too
+// large: what is known of such files, or where the first difference is.
+func lookInside(ctx context.Context, a, b diffLayer, d *tarproof.Diff, limits Limits) (map[int]*inside.Finding, error) {
+	const most, sum = 64, 64 << 20 // files, bytes
+	ofA, ofB := map[int]*bytes.Buffer{}, map[int]*bytes.Buffer{}
+	var leaves []int
+	room := int64(sum)
 	for i := range d.Leaves {
 		l := &d.Leaves[i]
-		if l.Kind != "content" || len(held) >= most || l.B0 < 0 {
+		if l.Kind != "content" || len(leaves) >= most || l.A0 < 0 || l.B0 < 0 {
 			continue
 		}
 		for _, e := range l.Edits {
-			if e.B.Content != nil && e.B.Content.Size <= size {
-				held[l.A0], ofB[l.B0], leafOf[l.A0] = []byte{}, l.A0, i
+			if ca, cb := e.A.Content, e.B.Content; ca != nil && cb != nil && ca.Size <= inside.Most && cb.Size <= inside.Most && ca.Size+cb.Size <= room {
+				room -= ca.Size + cb.Size
+				ofA[l.A0], ofB[l.B0] = &bytes.Buffer{}, &bytes.Buffer{}
+				leaves = append(leaves, i)
 			}
 		}
 	}
-	if len(held) == 0 {
-		return nil
+	found := map[int]*inside.Finding{}
+	if len(leaves) == 0 {
+		return found, nil
 	}
-	j := -1
-	err := b.walkPlain(ctx, limits, rawtar.Visitor{
-		Member: func(*rawtar.Header) error { j++; return nil },
+	if err := a.keep(ctx, limits, ofA); err != nil {
+		return nil, err
+	}
+	if err := b.keep(ctx, limits, ofB); err != nil {
+		return nil, err
+	}
+	for _, i := range leaves {
+		l := &d.Leaves[i]
+		pa, pb := ofA[l.A0].Bytes(), ofB[l.B0].Bytes()
+		at := 0
+		for at < len(pa) && at < len(pb) && pa[at] == pb[at] {
+			at++
+		}
+		l.Note = fmt.Sprintf("first difference at byte %d", at)
+		if f := inside.Explain(l.Place, pa, pb); f != nil {
+			found[i], l.Note = f, f.Words
+		}
+	}
+	return found, nil
+}
+
+// keep reads the contents of some members, by number.
+func (l diffLayer) keep(ctx context.Context, limits Limits, into map[int]*bytes.Buffer) error {
+	i := -1
+	return l.walkPlain(ctx, limits, rawtar.Visitor{
+		Member: func(*rawtar.Header) error { i++; return nil },
 		Content: func(p []byte) error {
-			if i, ok := ofB[j]; ok {
-				held[i] = append(held[i], p...)
+			if b, ok := into[i]; ok {
+				b.Write(p)
 			}
 			return nil
 		},
 	})
-	if err != nil {
-		return err
-	}
-	i, pos, done := -1, int64(0), false
-	note := func(i int, at int64) {
-		d.Leaves[leafOf[i]].Note = fmt.Sprintf("first difference at byte %d", at)
-		done = true
-	}
-	ended := func() {
-		if other, ok := held[i]; ok && !done && pos < int64(len(other)) {
-			note(i, pos) // A is the beginning of B
-		}
-	}
-	err = a.walkPlain(ctx, limits, rawtar.Visitor{
-		Member: func(*rawtar.Header) error { ended(); i++; pos, done = 0, false; return nil },
-		Content: func(p []byte) error {
-			other, ok := held[i]
-			if !ok || done {
-				return nil
-			}
-			for k, c := range p {
-				if o := pos + int64(k); o >= int64(len(other)) || other[o] != c {
-					note(i, o)
-					return nil
-				}
-			}
-			pos += int64(len(p))
-			return nil
-		},
-	})
-	ended()
-	return err
 }

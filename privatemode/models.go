@@ -260,7 +260,7 @@ func (e *Model) set(field, s string) string {
 			e.Excluded = append(e.Excluded, pattern)
 		}
 	case "root_hash":
-		e.RootHash, err = hex64(s)
+		e.RootHash, err = rootHash(s)
 	case "file_hash_sha256":
 		e.FileHash, err = hex64(s)
 	case "hash_offset":
@@ -268,9 +268,9 @@ func (e *Model) set(field, s string) string {
 		switch {
 		case perr != nil || strconv.FormatUint(n, 10) != s:
 			return fmt.Sprintf("%q is not a decimal number of bytes", clip(s))
-		case n == 0 || n%4096 != 0:
-			// EROFS is a whole number of 4096-byte blocks, and the tree follows it.
-			return fmt.Sprintf("%d is not a positive multiple of 4096, as the size of an EROFS image is", n)
+		case n == 0 || n%512 != 0:
+			// The smallest block of EROFS and of dm-verity; the tree follows the image.
+			return fmt.Sprintf("%d is not a positive multiple of 512, as the size of an EROFS image is", n)
 		}
 		e.HashOffset = n
 	case "erofs_version", "veritysetup_version":
@@ -287,6 +287,15 @@ func (e *Model) set(field, s string) string {
 		return err.Error()
 	}
 	return ""
+}
+
+// rootHash reads the root of a tree; its length tells the hash, which is SHA-256
+// in all entries that were published.
+func rootHash(s string) (digest.Digest, error) {
+	if len(s) == 2*digest.SHA512.Size() && isLowerHex(s) {
+		return digest.ParseHex(digest.SHA512, s)
+	}
+	return hex64(s)
 }
 
 func hex64(s string) (digest.Digest, error) {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/retally/retally/internal/digest"
 	"github.com/retally/retally/internal/outfile"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/config"
@@ -28,7 +30,8 @@ type diskFlags struct {
 	exclude, digests                                    []string
 	mem, files, models, name, gitCommit, write, against string
 	checkpoint                                          string
-	git, resume, allFiles                               bool
+	git, resume, allFiles, search                       bool
+	rootHash                                            string
 }
 
 func (a *app) diskCommand() *cobra.Command {
@@ -95,6 +98,8 @@ planned instead: hash_offset and size are known before anything is fetched.`,
 	fl.BoolVar(&f.resume, "resume", false, "go on from the checkpoint of a run that was ended")
 	fl.StringVar(&f.checkpoint, "checkpoint", "", "file for checkpoints (default with --resume: among the caches)")
 	fl.StringVar(&f.files, "files", "", "plan the disk of a list of files (JSON, or a hub's listing) without their content")
+	fl.StringVar(&f.rootHash, "root-hash", "", "a published root hash to compare with, where there is no --models")
+	fl.BoolVar(&f.search, "search", false, "look for the deviation that gives the published root hash, however large the image is (up to 1 GiB this is done unasked)")
 	fl.StringVar(&f.models, "models", "", "models.yaml, or a storage class of an older release, to compare with")
 	fl.StringVar(&f.name, "name", "", "the entry of --models, by its exact name (default: the only one there is)")
 	f.flags(cmd)
@@ -126,6 +131,18 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		}
 	} else if f.name != "" {
 		return &userError{op: "disk", msg: "--name needs --models"}
+	}
+	if f.rootHash != "" {
+		if f.models != "" {
+			return &userError{op: "disk", msg: "--models has a root hash already: leave out --root-hash"}
+		}
+		want, err := digest.ParseHex(digest.SHA256, strings.ToLower(f.rootHash))
+		if err != nil {
+			return &userError{op: "disk", msg: "--root-hash: " + err.Error()}
+		}
+		v.Listed = &privatemode.Model{Key: filepath.Base(f.recipe.Dir), RootHash: want}
+	} else if f.search && f.models == "" {
+		return &userError{op: "disk", msg: "--search needs a published root hash: --models FILE or --root-hash HEX"}
 	}
 	if len(f.exclude) > 0 {
 		f.recipe.Exclude = &f.exclude
@@ -170,8 +187,14 @@ func (a *app) disk(ctx context.Context, f *diskFlags, targets []target) error {
 		name = v.Listed.Key
 	}
 	out := run.NewOut()
-	root := disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed)
-	v.Why = out.Causes[root]
+	found, err := disks.Search(ctx, opts, v.Result, v.Listed, f.search)
+	if err != nil {
+		return err
+	}
+	root := disks.Describe(out, name, f.recipe.Dir, v.Result, f.models, v.Listed, found)
+	for _, k := range []pipeline.Key{root, pipeline.Key(strings.TrimSuffix(string(root), "root") + "file")} {
+		v.Why = append(v.Why, out.Causes[k]...)
+	}
 	if v.Signed != nil {
 		v.Signed.Describe(out, root, f.recipe.Dir, v.Result)
 	}

@@ -38,7 +38,7 @@ var flagGroups = []struct {
 		"trusted-root", "key", "log-key", "signer", "identity", "issuer", "source", "builder",
 	}},
 	{"What must come out", []string{
-		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "holds", "expect-nar",
+		"expect", "golden", "gate policy", "checksum", "rebuild", "contrast cli rules", "contrast cli settings", "against", "against-image", "root-hash", "given", "log", "measured", "measurement", "manifest", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "holds", "expect-nar",
 		"host-data", "os-image-hash", "app-root", "owner-key", "earlier", "capabilities", "proxy-image hashes", "ignore", "predicate-type", "subject", "artifact",
 	}},
 	{"Parts for other machines", []string{

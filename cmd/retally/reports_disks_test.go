@@ -15,7 +15,7 @@ var reportsDisks = []reportCase{
 	}},
 	{folder: "a26-hub-local-dir-cache-folder", needs: []string{"python3"}, calls: []reportCall{
 		{code: 0},
-		{code: 1, says: []string{`root_hash DIFFERS`, `cause suspected: \.cache/huggingface is the download tool's own folder and not part of the model \(--exclude \.cache\)`}, never: []string{"names and sizes fit"}},
+		{code: 1, says: []string{`root_hash DIFFERS`, `cause proved: \.cache/huggingface is the download tool's own folder and not part of the model \(--exclude \.cache\)`}, never: []string{"names and sizes fit"}},
 		{code: 0, says: []string{`root_hash agrees`, `file_hash_sha256 agrees`}},
 	}},
 	{folder: "a28-hub-listing-not-recursive", calls: []reportCall{

@@ -205,12 +205,17 @@ func TestFalseProofFuzzers(t *testing.T) {
 				t.Fatalf("%s: %v\n%s", f.script, err, out)
 			}
 			text := string(out)
-			m := regexp.MustCompile(`(?m)^(\d+) pairs`).FindStringSubmatch(text)
+			m := regexp.MustCompile(`(?m)^(\d+) pairs (\d+) proved`).FindStringSubmatch(text)
 			if m == nil {
 				t.Fatalf("%s did not come to its end\n%s", f.script, text)
 			}
-			if n, _ := strconv.Atoi(m[1]); n < pairs {
+			n, _ := strconv.Atoi(m[1])
+			if n < pairs {
 				t.Errorf("%d pairs, want %d", n, pairs)
+			}
+			// A differ that proves nothing would prove nothing falsely.
+			if proved, _ := strconv.Atoi(m[2]); proved < n*9/10 {
+				t.Errorf("%d of %d pairs proved", proved, n)
 			}
 			if regexp.MustCompile(`(?m)^error `).MatchString(text) {
 				t.Errorf("the program refused a pair\n%s", text)

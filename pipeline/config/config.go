@@ -138,6 +138,8 @@ type Disk struct {
 	Signers []string `yaml:"signers,omitempty" json:"signers,omitempty"`
 	// RootOnly leaves out the hash of the whole disk file.
 	RootOnly bool `yaml:"root_only,omitempty" json:"root_only,omitempty"`
+	// Found: nobody named it; its folder's name is no model's.
+	Found bool `yaml:"-" json:"found,omitempty"`
 }
 
 // Source returns the one source that is set.

@@ -104,7 +104,7 @@ func (s *Subject) configureFolders() error {
 			if s.Config.Disks == nil {
 				s.Config.Disks = map[string]config.Disk{}
 			}
-			s.Config.Disks[filepath.Base(abs)] = config.Disk{Dir: f.Name}
+			s.Config.Disks[filepath.Base(abs)] = config.Disk{Dir: f.Name, Found: true}
 			continue
 		}
 		if f.Kind != KindImage && f.Kind != KindArchive {

@@ -76,7 +76,7 @@ func TestPublishedWithOtherErofs(t *testing.T) {
 			t.Errorf("%q: measured as %s, want %s", c.version, res.Mkfs, c.measured)
 		}
 		out := run.NewOut()
-		key := disks.Describe(out, "m", dir, res, "models.yaml", listed)
+		key := disks.Describe(out, "m", dir, res, "models.yaml", listed, nil)
 		findings, _ := pipeline.Compare(out.Measurements, out.References, pipeline.CompareOptions{Complete: []string{"**"}})
 		for _, f := range findings {
 			if f.Key == key && (f.Verdict != c.outcome || !strings.Contains(f.Note, c.says)) {

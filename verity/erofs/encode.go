@@ -69,6 +69,7 @@ func (p *Plan) putSuperblock(block []byte) {
 	le.PutUint16(sb[14:], uint16(p.root.nid()))
 	le.PutUint64(sb[16:], uint64(len(p.inodes)))
 	le.PutUint32(sb[36:], uint32(p.blocks))
+	p.form.superblock(sb)
 }
 
 // SetProfile rewrites block 0 of an image, the only one that depends on the
@@ -93,7 +94,7 @@ func (i *inode) put(b []byte) {
 	le := binary.LittleEndian
 	format := uint16(i.layout) << 1
 	at := compactSize
-	if i.size > maxCompact {
+	if i.form.extended(i) {
 		at = extendedSize
 		le.PutUint16(b[0:], format|1)
 		le.PutUint16(b[4:], uint16(i.node.Mode))
@@ -113,6 +114,7 @@ func (i *inode) put(b []byte) {
 		le.PutUint32(b[16:], i.start)
 		le.PutUint32(b[20:], i.ino)
 	}
+	i.form.owner(b, at == extendedSize)
 	if i.origin {
 		le.PutUint16(b[2:], 6)
 		// Name filter, no shared xattrs; then one entry trusted.overlay.origin

@@ -32,6 +32,7 @@ const (
 // inode is a planned inode.
 type inode struct {
 	node   *Node
+	form   *Form
 	parent *inode // directory of the first name
 	ino    uint32
 	nlink  uint64
@@ -57,7 +58,7 @@ type dirent struct {
 
 func (i *inode) recordSize() int64 {
 	n := int64(compactSize)
-	if i.size > maxCompact {
+	if i.form.extended(i) {
 		n = extendedSize
 	}
 	if i.origin {
@@ -92,6 +93,7 @@ type Plan struct {
 	extents []*buffer
 	blocks  int64
 	origins bool // some directory has an "overlay.origin" xattr
+	form    Form
 }
 
 // Size returns the image's size in bytes, the hash offset of the disk.
@@ -104,11 +106,17 @@ func (p *Plan) Blocks() int64 { return p.blocks }
 func (p *Plan) Inodes() int { return len(p.inodes) }
 
 // NewPlan lays out the image of a tree. The tree is not modified.
-func NewPlan(root *Node) (*Plan, error) {
+func NewPlan(root *Node) (*Plan, error) { return NewPlanOf(root, Form{}) }
+
+// NewPlanOf lays out the image of a tree in another form.
+func NewPlanOf(root *Node, form Form) (*Plan, error) {
+	if len(form.Label) > 16 {
+		return nil, &TreeError{".", fmt.Sprintf("a label of %d bytes", len(form.Label)), "at most 16"}
+	}
 	if !root.Is(ModeDir) {
 		return nil, &TreeError{".", fmt.Sprintf("mode %#o", root.Mode), "a directory"}
 	}
-	b := &builder{alloc: newAllocator(), plan: &Plan{}, seen: map[LinkID]*inode{}}
+	b := &builder{alloc: newAllocator(), plan: &Plan{form: form}, seen: map[LinkID]*inode{}}
 	// Reserved first: the superblock, with the bytes in front of it.
 	super := b.alloc.alloc(false, superOffset+superSize, 1, 0, piece{kind: superblockPiece})
 	b.alloc.mapTo(super)
@@ -198,7 +206,7 @@ func (b *builder) newInode(n *Node, parent *inode) (*inode, error) {
 	}
 	i := &b.slab[0]
 	b.slab = b.slab[1:]
-	*i = inode{node: n, parent: parent, nlink: 1, start: noStartBlock}
+	*i = inode{node: n, form: &b.plan.form, parent: parent, nlink: 1, start: noStartBlock}
 	if parent == nil {
 		i.parent = i
 	}
@@ -264,7 +272,9 @@ func (b *builder) createData(i *inode) error {
 		i.data = b.alloc.alloc(true, full, blockSize, 0, content)
 		b.alloc.mapTo(i.data)
 	}
-	if tail > 0 && b.place(i, tail) {
+	// Links stay inline in any form.
+	inline := !b.plan.form.NoInline || !i.node.Is(ModeRegular)
+	if tail > 0 && inline && b.place(i, tail) {
 		i.layout = layoutInline
 	} else {
 		// The tail has no room behind the inode: it gets a block of its own,

@@ -50,6 +50,8 @@ const (
 	Go        = "Go compress/flate"
 	Klauspost = "klauspost/compress"
 	Pgzip     = "klauspost/pgzip"
+	GNU       = "GNU gzip"
+	Pigz      = "pigz"
 	Stored    = "stored blocks" // of the largest size, the last one marked as such
 )
 
@@ -70,6 +72,8 @@ func flateCandidates() []candidate {
 		add(Pgzip, level, func(w io.Writer, l int) (io.WriteCloser, error) { return newBlocks(w, l) })
 		if level > 0 {
 			add(Zlib, level, func(w io.Writer, l int) (io.WriteCloser, error) { return zlib.NewWriter(w, l) })
+			add(GNU, level, func(w io.Writer, l int) (io.WriteCloser, error) { return zlib.NewGNUWriter(w, l) })
+			add(Pigz, level, func(w io.Writer, l int) (io.WriteCloser, error) { return &pigz{w: w, level: l}, nil })
 		}
 	}
 	return append(list, candidate{Recipe{Stored, 0}, func(w io.Writer) (io.WriteCloser, error) { return &storedWriter{w: w}, nil }})

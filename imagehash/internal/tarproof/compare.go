@@ -72,6 +72,7 @@ func Compare(a, b *Index) (*Diff, error) {
 		c.d.Pairs = append(c.d.Pairs, p)
 	}
 	whiteouts := c.whiteouts(byKey, taken)
+	renames := c.renames(taken)
 	var common []int
 	for _, p := range c.d.Pairs {
 		if p.B >= 0 {
@@ -81,7 +82,11 @@ func Compare(a, b *Index) (*Diff, error) {
 			}
 			continue
 		}
-		if err := c.add(c.onlyInA(p.A)); err != nil {
+		l := c.onlyInA(p.A)
+		if j, ok := renames[p.A]; ok {
+			l = c.renamed(p.A, j)
+		}
+		if err := c.add(l); err != nil {
 			return nil, err
 		}
 	}

@@ -56,6 +56,10 @@ type Writer struct {
 
 	t   trees
 	out bitWriter
+
+	gnu   bool // blocks end where GNU gzip ends them
+	level int
+	owed  int // strings at the end of the dictionary that are not in the table yet
 }
 
 // NewWriter returns a writer for a level from 1 to 9.
@@ -63,10 +67,75 @@ func NewWriter(w io.Writer, level int) (*Writer, error) {
 	if level < 1 || level > 9 {
 		return nil, fmt.Errorf("level %d is not reproduced, only 1 to 9 are", level)
 	}
-	z := &Writer{parameters: levels[level], lazyMatching: level >= 4, length: minMatch - 1, prevLength: minMatch - 1}
+	z := &Writer{parameters: levels[level], level: level, lazyMatching: level >= 4, length: minMatch - 1, prevLength: minMatch - 1}
 	z.out.w = w
 	z.t.reset()
 	return z, nil
+}
+
+// NewGNUWriter returns a writer that ends blocks as GNU gzip 1.12 does, which
+// otherwise makes the same choices.
+func NewGNUWriter(w io.Writer, level int) (*Writer, error) {
+	z, err := NewWriter(w, level)
+	if err == nil {
+		z.gnu = true
+	}
+	return z, err
+}
+
+// NewWriterDict returns a writer whose stream follows content that the reader
+// has already, of which the last 32 KiB count.
+func NewWriterDict(w io.Writer, level int, dict []byte) (*Writer, error) {
+	z, err := NewWriter(w, level)
+	if err != nil || len(dict) < minMatch {
+		return z, err
+	}
+	dict = dict[max(0, len(dict)-windowSize):]
+	z.start = copy(z.window[:], dict)
+	z.block = z.start
+	for pos := 0; pos <= z.start-minMatch; pos++ {
+		z.insert(pos)
+	}
+	z.owed = minMatch - 1
+	return z, nil
+}
+
+// settle enters the last strings of the dictionary once what follows is known.
+func (z *Writer) settle() {
+	for z.owed > 0 && z.lookahead+z.owed >= minMatch {
+		z.insert(z.start - z.owed)
+		z.owed--
+	}
+}
+
+// CloseBlock ends the stream at a byte, so that another may follow: as pigz does,
+// with empty fixed blocks of ten bits, or with an empty stored block where an odd
+// bit is left.
+func (z *Writer) CloseBlock() error {
+	z.rest()
+	if len(z.t.symbols) > 0 {
+		z.flush(false)
+	}
+	if z.out.n&1 == 1 {
+		z.out.put(0, 3)
+		z.out.align()
+		z.out.put(0, 16)
+		z.out.put(0xffff, 16)
+	}
+	for z.out.n != 0 {
+		z.out.put(1<<1, 10)
+	}
+	z.out.drain()
+	return z.out.err
+}
+
+// rest codes all that is left.
+func (z *Writer) rest() {
+	if z.start+z.lookahead == len(z.window) {
+		z.run(false)
+		z.slide()
+	}
+	z.run(true)
 }
 
 // Write takes content. Like the library it codes only what has a full
@@ -80,6 +149,7 @@ func (z *Writer) Write(p []byte) (int, error) {
 		}
 		k := copy(z.window[z.start+z.lookahead:], p)
 		z.lookahead += k
+		z.settle()
 		p = p[k:]
 		if z.out.err != nil {
 			return n - len(p), z.out.err
@@ -90,11 +160,7 @@ func (z *Writer) Write(p []byte) (int, error) {
 
 // Close ends the stream.
 func (z *Writer) Close() error {
-	if z.start+z.lookahead == len(z.window) {
-		z.run(false)
-		z.slide()
-	}
-	z.run(true)
+	z.rest()
 	z.flush(true)
 	z.out.align()
 	z.out.drain()
@@ -159,7 +225,8 @@ func (z *Writer) greedyStep() {
 	}
 	full := false
 	if z.length >= minMatch {
-		full = z.t.match(z.start-z.from, z.length)
+		z.t.match(z.start-z.from, z.length)
+		full = z.full()
 		z.lookahead -= z.length
 		if z.length <= z.lazy && z.lookahead >= minMatch {
 			for z.length--; z.length > 0; z.length-- {
@@ -172,7 +239,8 @@ func (z *Writer) greedyStep() {
 			z.length = 0
 		}
 	} else {
-		full = z.t.literal(z.window[z.start])
+		z.t.literal(z.window[z.start])
+		full = z.full()
 		z.lookahead--
 		z.start++
 	}
@@ -197,7 +265,8 @@ func (z *Writer) lazyStep() {
 	switch {
 	case z.prevLength >= minMatch && z.length <= z.prevLength:
 		last := z.start + z.lookahead - minMatch
-		full := z.t.match(z.start-1-z.prevFrom, z.prevLength)
+		z.t.match(z.start-1-z.prevFrom, z.prevLength)
+		full := z.full()
 		z.lookahead -= z.prevLength - 1
 		for z.prevLength -= 2; z.prevLength > 0; z.prevLength-- {
 			if z.start++; z.start <= last {
@@ -210,7 +279,7 @@ func (z *Writer) lazyStep() {
 			z.flush(false)
 		}
 	case z.pending:
-		if z.t.literal(z.window[z.start-1]) {
+		if z.t.literal(z.window[z.start-1]); z.full() {
 			z.flush(false)
 		}
 		z.start++
@@ -252,6 +321,28 @@ func (z *Writer) longest(found int) int {
 		}
 	}
 	return min(best, z.lookahead)
+}
+
+// Limits of a block in GNU gzip (deflate.c and trees.c of gzip 1.12).
+const (
+	gnuSymbols = 32<<10 - 1
+	gnuMatches = 32 << 10
+	gnuLook    = 4096 // symbols between two looks at how well it goes
+)
+
+// full reports whether the block ends with the last symbol. GNU gzip also ends
+// one that compresses well with few matches.
+func (z *Writer) full() bool {
+	n := len(z.t.symbols)
+	if !z.gnu {
+		return n == blockSymbols
+	}
+	if z.level > 2 && n%gnuLook == 0 && z.t.matches < n/2 {
+		if out := (8*n + z.t.distances()) / 8; out < (z.start-z.block)/2 {
+			return true
+		}
+	}
+	return n == gnuSymbols || z.t.matches == gnuMatches
 }
 
 func (z *Writer) flush(last bool) {

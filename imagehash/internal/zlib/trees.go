@@ -91,6 +91,7 @@ type symbol struct {
 // trees holds the symbols of a block and makes its codes.
 type trees struct {
 	symbols []symbol
+	matches int // of them
 	lit     tree
 	dist    tree
 	code    tree
@@ -120,24 +121,31 @@ func (t *trees) reset() {
 	clear(t.dist.freq)
 	clear(t.code.freq)
 	t.lit.freq[endOfBlock] = 1
-	t.symbols = t.symbols[:0]
+	t.symbols, t.matches = t.symbols[:0], 0
 	t.dynamic, t.static = 0, 0
 }
 
-// literal and match record a symbol and report whether the block is full.
-func (t *trees) literal(c byte) bool {
+// literal and match record a symbol.
+func (t *trees) literal(c byte) {
 	t.symbols = append(t.symbols, symbol{0, uint16(c)})
 	t.lit.freq[c]++
-	return len(t.symbols) == blockSymbols
 }
 
-func (t *trees) match(distance, length int) bool {
+func (t *trees) match(distance, length int) {
+	t.matches++
 	t.symbols = append(t.symbols, symbol{uint16(distance), uint16(length)})
 	s, _, _ := lengthCode(length)
 	t.lit.freq[s]++
 	s, _, _ = distanceCode(distance)
 	t.dist.freq[s]++
-	return len(t.symbols) == blockSymbols
+}
+
+// distances is the number of bits that distances take, roughly.
+func (t *trees) distances() (n int) {
+	for s := range distSymbols {
+		n += t.dist.freq[s] * int(5+distanceExtra(s))
+	}
+	return n
 }
 
 // flush writes the block in the shortest of its three forms. stored is its

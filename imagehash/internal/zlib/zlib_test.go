@@ -124,3 +124,48 @@ func FuzzInflates(f *testing.F) {
 		}
 	})
 }
+
+// What follows a dictionary, and what GNU gzip's ends of blocks make, is read by
+// any reader; pieces that end at a byte can be put one behind the other.
+func TestPiecesInflate(t *testing.T) {
+	for name, data := range samples() {
+		for level := 1; level <= 9; level++ {
+			var gnu bytes.Buffer
+			w, err := zlib.NewGNUWriter(&gnu, level)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Write(data)
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(flate.NewReader(&gnu)); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s, GNU level %d: %v", name, level, err)
+			}
+			for _, piece := range []int{1, 2, 100, 50_000, 131_072} {
+				if len(data)/piece > 50 {
+					continue
+				}
+				var out bytes.Buffer
+				for at := 0; at == 0 || at < len(data); at += piece {
+					end := min(at+piece, len(data))
+					w, err := zlib.NewWriterDict(&out, level, data[max(0, at-32<<10):at])
+					if err != nil {
+						t.Fatal(err)
+					}
+					w.Write(data[at:end])
+					finish := w.CloseBlock
+					if end == len(data) {
+						finish = w.Close
+					}
+					if err := finish(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got, err := io.ReadAll(flate.NewReader(&out)); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("%s, level %d in pieces of %d: %v", name, level, piece, err)
+				}
+			}
+		}
+	}
+}

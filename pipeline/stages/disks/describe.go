@@ -1,9 +1,11 @@
 package disks
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -68,8 +70,9 @@ func Listed(models *privatemode.Models, name string) (*privatemode.Model, error)
 
 // Describe turns a measured disk into values and holds them against the
 // published entry, if there is one. What was only planned has no root hash: the
-// published one then stays unchecked. It returns the key of the root hash.
-func Describe(out *run.Out, name, dir string, res disk.Result, file string, listed *privatemode.Model) pipeline.Key {
+// published one then stays unchecked. found is what was looked for after a
+// difference. It returns the key of the root hash.
+func Describe(out *run.Out, name, dir string, res disk.Result, file string, listed *privatemode.Model, found *disk.Searched) pipeline.Key {
 	key := pipeline.NewKey("disk", name, "root")
 	if listed != nil {
 		key = modelKey(*listed)
@@ -104,8 +107,12 @@ func Describe(out *run.Out, name, dir string, res disk.Result, file string, list
 	if !file256.IsNone() && !listed.FileHash.IsZero() {
 		refer(of("file"), pipeline.OfDigest(listed.FileHash), "published file of "+name)
 	}
-	if !root.IsNone() && incomparable == "" {
-		whyDisk(out, key, dir, res, where, listed)
+	switch {
+	case root.IsNone():
+	case res.RootHash.Digest == listed.RootHash:
+		reasons(out, of("file"), dir, where, found)
+	case incomparable == "" || Proved(found):
+		whyDisk(out, key, dir, res, where, listed, found)
 	}
 	return key
 }
@@ -139,10 +146,7 @@ func Remedy(w disk.Warning) string {
 // whyDisk says why a measured disk is not the published one. The other
 // releases of mkfs.erofs were computed in the same pass, so that cause is
 // proved; the rest is what is known to change a root hash silently.
-func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where pipeline.Where, listed *privatemode.Model) {
-	if res.RootHash.Digest == listed.RootHash {
-		return
-	}
+func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where pipeline.Where, listed *privatemode.Model, found *disk.Searched) {
 	if o := otherRelease(res, listed); o != nil {
 		out.Causes[key] = append(out.Causes[key], pipeline.Cause{
 			Path: []string{string(key), "superblock"}, Expected: res.RootHash.String(), Actual: o.RootHash.String(), Standing: pipeline.Proved, Hint: "erofs-version", Where: where,
@@ -150,14 +154,60 @@ func whyDisk(out *run.Out, key pipeline.Key, dir string, res disk.Result, where 
 		})
 		return
 	}
-	for _, w := range res.Warnings {
-		out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: Remedy(w)})
+	if !Proved(found) {
+		for _, w := range res.Warnings {
+			out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), w.Code}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: pipeline.Where{File: dir}, Note: Remedy(w)})
+		}
+	}
+	if found != nil {
+		reasons(out, key, dir, where, found)
+		return
 	}
 	note := "the directory has other sizes or names than the published model: the image alone is of another length"
 	if uint64(res.HashOffset) == listed.HashOffset {
 		note = "the image has the published length, as it also has where small files come or go: the content or a mode of some file differs, or a small one is too many or missing"
 	}
+	note += "; the image is too large for the known variants to be tried unasked: retally disk --search tries them"
 	out.Causes[key] = append(out.Causes[key], pipeline.Cause{Path: []string{string(key), dir}, Standing: pipeline.Suspected, Hint: "disk-root-hash", Where: where, Note: note})
+}
+
+// optionInBraces is how a room names an option of a command.
+var optionInBraces = regexp.MustCompile(`\{([a-z]+(?:-[a-z]+)*)\}`)
+
+// reasons puts down what a search has found.
+func reasons(out *run.Out, key pipeline.Key, dir string, where pipeline.Where, found *disk.Searched) {
+	if found == nil {
+		return
+	}
+	for _, r := range found.Reasons {
+		standing := pipeline.Suspected
+		if r.Proved {
+			standing = pipeline.Proved
+		}
+		c := pipeline.Cause{Path: []string{string(key), dir}, Standing: standing, Where: where, Note: optionInBraces.ReplaceAllString(r.Text, "--$1")}
+		c.Hint = r.Anchor // the search's own test holds it against the page
+		out.Causes[key] = append(out.Causes[key], c)
+	}
+}
+
+// Proved reports whether a search has found what makes the published value.
+func Proved(found *disk.Searched) bool {
+	return found != nil && slices.ContainsFunc(found.Reasons, func(r disk.Reason) bool { return r.Proved })
+}
+
+// Search looks for why a measured disk is not the published one, if it is not and
+// the image is small enough or the search was asked for; else it returns nil.
+func Search(ctx context.Context, opts disk.Options, res disk.Result, listed *privatemode.Model, asked bool) (*disk.Searched, error) {
+	if listed == nil || res.RootHash.IsZero() || otherRelease(res, listed) != nil || !asked && res.HashOffset > disk.AutoSearch {
+		return nil, nil
+	}
+	same := res.RootHash.Digest == listed.RootHash
+	if same && (listed.FileHash.IsZero() || res.FileSHA256.IsZero() || listed.FileHash == res.FileSHA256.Digest) {
+		return nil, nil
+	}
+	want := disk.Want{Root: listed.RootHash, File: listed.FileHash, HashOffset: int64(listed.HashOffset), Names: []string{listed.Key}}
+	opts.Progress = nil
+	return disk.Search(ctx, opts, res, want)
 }
 
 // otherRelease finds the release of mkfs.erofs that gives the published root

@@ -26,7 +26,7 @@ import (
 // published models and with the root hashes that the deployment passes to
 // disk-mounters.
 func Stage() run.Stage {
-	return run.Stage{Name: "disks", Version: 6, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
+	return run.Stage{Name: "disks", Version: 7, Fill: fill, Check: check, Run: execute, Plan: plan, Split: split, Piece: piece}
 }
 
 func plan(c *config.Config) []run.PlanLine {
@@ -139,6 +139,11 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 			listed = m
 		}
 	}
+	if listed == nil && c.Found && len(r.in.Config.Disks) == 1 && len(r.models.Entries) == 1 {
+		// One directory and one entry were given to be compared.
+		listed = &r.models.Entries[0]
+		r.out.Facts = append(r.out.Facts, fmt.Sprintf("%s is compared with %s, the only model of %s", c.Dir, listed.Key, listed.File))
+	}
 	opts, err := Resolve(c, listed)
 	if err != nil {
 		return err
@@ -155,10 +160,13 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	stop := r.in.Progress.Follow(func() int64 { d, _ := count.Read(); return d }, func() int64 { _, t := count.Read(); return t })
 	defer stop()
 	var res disk.Result
+	var found *disk.Searched
 	err = r.in.ReadTree(c.Dir, func(path string) (digest.Digest, int64, error) {
 		var err error
 		opts.Dir = path
-		res, err = disk.Measure(ctx, opts)
+		if res, err = disk.Measure(ctx, opts); err == nil {
+			found, err = Search(ctx, opts, res, listed, false)
+		}
 		return res.RootHash.Digest, res.HashOffset, err
 	})
 	if err != nil {
@@ -168,7 +176,7 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 	if listed != nil {
 		file = listed.File
 	}
-	key := Describe(r.out, name, c.Dir, res, file, listed)
+	key := Describe(r.out, name, c.Dir, res, file, listed, found)
 	r.measured[key] = true
 	Compare(r.out, name, c.Dir, res)
 	if signed != nil {
@@ -180,6 +188,9 @@ func (r *stageRun) measure(ctx context.Context, name string, c config.Disk) erro
 }
 
 func modelKey(m privatemode.Model) pipeline.Key {
+	if m.Commit == "" {
+		return pipeline.NewKey("disk", m.Key, "root")
+	}
 	return pipeline.NewKey("disk", m.Key+"@"+m.Commit[:min(12, len(m.Commit))], "root")
 }
 

@@ -169,7 +169,7 @@ func (r *stageRun) merged(ctx context.Context, name string, c config.Disk, liste
 	if listed != nil {
 		from = listed.File
 	}
-	key := Describe(r.out, name, c.Dir, res, from, listed)
+	key := Describe(r.out, name, c.Dir, res, from, listed, nil)
 	of := func(what string) pipeline.Key { return pipeline.Key(strings.TrimSuffix(string(key), "root") + what) }
 	inputs := published.MeasureParts(r.out, of("parts"), file, w)
 	for i := range r.out.Measurements {

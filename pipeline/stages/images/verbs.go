@@ -229,6 +229,13 @@ func causeText(w io.Writer, c imagehash.Cause, depth int, prefix string, verbose
 		}
 		causeText(w, child, depth+1, "", verbose)
 	}
+	for i, part := range c.Inside {
+		if i == most && !verbose {
+			show.Line(w, "%sand %d more inside (-v shows all)", strings.Repeat("  ", depth+1), len(c.Inside)-most)
+			break
+		}
+		causeText(w, part, depth+1, "", verbose)
+	}
 }
 
 // sideID is what tells an image from another: its digest, if it has one.

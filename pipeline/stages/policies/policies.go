@@ -24,7 +24,7 @@ import (
 // Stage computes the runtime policy of every workload whose images are
 // at hand. Its values are the hashes that a manifest lists.
 func Stage() run.Stage {
-	return run.Stage{Name: "policies", Version: 3, After: []string{"images", "snp"}, Fill: fill, Check: check, Run: execute, Plan: plan}
+	return run.Stage{Name: "policies", Version: 4, After: []string{"images", "snp"}, Fill: fill, Check: check, Run: execute, Plan: plan}
 }
 
 func plan(c *config.Config) []run.PlanLine {

@@ -34,11 +34,12 @@ type variant struct {
 	rules     string // retally's own rules with this binding
 	noDropIns bool
 	namespace exchange // the published manifest's namespace
+	setting   setting  // one boolean of the settings turned
 }
 
 func (v variant) changes() int {
 	n := 0
-	for _, set := range []bool{v.profile != "", v.rules != "", v.noDropIns, v.namespace != sameNamespace} {
+	for _, set := range []bool{v.profile != "", v.rules != "", v.noDropIns, v.namespace != sameNamespace, v.setting != setting{}} {
 		if set {
 			n++
 		}
@@ -65,11 +66,16 @@ func (s *variantSearch) variants(otherNamespace bool) []variant {
 		out = append(out, *s.last)
 	}
 	for n := 1; n <= 2; n++ {
+		if n == 2 {
+			for _, b := range switches(s.r.base.Data) {
+				out = append(out, variant{setting: b})
+			}
+		}
 		for _, namespace := range []exchange{sameNamespace, namedNamespace, writtenNamespace} {
 			for _, noDropIns := range []bool{false, true} {
 				for _, p := range profiles {
 					for _, b := range own {
-						v := variant{p, b, noDropIns, namespace}
+						v := variant{profile: p, rules: b, noDropIns: noDropIns, namespace: namespace}
 						if v.changes() == n && (namespace == sameNamespace || otherNamespace) && (!noDropIns || len(s.r.dropIns) > 0) {
 							out = append(out, v)
 						}
@@ -140,6 +146,9 @@ func (v variant) words(namespace string) string {
 	}
 	if v.noDropIns {
 		list = append(list, "without the drop-ins of the settings")
+	}
+	if v.setting != (setting{}) {
+		list = append(list, v.setting.words())
 	}
 	return strings.Join(list, ", ")
 }
@@ -252,12 +261,19 @@ func (r *policyRun) variantOf(ctx context.Context, p *computedPolicy, v variant,
 		}
 		input.Rules = own
 	}
-	if v.profile != "" || v.noDropIns {
-		dropIns := r.dropIns
+	if v.profile != "" || v.noDropIns || v.setting != (setting{}) {
+		dropIns, base := r.dropIns, r.base
 		if v.noDropIns {
 			dropIns = nil
 		}
-		settings, err := policygen.ParseSettings(r.base, dropIns, input.Profile)
+		if v.setting != (setting{}) {
+			data, ok := v.setting.turned(base.Data)
+			if !ok {
+				return nil, false
+			}
+			base.Data = data
+		}
+		settings, err := policygen.ParseSettings(base, dropIns, input.Profile)
 		if err != nil {
 			return nil, false
 		}

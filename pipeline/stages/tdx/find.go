@@ -114,6 +114,11 @@ func searchSteps(register explain.Register, shape bool) []searchStep {
 			return explain.Find(ctx, register, in, want)
 		}
 	}
+	if !shape && register == explain.RTMR0 {
+		// Real machines deviate in several things at once: those that people rent
+		// are tried whole, size and devices together.
+		return []searchStep{{"deviations", false, deviations(0)}, {"usual machines", false, explain.FindUsual}}
+	}
 	if !shape {
 		return []searchStep{{"deviations", false, deviations(0)}}
 	}
