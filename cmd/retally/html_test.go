@@ -64,7 +64,7 @@ var htmlTag = regexp.MustCompile(`<[^>]*>`)
 // what, when, and what it means.
 func TestHTMLFirstLines(t *testing.T) {
 	wants := map[string][]string{
-		"match":    {"MATCH", "Judged: the built-in example deployment", "Against: coordinator/answer.json, deployment.yaml, ", "manifest.published.json", "When: certificates as of 2026-06-01T00:00:00Z", "For you: a test: ", "no hash can say"},
+		"match":    {"MATCH", "Judged: the built-in example deployment", "Against: coordinator/answer.json, coordinator/manifest.json, deployment.yaml, ", "manifest.published.json", "When: certificates as of 2026-06-01T00:00:00Z", "For you: a test: ", "no hash can say"},
 		"policy":   {"DIFFERS", "Judged: ", "Against: ", "When: ", "do not rely on it before you know why"},
 		"names":    {"DIFFERS", "the published side accepts more than it should"},
 		"image":    {"NOT FULLY CHECKED", "Judged: Recognized: image layout pause", "Against: nothing: no published value was given", "When: no date", "nothing was judged yet"},

@@ -243,7 +243,7 @@ var flagsInRooms = map[string]int{
 	"imagehash/diff.go":                     4,  // tar and docker buildx
 	"nix/build.go":                          15, // the command lines by which nix is driven
 	"nix/lock.go":                           9,  // the same
-	"nix/result.go":                         8,  // the same
+	"nix/result.go":                         11, // the same
 	"nix/why/why.go":                        3,  // of linkers, cpio and Python
 	"nix/json.go":                           8,  // which output of nix was not understood
 }
