@@ -116,6 +116,7 @@ func rewrite(t testing.TB, dir string, entries [][]byte, size int) {
 // TestThousand: in a list of 1,000 releases any single entry that is changed,
 // dropped, moved or doubled is found, whatever it is and wherever.
 func TestThousand(t *testing.T) {
+	testenv.OwnSpeed(t)
 	const size = 1000
 	s, v := newKey(t)
 	dir := filepath.Join(t.TempDir(), "log")

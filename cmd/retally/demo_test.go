@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/retally/retally/fixtures"
+	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/pipeline"
 )
 
@@ -40,6 +41,7 @@ func TestDemoAllowsNothing(t *testing.T) {
 // TestTampers: every change is found, and what was changed is named: a finding
 // with its cause, or an error with its place.
 func TestTampers(t *testing.T) {
+	testenv.OwnSpeed(t)
 	for _, tamper := range fixtures.Tampers() {
 		rep, code := demoReport(t, tamper.Name)
 		if code != exitDiffers {

@@ -91,6 +91,7 @@ func (l *gateLab) judge(args ...string) (*pipeline.Report, int) {
 // TestGateBlocks: each thing that must stop a release stops it, and stands in
 // SARIF and JUnit at its file and line.
 func TestGateBlocks(t *testing.T) {
+	testenv.OwnSpeed(t)
 	for _, tt := range []struct {
 		name    string
 		do      func(l *gateLab) (file string, line int, args []string)

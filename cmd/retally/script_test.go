@@ -50,6 +50,7 @@ func executeHeld(args []string) int {
 }
 
 func TestScripts(t *testing.T) {
+	testenv.OwnSpeed(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		UpdateScripts:       *update,

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/retally/retally/internal/testenv"
 	"github.com/retally/retally/internal/testrun"
 	"github.com/retally/retally/pipeline"
 	"github.com/retally/retally/pipeline/run"
@@ -120,6 +121,7 @@ func seeded(t *testing.T, file, old, text string, more string) (string, *run.Res
 // TestSeededDifferences: of thirty and more differences between the inputs of
 // two releases, each is named as the cause of another policy hash, and proved.
 func TestSeededDifferences(t *testing.T) {
+	testenv.OwnSpeed(t)
 	if len(seeds) < 30 {
 		t.Fatalf("%d differences", len(seeds))
 	}

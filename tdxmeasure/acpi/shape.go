@@ -181,7 +181,10 @@ func SlotsUpTo(n int) []int {
 
 // String describes the shape in a few words.
 func (s Shape) String() string {
-	words := []string{"QEMU " + string(s.Family) + " tables", plural(s.VCPUs, "vCPU"), strconv.FormatUint(s.Memory/MiB, 10) + " MiB"}
+	words := []string{plural(s.VCPUs, "vCPU"), strconv.FormatUint(s.Memory/MiB, 10) + " MiB"}
+	if s.Family != "" {
+		words = slices.Insert(words, 0, "QEMU "+string(s.Family)+" tables")
+	}
 	add := func(on bool, text string) {
 		if on {
 			words = append(words, text)

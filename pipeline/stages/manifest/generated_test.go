@@ -317,6 +317,7 @@ func TestGeneratePrivatemode(t *testing.T) {
 
 // One missing input stops nothing else, and each value names what it lacks.
 func TestGenerateMissing(t *testing.T) {
+	testenv.OwnSpeed(t)
 	s := privatemode(t)
 	const initializer, launch = "the digest of image ghcr.io/edgelesssys/contrast/initializer:latest in Contrast v1.20.0", "the launch digest of Metal-QEMU-SNP-GPU for Genoa with 1 vCPUs"
 	builtin := strings.Replace(releasePart, "release.yaml", `"profile:contrast@v1.20.0"`, 1)
@@ -359,8 +360,14 @@ func TestGenerateMissing(t *testing.T) {
 			if err != nil || len(m.Policies()) != 9 || m.SNP() == nil || m.TDX() == nil {
 				t.Errorf("the manifest is not whole: %v, %d policies", err, len(m.Policies()))
 			}
-			if len(m.Placeholders()) != len(missing) {
-				t.Errorf("%d placeholders, %d missing values: %q, %v", len(m.Placeholders()), len(missing), m.Placeholders(), missing)
+			values := 0
+			for key := range missing {
+				if strings.Contains(key, "/") { // else machines that nobody named, which have no place
+					values++
+				}
+			}
+			if len(m.Placeholders()) != values {
+				t.Errorf("%d placeholders, %d missing values: %q, %v", len(m.Placeholders()), values, m.Placeholders(), missing)
 			}
 			// Held against anything, what is missing never matches: not against
 			// the same placeholders, and not against a manifest with all values.
@@ -536,6 +543,7 @@ func TestGenerateSameBytes(t *testing.T) {
 // A published hash that another choice of the generation gives is explained by
 // that choice, proved; one that none gives stays unknown.
 func TestGenerationChoices(t *testing.T) {
+	testenv.OwnSpeed(t)
 	s := privatemode(t)
 	config := whole("deployment.yaml", releasePart, policiesPart, imagesPart(), "platforms:\n", snpPart, tdxPart)
 	release := string(s.read(s.dir, "release.yaml"))
