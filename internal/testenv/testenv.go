@@ -89,8 +89,8 @@ func moduleRoot(t testing.TB) string {
 
 // OwnSpeed skips a test with the race detector that goes through the program
 // hundreds of times, or starts it: the detector makes these five times as slow,
-// and finds in them what it finds in the program's other tests. .ci/run runs
-// them once more without it.
+// and finds in them what it finds in the program's other tests. In .ci/run they
+// run without it.
 func OwnSpeed(t testing.TB) {
 	t.Helper()
 	if Race {
@@ -99,7 +99,7 @@ func OwnSpeed(t testing.TB) {
 }
 
 // OwnMemory skips a test that measures memory in a program with the race
-// detector; .ci/run runs these tests once more without it.
+// detector; in .ci/run these tests run without it.
 func OwnMemory(t testing.TB) {
 	t.Helper()
 	if Race {
