@@ -125,7 +125,7 @@ func cases() int {
 	if testenv.IsLong() {
 		return 20_000
 	}
-	return 500
+	return 200
 }
 
 // workers runs a property on all processors, each with a folder of its own; seed
