@@ -14,8 +14,9 @@ import (
 // nothing does. Only a word that is longer than a line, a digest or a path, may
 // stick out, and then stands alone in it.
 func TestColumns(t *testing.T) {
-	base := t.TempDir()
-	demo := filepath.Join(base, "demo")
+	base := "." // a folder's path is one word, however long it is
+	t.Chdir(t.TempDir())
+	demo := "demo"
 	env := map[string]string{"RETALLY_CACHE": filepath.Join(base, "cache"), "COLUMNS": ""}
 	lines := [][]string{
 		{"demo", "--dir", demo},
