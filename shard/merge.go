@@ -29,11 +29,13 @@ type Whole struct {
 	Alone int `json:"read_once"`
 	// Audited are the parts that the merging machine read again.
 	Audited []int `json:"audited,omitempty"`
+	// Unvouched counts the parts that one worker read and nobody audited.
+	Unvouched int `json:"unvouched"`
 }
 
-// Trusted reports whether nobody but the workers themselves vouches for some
-// part: it was read by one worker, and no part of the source was audited.
-func (w *Whole) Trusted() bool { return w.Alone > 0 && len(w.Audited) == 0 }
+// Trusted reports whether nobody but a worker itself vouches for some part. An
+// audit of others says how likely a lie is, and nothing of that part's bytes.
+func (w *Whole) Trusted() bool { return w.Unvouched > 0 }
 
 // A Dispute is a part whose results are not the same.
 type Dispute struct {
@@ -125,11 +127,15 @@ func (p *Plan) whole(source int, byPart [][]*Result, audited []int) (Whole, erro
 		for _, r := range byPart[i] {
 			who[r.Worker], workers[r.Worker] = true, true
 		}
+		read := slices.Contains(audited, i)
+		if read {
+			w.Audited = append(w.Audited, i)
+		}
 		if len(who) < 2 {
 			w.Alone++
-		}
-		if slices.Contains(audited, i) {
-			w.Audited = append(w.Audited, i)
+			if !read {
+				w.Unvouched++
+			}
 		}
 		r := byPart[i][0]
 		first = cmp.Or(first, r)

@@ -350,7 +350,11 @@ func TestMergeRefuses(t *testing.T) {
 	if w, err := p.Merge(same, nil); err != nil || !w[0].Trusted() || w[0].Alone != 4 {
 		t.Errorf("one worker twice: %+v, %v", w, err)
 	}
-	if w, err := p.Merge(same, []int{1}); err != nil || w[0].Trusted() {
+	// An audit of one part says nothing of the others' bytes.
+	if w, err := p.Merge(same, []int{1}); err != nil || !w[0].Trusted() || w[0].Unvouched != 3 {
+		t.Errorf("one part audited: %+v, %v", w, err)
+	}
+	if w, err := p.Merge(same, []int{0, 1, 2, 3}); err != nil || w[0].Trusted() {
 		t.Errorf("audited: %+v, %v", w, err)
 	}
 	// Every single bit of what was found counts.

@@ -56,10 +56,10 @@ func PartsText(w *shard.Whole) string {
 		who = "who was trusted"
 	}
 	switch {
-	case w.Trusted() && w.Alone == len(w.Parts):
+	case w.Unvouched == len(w.Parts):
 		s += ", " + who + ": each part was read once, and nothing was audited"
 	case w.Trusted():
-		s += fmt.Sprintf(", %s for the %d parts that no two of them read; nothing was audited", who, w.Alone)
+		s += fmt.Sprintf(", %s for %s that no two of them read and nobody audited", who, show.Plural(w.Unvouched, "part", "parts"))
 	case w.Alone == 0:
 		s += ", each part by two or more of them, who agree"
 	}
