@@ -177,7 +177,7 @@ func newAttackLab(t *testing.T, vectors string) *attackLab {
 		}
 	}
 	check(os.Chmod(dir, 0o755))
-	check(copyTree(l.scripts, vectors))
+	check(copyFiles(l.scripts, vectors))
 	// The demo is judged under a root of its own, which a run ends in a match
 	// with only if the user says so.
 	lib := filepath.Join(l.scripts, "lib.sh")
@@ -379,28 +379,6 @@ func printsNot(pattern string) func(attackRun) string {
 		}
 		return ""
 	}
-}
-
-// copyTree copies files and folders, and makes them writable.
-func copyTree(to, from string) error {
-	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		if e.IsDir() {
-			return os.MkdirAll(target, 0o755)
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(target, data, 0o644)
-	})
 }
 
 // copySources copies what a build of the module reads.
