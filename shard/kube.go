@@ -99,23 +99,7 @@ func (k *Kube) Jobs(p *Plan) string {
   parallelism: %d
   backoffLimitPerIndex: %d
   maxFailedIndexes: %d
-  podFailurePolicy:
-    rules:
-    - action: Ignore
-      onPodConditions:
-      - type: DisruptionTarget
-        status: "True"
-    - action: FailIndex
-      onExitCodes:
-        containerName: retally
-        operator: In
-        values: [1]
-    - action: Count
-      onExitCodes:
-        containerName: retally
-        operator: In
-        values: [2, 130]
-`, p.Tasks(), min(parallel, p.Tasks()), k.Retries, p.Tasks())
+%s`, p.Tasks(), min(parallel, p.Tasks()), k.Retries, p.Tasks(), failurePolicy("FailIndex"))
 	k.pod(&b, c.Run()[1:], false)
 	b.WriteString("---\n")
 	k.head(&b, "batch/v1", "Job", k.Name+"-merge")
@@ -123,13 +107,20 @@ func (k *Kube) Jobs(p *Plan) string {
   completions: 1
   parallelism: 1
   backoffLimit: %d
-  podFailurePolicy:
+%s`, k.Retries, failurePolicy("FailJob"))
+	k.pod(&b, append(c.Merge()[1:], "--wait", k.Wait), true)
+	return b.String()
+}
+
+// failurePolicy says what exit codes mean: action is what follows from 1.
+func failurePolicy(action string) string {
+	return `  podFailurePolicy:
     rules:
     - action: Ignore
       onPodConditions:
       - type: DisruptionTarget
         status: "True"
-    - action: FailJob
+    - action: ` + action + `
       onExitCodes:
         containerName: retally
         operator: In
@@ -139,9 +130,7 @@ func (k *Kube) Jobs(p *Plan) string {
         containerName: retally
         operator: In
         values: [2, 130]
-`, k.Retries)
-	k.pod(&b, append(c.Merge()[1:], "--wait", k.Wait), true)
-	return b.String()
+`
 }
 
 func (k *Kube) head(b *strings.Builder, version, kind, name string) {
