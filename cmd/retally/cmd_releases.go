@@ -330,7 +330,11 @@ func (c *logCheck) itself(key string) {
 			got = f.String()
 		}
 	}
-	c.out.Measure(c.key("list"), pipeline.OfText(got), c.dir, fmt.Sprintf("%s, root %x", show.Plural(int(l.Size), "entry", "entries"), l.Root))
+	if l.Size == 0 && got == good {
+		c.out.Notes[c.key("list")] = "the list has no entry, so there is nothing in it that could hold"
+	} else {
+		c.out.Measure(c.key("list"), pipeline.OfText(got), c.dir, fmt.Sprintf("%s, root %x", show.Plural(int(l.Size), "entry", "entries"), l.Root))
+	}
 	c.out.Refer(c.key("list"), pipeline.OfText(good), where, "every entry, tile and root")
 	c.line("list      %s, %s, root %x", l.Origin, show.Plural(int(l.Size), "entry", "entries"), l.Root)
 	signer := c.key("signer")
